@@ -1,0 +1,135 @@
+"""Backpropagation on one page: the gradient of a model's loss, the rules of the reverse sweep, and the custom_vjp door.
+
+A rule is what one reverse sweep takes at every leaf layer. N layers and M rules need N + M pieces of code, because no
+layer knows any rule and no rule knows any layer: `model.sweep(rule, params, cache, dy)`.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.core import Context, Layer, Outer, PyTree, Shared, label
+from jaxbp.errors import InputError
+
+
+class Result(NamedTuple):
+    """What one forward and backward pass gives."""
+
+    value: jax.Array  # the loss, penalties included
+    grads: PyTree  # like params
+    state: PyTree  # the model's next state; None where the context had none
+    output: PyTree
+
+
+def value_and_grad(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable[..., Result]:
+    """The pure function (params, batch, ctx) -> Result of a model and its loss.
+
+    batch holds "x" [N, ...], "y" (the targets) and "weight" (shape of the per-item losses: [N] or [N, T]).
+    value = sum(weight * loss of each item) + penalties, and grads is its derivative in params.
+    """
+
+    def run(params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Result:
+        y, cache = model.forward(params, batch["x"], ctx)
+        value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
+        dy = loss.backward(loss_cache)  # BP1
+        _, grads = model.backward(params, cache, dy)  # BP2, BP3, BP4
+        for penalty in penalties:
+            value = value + penalty.value(params)
+            grads = add(grads, penalty.gradient(params))
+        state = None if ctx.state is None else model.next_state(ctx.state, cache)
+        return Result(value, grads, state, y)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`take` at every leaf: (layer, params, cache, dy) -> (dx, output).
+
+    merge(output, output) joins the outputs of the uses of one tied parameter, under the owner's name; without it each
+    use keeps its own.
+    """
+
+    take: Callable[[Layer, PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+    merge: Callable[[PyTree, PyTree], PyTree] | None = None
+
+    def __call__(self, layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return self.take(layer, params, cache, dy)
+
+
+def add(tree: PyTree, other: PyTree) -> PyTree:
+    """Leaf by leaf sum of two equal trees."""
+    return jax.tree.map(jnp.add, tree, other)
+
+
+def _gradient(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+    return layer.backward(params, cache, dy)
+
+
+def _delta(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+    return layer.backward(params, cache, dy)[0], dy
+
+
+def _example_gradients(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+    if layer.couples_batch:
+        raise InputError(f"per-example gradients do not exist through '{label(layer)}': it couples the examples of a batch")
+    is_shared = lambda node: isinstance(node, Shared)
+    axes = jax.tree.map(lambda node: None if is_shared(node) else 0, cache, is_leaf=is_shared)
+    alone = jax.tree.map(lambda node: node if is_shared(node) else node[:, None], cache, is_leaf=is_shared)
+    one = lambda cache, dy: layer.backward(params, cache, dy)[1]
+    grads = jax.vmap(one, in_axes=(axes, 0))(alone, jax.tree.map(lambda d: d[:, None], dy))
+    return layer.backward(params, cache, dy)[0], grads
+
+
+def _factors(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+    factors = layer.factors(params, cache, dy)
+    dx, grads = _example_gradients(layer, params, cache, dy) if set(params) - set(factors) else _gradient(
+        layer, params, cache, dy)
+    for name in set(params) - set(factors):  # no factors known: the example's own gradient, times one
+        g = grads[name].reshape(len(grads[name]), 1, -1)
+        factors[name] = Outer(jnp.ones_like(g[..., :1]), g)
+    return dx, factors
+
+
+def _concatenate(factors: PyTree, other: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], -2), factors, other)
+
+
+gradient = Rule(_gradient, merge=add)
+"""The batch's gradient, like params. Swept with other params than the forward pass had, it is feedback alignment."""
+
+delta = Rule(_delta)
+"""dy at the output of every leaf layer."""
+
+example_gradients = Rule(_example_gradients, merge=add)
+"""Each example's gradient: params' tree with a leading batch axis. Sweep with dy of weight one."""
+
+factors = Rule(_factors, merge=_concatenate)
+"""{leaf: Outer} at every layer: the activation and the delta behind each gradient."""
+
+
+def as_function(layer: Layer) -> Callable[..., PyTree]:
+    """The layer as f(params, x, ctx=Context()) -> y for ordinary JAX code: jax.grad of it runs the hand-written backward.
+
+    For reverse mode under jit, vmap, scan, remat and inside another gradient. Forward mode (jax.jvp) is refused by
+    jax.custom_vjp; differentiate `layer.backward` itself for that.
+    """
+
+    @jax.custom_vjp
+    def apply(params: PyTree, x: PyTree, ctx: Context = Context()) -> PyTree:
+        return layer.forward(params, x, ctx)[0]
+
+    def forward(params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+        y, cache = layer.forward(params, x, ctx)
+        return y, (params, cache)
+
+    def backward(kept: PyTree, dy: PyTree) -> tuple[PyTree, PyTree, None]:
+        dx, grads = layer.backward(*kept, dy)
+        return grads, dx, None
+
+    apply.defvjp(forward, backward)
+    return apply

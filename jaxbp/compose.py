@@ -1,0 +1,298 @@
+"""Composition: combinators are layers that know their children. Chain, Stack (a scan) and Graph; residual, parallel.
+
+A combinator's backward is its sweep with the rule `gradient`; the sweep sends dy through the children in reverse.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.backprop import add, gradient
+from jaxbp.core import Case, Context, Layer, PyTree, label, output_spec, register, shaped
+from jaxbp.errors import InputError, unknown
+from jaxbp.layers import Add, Concatenate, Dense, Dropout, Flatten, Tanh
+
+
+class Combinator(Layer):
+    """A layer made of layers."""
+
+    def backward(self, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return self.sweep(gradient, params, cache, dy)
+
+
+@dataclass(frozen=True)
+class Chain(Combinator):
+    """y = f_L(... f_2(f_1(x))), and back again: delta_l-1 = f_l.backward(delta_l)."""
+
+    layers: tuple[Layer, ...]
+
+    def named(self) -> list[tuple[int, str, Layer]]:
+        """(index, name in the parameter tree, layer) in forward order."""
+        digits = max(2, len(str(len(self.layers) - 1)))
+        return [(i, f"{i:0{digits}d}_{label(layer)}", layer) for i, layer in enumerate(self.layers)]
+
+    def _walk(self, make: Callable[[int, Layer, PyTree], PyTree], spec: PyTree) -> PyTree:
+        made = {}
+        for i, name, layer in self.named():
+            made[name] = make(i, layer, spec)
+            spec = output_spec(layer, spec)
+        return made
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return self._walk(lambda i, layer, spec: layer.init(jax.random.fold_in(key, i), spec), spec)
+
+    def init_state(self, spec: PyTree) -> PyTree:
+        return self._walk(lambda i, layer, spec: layer.init_state(spec), spec)
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+        cache = {}
+        for i, name, layer in self.named():
+            x, cache[name] = layer.forward(params[name], x, ctx.child(i, name))
+        return x, cache
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        return {name: layer.next_state(state[name], cache[name]) for _, name, layer in self.named()}
+
+    def sweep(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        outputs = {}
+        for _, name, layer in reversed(self.named()):
+            dy, outputs[name] = layer.sweep(rule, params[name], cache[name], dy)
+        return dy, outputs
+
+    def map(self, f: Callable[[Layer], Layer]) -> Chain:
+        return Chain(tuple(f(layer) for layer in self.layers))
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [
+            Case(Chain((Flatten(), Dense(7), Tanh(), Dropout(0.3), Dense(2))), shaped(5, 3, 2)),
+            Case(Chain(()), shaped(5, 3), name="empty"),
+        ]
+
+
+@partial(register, data_fields=["x", "keys", "states", "next_states"], meta_fields=["train"])
+@dataclass(frozen=True)
+class Recomputed:
+    """All that a group of a Stack keeps: its input, and what its forward needs to run again."""
+
+    x: PyTree
+    keys: PyTree
+    states: PyTree
+    next_states: PyTree
+    train: bool
+
+
+@dataclass(frozen=True)
+class Stack(Combinator):
+    """`depth` equal blocks, input and output alike: one scan forward, one reverse scan backward, compiled once.
+
+    keep chooses the memory between the passes: "all" caches; "input", only each block's input (its forward runs again
+    inside the reverse scan); "sqrt", only the input of every group of about sqrt(depth) blocks (the divisor of depth
+    nearest to it; Chen et al. 2016, arXiv 1604.06174). Recomputing outside a scan would be undone by the CPU compiler.
+    """
+
+    block: Layer
+    depth: int
+    keep: Literal["all", "input", "sqrt"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise InputError(f"Stack: depth must be at least 1, got {self.depth}")
+        if self.keep not in ("all", "input", "sqrt"):
+            raise unknown("Stack keep", self.keep, ("all", "input", "sqrt"))
+
+    def _group(self) -> int:
+        """Blocks in a group: what lies inside a group is cached only while its backward runs."""
+        divisors = [d for d in range(1, self.depth + 1) if self.depth % d == 0]
+        return 1 if self.keep == "input" else min(divisors, key=lambda d: abs(d - self.depth**0.5))
+
+    def _grouped(self, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: a.reshape(-1, self._group(), *a.shape[1:]), tree)
+
+    def _flat(self, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: a.reshape(self.depth, *a.shape[2:]), tree)
+
+    def _scan(self, params: PyTree, x: PyTree, keys: PyTree, states: PyTree, train: bool) -> tuple[PyTree, PyTree]:
+        step = lambda x, pks: self.block.forward(pks[0], x, Context(pks[1], pks[2], train))
+        return jax.lax.scan(step, x, (params, keys, states))
+
+    def _scan_back(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return jax.lax.scan(lambda dy, pc: self.block.sweep(rule, *pc, dy), dy, (params, cache), reverse=True)
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return jax.vmap(lambda k: self.block.init(k, spec))(jax.random.split(key, self.depth))
+
+    def init_state(self, spec: PyTree) -> PyTree:
+        return jax.tree.map(lambda s: jnp.stack([s] * self.depth), self.block.init_state(spec))
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+        keys = None if ctx.key is None else jax.random.split(ctx.key, self.depth)  # no two blocks share a mask
+        if self.keep == "all":
+            return self._scan(params, x, keys, ctx.state, ctx.train)
+
+        def group(x: PyTree, pks: PyTree) -> tuple[PyTree, PyTree]:
+            y, cache = self._scan(pks[0], x, pks[1], pks[2], ctx.train)
+            state = None if ctx.state is None else jax.vmap(self.block.next_state)(pks[2], cache)
+            return y, Recomputed(x, pks[1], pks[2], state, ctx.train)
+
+        return jax.lax.scan(group, x, self._grouped((params, keys, ctx.state)))
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        return jax.vmap(self.block.next_state)(state, cache) if self.keep == "all" else self._flat(cache.next_states)
+
+    def sweep(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        if self.keep == "all":
+            return self._scan_back(rule, params, cache, dy)
+
+        def group(dy: PyTree, pc: PyTree) -> tuple[PyTree, PyTree]:
+            params, kept = pc
+            _, cache = self._scan(params, kept.x, kept.keys, kept.states, kept.train)
+            return self._scan_back(rule, params, cache, dy)
+
+        dx, outputs = jax.lax.scan(group, dy, (self._grouped(params), cache), reverse=True)
+        return dx, self._flat(outputs)
+
+    def map(self, f: Callable[[Layer], Layer]) -> Stack:
+        return replace(self, block=f(self.block))
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        block = Chain((Dense(3), Tanh(), Dropout(0.3)))
+        return [Case(Stack(block, 4, keep), shaped(5, 3), name=keep) for keep in ("all", "input", "sqrt")]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A named layer of a Graph. `inputs` are names of earlier nodes or of the graph's inputs; several make a tuple.
+
+    `shares` names an earlier node with equal parameters whose own this node uses (tied weights).
+    """
+
+    name: str
+    layer: Layer
+    inputs: tuple[str, ...]
+    shares: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The node that holds this node's parameters."""
+        return self.shares or self.name
+
+
+@dataclass(frozen=True)
+class Graph(Combinator):
+    """Any directed acyclic graph: nodes in topological order, the last one is the output.
+
+    Back: the cotangents of a value that several nodes use are added (the sum over posterior nodes), and so are the
+    gradients of a parameter that several nodes share.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...] = ("x",)
+
+    def __post_init__(self) -> None:
+        known, used = list(self.inputs), {self.nodes[-1].name}
+        for node in self.nodes:
+            if node.name in known:
+                raise InputError(f"Graph: the name '{node.name}' is given twice")
+            for name in node.inputs:
+                if name not in known:
+                    raise unknown(f"Graph: input of node '{node.name}'", name, known)
+            owners = [n.name for n in self.nodes if n.name in known and n.shares is None]
+            if node.shares and node.shares not in owners:
+                raise unknown(f"Graph: node '{node.name}' shares the parameters of", node.shares, owners)
+            known.append(node.name)
+            used.update(node.inputs)
+        for name in known:
+            if name not in used:
+                raise InputError(f"Graph: nothing uses '{name}'")
+
+    def _visit(self, x: PyTree, visit: Callable[[int, Node, PyTree], PyTree]) -> PyTree:
+        """Forward order: value = visit(index, node, input) at every node; -> the last node's."""
+        values = dict(zip(self.inputs, x if len(self.inputs) > 1 else (x,), strict=True))
+        for i, node in enumerate(self.nodes):
+            taken = tuple(values[name] for name in node.inputs)
+            values[node.name] = visit(i, node, taken if len(taken) > 1 else taken[0])
+        return values[self.nodes[-1].name]
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        params = {}
+
+        def visit(i: int, node: Node, spec: PyTree) -> PyTree:
+            made = node.layer.init(jax.random.fold_in(key, i), spec)
+            shape = lambda tree: jax.tree.map(jnp.shape, tree)
+            if shape(params.setdefault(node.owner, made)) != shape(made):
+                raise InputError(f"Graph: '{node.name}' cannot share the parameters of '{node.shares}': shapes "
+                                 f"{shape(params[node.owner])} are not {shape(made)}")
+            return output_spec(node.layer, spec)
+
+        self._visit(spec, visit)
+        return params
+
+    def init_state(self, spec: PyTree) -> PyTree:
+        state = {}
+
+        def visit(i: int, node: Node, spec: PyTree) -> PyTree:
+            state[node.name] = node.layer.init_state(spec)
+            return output_spec(node.layer, spec)
+
+        self._visit(spec, visit)
+        return state
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+        cache = {}
+
+        def visit(i: int, node: Node, x: PyTree) -> PyTree:
+            y, cache[node.name] = node.layer.forward(params[node.owner], x, ctx.child(i, node.name))
+            return y
+
+        return self._visit(x, visit), cache
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        return {node.name: node.layer.next_state(state[node.name], cache[node.name]) for node in self.nodes}
+
+    def sweep(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        merge = getattr(rule, "merge", None)
+        deltas, outputs = {self.nodes[-1].name: dy}, {}
+        for node in reversed(self.nodes):
+            dx, output = node.layer.sweep(rule, params[node.owner], cache[node.name], deltas.pop(node.name))
+            for name, d in zip(node.inputs, dx if len(node.inputs) > 1 else (dx,), strict=True):
+                deltas[name] = add(deltas[name], d) if name in deltas else d
+            name = node.owner if merge else node.name
+            outputs[name] = merge(outputs[name], output) if name in outputs else output
+        dx = tuple(deltas[name] for name in self.inputs)
+        return dx if len(dx) > 1 else dx[0], outputs
+
+    def map(self, f: Callable[[Layer], Layer]) -> Graph:
+        return replace(self, nodes=tuple(replace(node, layer=f(node.layer)) for node in self.nodes))
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        tied = (Node("first", Dense(3), ("x",)), Node("bend", Tanh(), ("first",)),
+                Node("again", Dense(3), ("bend",), shares="first"), Node("sum", Add(), ("again", "first", "x")))
+        two = (Node("left", Dense(7), ("a",)), Node("right", Dense(2), ("b",)),
+               Node("both", Concatenate(), ("left", "right", "left")))
+        return [
+            Case(Graph(tied), shaped(5, 3), name="tied"),
+            Case(Graph(two, ("a", "b")), (shaped(5, 3), shaped(5, 2)), name="two_inputs"),
+            Case(residual(Chain((Dense(3), Tanh()))), shaped(5, 3), name="residual"),
+            Case(parallel(Dense(7), Chain((Dense(2), Tanh()))), shaped(5, 3), name="parallel"),
+        ]
+
+
+def residual(body: Layer, shortcut: Layer | None = None) -> Graph:
+    """y = body(x) + x, or body(x) + shortcut(x). Back: the delta goes both ways and the two results are added."""
+    ahead = () if shortcut is None else (Node("shortcut", shortcut, ("x",)),)
+    skip = "x" if shortcut is None else "shortcut"
+    return Graph((Node("body", body, ("x",)), *ahead, Node("sum", Add(), ("body", skip))))
+
+
+def parallel(*branches: Layer, join: Layer = Concatenate()) -> Graph:
+    """Every branch sees x; `join` (Concatenate or Add) makes one output of theirs."""
+    nodes = tuple(Node(f"branch{i}", branch, ("x",)) for i, branch in enumerate(branches))
+    return Graph((*nodes, Node("join", join, tuple(node.name for node in nodes))))

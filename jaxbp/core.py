@@ -1,0 +1,211 @@
+"""The contract: a layer is a frozen dataclass of hyper-parameters with pure functions forward and backward.
+
+Read this file first. A layer file derives from `Layer`, writes `forward` and `backward` side by side and gives its own
+`cases()`; existing is all the registration it needs. Letters used in shape comments and einsums:
+N batch, T time, S any flattened position, I features in, O features out, D model width, C channels, V vocabulary.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+register = jax.tree_util.register_dataclass
+
+
+@partial(register, data_fields=["key", "state"], meta_fields=["train"])
+@dataclass(frozen=True)
+class Context:
+    """What is neither parameter nor data: randomness, state such as running statistics, and the mode (static)."""
+
+    key: jax.Array | None = None
+    state: PyTree = None
+    train: bool = True
+
+    def child(self, index: int, name: str) -> Context:
+        """The context of child `index`: a key of its own, and its part of the state."""
+        key = None if self.key is None else jax.random.fold_in(self.key, index)
+        return Context(key, None if self.state is None else self.state[name], self.train)
+
+
+@partial(register, data_fields=[], meta_fields=["value"])
+@dataclass(frozen=True)
+class Static:
+    """A fact that a cache carries in its structure (a shape, a dtype), not as an array."""
+
+    value: Any
+
+
+@partial(register, data_fields=["value"], meta_fields=[])
+@dataclass(frozen=True)
+class Shared:
+    """Arrays of a cache that have no batch axis (a running variance): per-example rules do not map over them."""
+
+    value: Any
+
+
+@partial(register, data_fields=["a", "g"], meta_fields=[])
+@dataclass(frozen=True)
+class Outer:
+    """The factors of a weight gradient: dw[o, i] = sum_ns g[n, s, o] a[n, s, i], activation a [N, S, I], delta g [N, S, O].
+
+    For a bias the activation is one, a [N, S, 1]; the gradient has the leaf's entries, its shape is the caller's to
+    restore. A parameter used twice has its factors concatenated along S. Axes may lead (the depth of a Stack).
+    """
+
+    a: jax.Array
+    g: jax.Array
+
+    def gradient(self) -> jax.Array:
+        """The whole batch's gradient, [..., O, I]."""
+        return jnp.einsum("...nso,...nsi->...oi", self.g, self.a)
+
+    def squared_norms(self) -> jax.Array:
+        """[..., N]: |sum_s g_s a_s^T|^2 = sum_st (a_s . a_t)(g_s . g_t) of each example; no gradient is formed."""
+        if self.a.shape[-2] == 1:
+            return jnp.einsum("...nsi,...nsi->...n", self.a, self.a) * jnp.einsum("...nso,...nso->...n", self.g, self.g)
+        gram = jnp.einsum("...nsi,...nti->...nst", self.a, self.a) * jnp.einsum("...nso,...nto->...nst", self.g, self.g)
+        return jnp.einsum("...nst->...n", gram)
+
+
+_REGISTRY: dict[str, type[Layer]] = {}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Fields are hyper-parameters: hashable, printable, comparable. The nine methods below are all there are.
+
+    Most layers write three: init, forward, backward. Rules that every layer's tests enforce:
+    params are never in the cache; cache arrays have the batch axis first (or are `Shared`, or `Static`);
+    backward is linear in dy; grads has exactly the tree, shapes and dtypes of params; dx is None for integer inputs.
+    """
+
+    couples_batch: ClassVar[bool] = False  # True where one example's output depends on another's (batch norm)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _REGISTRY[f"{cls.__module__}.{cls.__qualname__}"] = cls
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        """Parameters for inputs of shape and dtype `spec` (jax.ShapeDtypeStruct, batch axis included)."""
+        return {}
+
+    def init_state(self, spec: PyTree) -> PyTree:
+        """State (running statistics, a carried hidden state); {} for most layers."""
+        return {}
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+        """-> (y, cache): the output, and what backward needs besides the parameters."""
+        raise NotImplementedError
+
+    def backward(self, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        """-> (dx, grads): BP2, the delta sent back; BP3 and BP4, the delta contracted with the cached activation."""
+        raise NotImplementedError
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        """The state after a forward pass that left `cache`."""
+        return state
+
+    def factors(self, params: PyTree, cache: PyTree, dy: PyTree) -> dict[str, Outer]:
+        """{leaf name: the activation and the delta whose contraction is that leaf's gradient}."""
+        return {}
+
+    def sweep(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        """-> (dx, outputs): the reverse pass with `rule` taken at every leaf layer. Combinators override."""
+        return rule(self, params, cache, dy)
+
+    def map(self, f: Callable[[Layer], Layer]) -> Layer:
+        """This layer with `f` applied to its children. Combinators override; a leaf has none and returns itself."""
+        return self
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        """Examples of this layer that its tests, the gradient check and the benchmarks run on."""
+        return []
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer with an input: what the conformance tests, the gradient check and the benchmarks run on.
+
+    spec is the input's shape and dtype (a tree of them where the layer takes several), sizes distinct and coprime.
+    sample(key, spec) draws inputs that keep off kinks. reason names every check the case is excused from, and why.
+    """
+
+    layer: Layer
+    spec: PyTree
+    sample: Callable[[jax.Array, jax.ShapeDtypeStruct], jax.Array] | None = None
+    name: str = ""
+    excused: tuple[tuple[str, str], ...] = ()  # (check, written reason)
+
+    def __str__(self) -> str:
+        return f"{label(self.layer)}{'-' if self.name else ''}{self.name}"
+
+    def draw(self, key: jax.Array, spec: PyTree | None = None) -> PyTree:
+        """An input of shape and dtype `spec` (default: the case's own)."""
+        leaves, tree = jax.tree.flatten(self.spec if spec is None else spec)
+        keys = jax.random.split(key, len(leaves))
+        return tree.unflatten([(self.sample or normal)(k, leaf) for k, leaf in zip(keys, leaves, strict=True)])
+
+
+def shaped(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    """The spec of an array."""
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def normal(key: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
+    """Standard normal inputs, the default of a case."""
+    return jax.random.normal(key, spec.shape, spec.dtype)
+
+
+def off_zero(key: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:
+    """Normal inputs at least 0.1 away from zero, for layers with a kink there."""
+    x = normal(key, spec)
+    return x + jnp.where(x < 0, -0.1, 0.1).astype(spec.dtype)
+
+
+def layer_types() -> dict[str, type[Layer]]:
+    """Every layer class by 'module.Name', those of a user included: registered by existing."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+def label(layer: Layer) -> str:
+    """The short lower-case name of a layer in parameter paths; a wrapper may carry its own as an attribute `label`."""
+    return getattr(layer, "label", type(layer).__name__.lower())
+
+
+def leaves(layer: Layer) -> Iterator[Layer]:
+    """The leaf layers in a tree of combinators, in order."""
+    found: list[Layer] = []
+    map_leaves(layer, lambda leaf: found.append(leaf) or leaf)
+    return iter(found)
+
+
+def map_leaves(layer: Layer, f: Callable[[Layer], Layer]) -> Layer:
+    """The same combinators with `f` applied to every leaf layer."""
+    mapped = layer.map(lambda child: map_leaves(child, f))
+    return f(layer) if mapped is layer else mapped
+
+
+def output_spec(layer: Layer, spec: PyTree, train: bool = True) -> PyTree:
+    """The shape and dtype that a layer makes of `spec`: never written by hand."""
+
+    def run(key: jax.Array, x: PyTree) -> PyTree:
+        return layer.forward(layer.init(key, spec), x, Context(key, layer.init_state(spec), train))[0]
+
+    return jax.eval_shape(run, jax.random.key(0), spec)
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Floating-point arrays of the tree in another dtype; everything else as it is."""
+    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+
+def path_name(path: tuple) -> str:
+    """'00_dense/w' of a JAX key path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,33 @@
+"""The small data sets that scikit-learn carries in its package: nothing to download."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from jaxbp.data.pipeline import Dataset, Splits
+from jaxbp.data.prepare import Tabular
+from jaxbp.errors import InputError
+
+
+@dataclass(frozen=True)
+class Embedded(Tabular):
+    """Digits [1797, 64] (values 0..16), iris [150, 4], wine [178, 13] and breast_cancer [569, 30] with class labels;
+    diabetes [442, 10] with targets [442, 1]."""
+    name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]  # which data set
+    image: bool = False  # digits only: x as [N, 8, 8, 1] instead of [N, 64]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image and self.name != "digits":
+            raise InputError(f"image=True is for name='digits' only, got name='{self.name}'")
+
+    def load(self) -> Splits:
+        from sklearn import datasets
+
+        bunch = getattr(datasets, f"load_{self.name}")()
+        x = bunch.data.reshape(-1, 8, 8, 1) if self.image else bunch.data
+        if self.name == "diabetes":
+            return self.split(Dataset(x, bunch.target[:, None]), None)
+        return self.split(Dataset(x, bunch.target.astype(np.int32)), tuple(str(name) for name in bunch.target_names))

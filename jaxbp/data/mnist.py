@@ -1,0 +1,101 @@
+"""MNIST from a folder, or downloaded once into the user's cache and checked by sha256."""
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxbp.data.idx import read_pair
+from jaxbp.data.pipeline import Dataset, Splits
+from jaxbp.data.prepare import Prepared, hold_out
+from jaxbp.errors import InputError
+
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+SHA256 = {  # of the decompressed files: mirrors compress differently
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+CLASSES = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Mnist(Prepared):
+    """Handwritten digits, 60,000 for training and 10,000 for the test, in [0, 1]: x [N, 784]. Any data in files of the
+    same names and labels 0..9 (Fashion-MNIST) will do."""
+    path: str | None = None  # folder with the four IDX files, gzipped or not; None downloads MNIST into the cache
+    image: bool = False  # x as [N, 28, 28, 1] instead of [N, 784]
+    train_size: int | None = None  # training examples to use, validation included, drawn stratified; None: all
+
+    def load(self) -> Splits:
+        folder = download(cache_folder(), MIRRORS) if self.path is None else Path(self.path).expanduser()
+        train, test = self._read(folder, "train"), self._read(folder, "t10k")
+        if self.train_size is not None and self.train_size != len(train):
+            _, train = hold_out(train, CLASSES, self.train_size, self.seed, f"train_size={self.train_size}")
+        return self.finish(train, test, CLASSES)
+
+    def _read(self, folder: Path, part: str) -> Dataset:
+        images, labels = find(folder, f"{part}-images-idx3-ubyte"), find(folder, f"{part}-labels-idx1-ubyte")
+        return read_pair(images, labels, self.image, CLASSES)
+
+
+def find(folder: Path, name: str) -> Path:
+    """The file of this name in `folder`, in one of its four spellings. Raises InputError if there is none."""
+    for stem in (name, name.replace("-idx", ".idx")):
+        for path in (folder / stem, folder / f"{stem}.gz"):
+            if path.exists():
+                return path
+    raise InputError(f"no {name} or {name}.gz in folder {folder}; path must be the folder with MNIST's four files")
+
+
+def cache_folder() -> Path:
+    """Where downloads stay: $XDG_CACHE_HOME/jaxbp/mnist, or the same below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxbp" / "mnist"
+
+
+def download(folder: Path, mirrors: Sequence[str]) -> Path:
+    """`folder`, with MNIST's four files in it: what is not there yet comes from the first mirror that has it intact.
+
+    Raises InputError if no mirror has it, or the folder cannot be written.
+    """
+    for name in SHA256:
+        if not (folder / name).exists():
+            _write(folder / name, fetch(name, mirrors))
+    return folder
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"cannot write MNIST to the cache ({error}); give path, or set XDG_CACHE_HOME") from error
+
+
+def fetch(name: str, mirrors: Sequence[str]) -> bytes:
+    """The decompressed content of one file. Raises InputError if no mirror gives it with the right sha256."""
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    failures = []
+    for mirror in mirrors:
+        try:
+            with urlopen(f"{mirror}{name}.gz", timeout=30) as response:
+                content = gzip.decompress(response.read())
+        except (OSError, EOFError, HTTPException, zlib.error) as error:
+            failures.append(f"{mirror}: {error}")
+            continue
+        if hashlib.sha256(content).hexdigest() == SHA256[name]:
+            return content
+        failures.append(f"{mirror}: wrong sha256")
+    raise InputError(f"cannot download {name} ({'; '.join(failures)}); give path, a folder with MNIST's four files")

@@ -1,0 +1,124 @@
+"""What training sees of any data set: its parts in host memory, the config that loads them, the order of an epoch."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from jaxbp.errors import InputError, unknown
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One part of the data, in host memory."""
+    x: np.ndarray  # [N, ...] float32, or an integer type for token data
+    y: np.ndarray  # [N] int32 class labels, or [N, O] float32 targets
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """The examples with these row numbers, in their order."""
+        return Dataset(self.x[rows], self.y[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The parts of a data set. Raises InputError for a part that is empty, holds a value that is not finite or a label
+    outside 0..classes-1, or has another shape than the training part: no data set can be loaded unchecked."""
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+    classes: tuple[str, ...] | None  # class names; None for regression
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            part = getattr(self, name)
+            if part is not None:
+                check(f"{name} part", part, self.classes)
+                self._check_shape(name, part)
+
+    def _check_shape(self, name: str, part: Dataset) -> None:
+        for letter in ("x", "y"):
+            given, wanted = (getattr(data, letter).shape[1:] for data in (part, self.train))
+            if given != wanted:
+                raise InputError(f"{name} part: a row of {letter} has shape {given}, in the train part {wanted}")
+
+    def map(self, f: Callable[[Dataset], Dataset]) -> Splits:
+        """The same splits with `f` applied to every part."""
+        validation = None if self.validation is None else f(self.validation)
+        return Splits(f(self.train), validation, f(self.test), self.classes)
+
+
+def check(where: str, part: Dataset, classes: tuple[str, ...] | None) -> None:
+    """Raises InputError, its text beginning with `where`, unless x and y have equally many rows (at least one), all
+    values are finite in float32, and integer labels lie in 0..classes-1."""
+    if len(part.x) != len(part.y):
+        raise InputError(f"{where}: x has {len(part.x)} rows and y has {len(part.y)}, and both need equally many")
+    if len(part) == 0:
+        raise InputError(f"{where}: holds no examples, and needs at least one")
+    for name, values in (("x", part.x), ("y", part.y)):
+        if values.dtype.kind == "f":
+            _check_finite(f"{where}: {name}", values)
+    if classes is not None and part.y.dtype.kind == "i":
+        _check_labels(where, part.y, len(classes))
+
+
+def _check_finite(where: str, values: np.ndarray) -> None:
+    finite = np.isfinite(to_float32(values))
+    if not finite.all():
+        row, *column = (int(i) for i in np.argwhere(~finite)[0])
+        place = f"row {row}, column {', '.join(map(str, column))}"
+        raise InputError(f"{where} {place} holds {values[row, *column]}, and every value must be a finite float32")
+
+
+def _check_labels(where: str, labels: np.ndarray, classes: int) -> None:
+    wrong = np.argwhere((labels < 0) | (labels >= classes))
+    if wrong.size:
+        label = labels[tuple(wrong[0])]
+        raise InputError(f"{where}: y row {wrong[0][0]} holds label {label}, and labels must lie in 0..{classes - 1}")
+
+
+def to_float32(values: np.ndarray) -> np.ndarray:
+    """`values` as float32, not copied where they are already; what is too large becomes infinite without a warning."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """The error for a file that cannot be opened or is damaged."""
+    return InputError(f"cannot read {path} ({getattr(error, 'strerror', None) or error})")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The base of every data set's config: fields are config keys. Raises InputError for a name that is not allowed."""
+
+    def __post_init__(self) -> None:
+        for key, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, key) not in get_args(kind):
+                raise unknown(key, str(getattr(self, key)), get_args(kind))
+
+    def load(self) -> Splits:
+        """Reads or makes the data. Raises InputError if that cannot be done."""
+        raise NotImplementedError
+
+
+def epoch_order(
+    seed: int, epoch: int, examples: int, batch_size: int, shuffle: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """The examples of one epoch in batches: row numbers [steps, batch_size] int32 and mask [steps, batch_size] float32.
+
+    A pure function of its arguments. Every example occurs exactly once with mask 1, in file order if not `shuffle`;
+    what pads the last batch holds row 0 with mask 0. Raises InputError if batch_size is not in 1..examples.
+    """
+    if not 1 <= batch_size <= examples:
+        raise InputError(f"batch_size must lie in 1..{examples} (the number of examples), got {batch_size}")
+    steps = -(-examples // batch_size)
+    order, mask = np.zeros(steps * batch_size, np.int32), np.zeros(steps * batch_size, np.float32)
+    order[:examples] = np.random.default_rng([seed, epoch]).permutation(examples) if shuffle else np.arange(examples)
+    mask[:examples] = 1
+    return order.reshape(steps, batch_size), mask.reshape(steps, batch_size)

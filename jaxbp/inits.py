@@ -1,0 +1,98 @@
+"""Initializers under the field's names. The arithmetic is jax.nn.initializers'; here are the names, as printable values.
+
+| name | distribution | variance | source |
+|---|---|---|---|
+| lecun_normal, lecun_uniform | normal cut at 2 sigma, uniform | 1 / fan_in | LeCun et al. 1998 |
+| glorot_normal, glorot_uniform (xavier_*) | the same | 2 / (fan_in + fan_out) | Glorot & Bengio 2010, eq. 16 |
+| he_normal, he_uniform (kaiming_*) | the same | 2 / fan_in | He et al. 2015, eq. 10 |
+| normal, uniform | N(0, 1), U(0, 1) | | |
+| zeros, ones | constant | | zeros on weights never breaks the symmetry of hidden units |
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.errors import unknown
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """Draws a float32 array of `shape`; in_axis and out_axis say where the fans are."""
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class VarianceScaling(Initializer):
+    """Variance scale / fan."""
+
+    scale: float
+    fan: Literal["fan_in", "fan_avg"]
+    distribution: Literal["truncated_normal", "uniform"]
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
+        draw = jax.nn.initializers.variance_scaling(self.scale, self.fan, self.distribution, in_axis, out_axis)
+        return draw(key, shape, jnp.float32)
+
+
+@dataclass(frozen=True)
+class Normal(Initializer):
+    """mean + std N(0, 1)."""
+
+    std: float = 1.0
+    mean: float = 0.0
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
+        return self.mean + self.std * jax.random.normal(key, shape, jnp.float32)
+
+
+@dataclass(frozen=True)
+class Uniform(Initializer):
+    """Uniform on [low, high)."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
+        return jax.random.uniform(key, shape, jnp.float32, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Constant(Initializer):
+    """Every entry the same."""
+
+    value: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
+        return jnp.full(shape, self.value, jnp.float32)
+
+
+NAMED: dict[str, Initializer] = {
+    "zeros": Constant(0.0),
+    "ones": Constant(1.0),
+    "normal": Normal(),
+    "uniform": Uniform(),
+} | {
+    f"{name}_{kind}": VarianceScaling(scale, fan, distribution)
+    for names, scale, fan in [(("lecun",), 1.0, "fan_in"), (("glorot", "xavier"), 1.0, "fan_avg"),
+                              (("he", "kaiming"), 2.0, "fan_in")]
+    for name in names
+    for kind, distribution in [("normal", "truncated_normal"), ("uniform", "uniform")]
+}
+
+
+def initializer(given: str | Initializer) -> Initializer:
+    """The initializer of that name; one given as a value is returned as it is.
+
+    Raises InputError for an unknown name, with the nearest one.
+    """
+    if isinstance(given, Initializer):
+        return given
+    if given not in NAMED:
+        raise unknown("initializer", given, NAMED)
+    return NAMED[given]

@@ -1,0 +1,246 @@
+"""Losses own their value and their delta (BP1), and penalties on parameters their value and gradient.
+
+The caller's weights do all averaging: value = sum_n weight_n items_n, dy_n = weight_n deltas_n. With weights of 1/N it is
+the mean over the batch, with ones the sum, and masked rows have weight 0. The conventions of the literature for squared
+error, with e = y - t over O outputs:
+
+| name | one item | with weights 1/N |
+|---|---|---|
+| half_sum | sum_o e^2 / 2 | 1/(2N) sum: Nielsen's quadratic cost, Caffe's Euclidean loss; Mazur's 1/2 sum at N = 1 |
+| sum | sum_o e^2 | squared Euclidean distance |
+| mean | sum_o e^2 / O | the mean squared error of PyTorch and scikit-learn |
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.core import PyTree, Static, path_name
+from jaxbp.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Items and their deltas; the weights are applied here, once for all losses.
+
+    Outputs y are [..., O]; a target is like y, or [...] integer classes where the loss says so; weights are [...].
+    Values are computed in the dtype of the weights, and dy has the dtype of y.
+    """
+
+    threshold: ClassVar[float] = 0.5  # one output means class 1 where it is above this
+
+    def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
+        """-> (loss of each item [...], cache)."""
+        raise NotImplementedError
+
+    def deltas(self, cache: PyTree) -> jax.Array:
+        """The derivative of each item's own loss in y, like y."""
+        raise NotImplementedError
+
+    def forward(self, y: jax.Array, target: jax.Array, weight: jax.Array) -> tuple[jax.Array, PyTree]:
+        """-> (value, cache)."""
+        if jnp.issubdtype(target.dtype, jnp.floating):
+            target = target.astype(weight.dtype)
+        self.check(y.shape, target.shape, jnp.issubdtype(target.dtype, jnp.floating))
+        items, cache = self.items(y.astype(weight.dtype), target)
+        return jnp.sum(weight * items), (cache, weight, Static(y.dtype))
+
+    def backward(self, cache: PyTree) -> jax.Array:
+        """-> dy, BP1."""
+        cache, weight, dtype = cache
+        return (weight[..., None] * self.deltas(cache)).astype(dtype.value)
+
+    def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
+        """Raises InputError where shapes or kinds of output and target do not fit this loss."""
+        if not is_float or y != target:
+            kind = "float" if is_float else "integer"
+            raise InputError(f"{type(self).__name__}: outputs {list(y)} need float targets of the same shape, got {kind} "
+                             f"{list(target)} (class labels become such targets with one_hot=True in the data)")
+
+
+@dataclass(frozen=True)
+class SquaredError(Loss):
+    """e = y - t, scaled as the module's table says; delta = e, 2 e or 2 e / O."""
+
+    scale: Literal["half_sum", "sum", "mean"] = "half_sum"
+
+    def __post_init__(self) -> None:
+        if self.scale not in ("half_sum", "sum", "mean"):
+            raise unknown("SquaredError scale", self.scale, ("half_sum", "sum", "mean"))
+
+    def _factor(self, outputs: int) -> float:
+        return {"half_sum": 0.5, "sum": 1.0, "mean": 1 / outputs}[self.scale]
+
+    def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
+        error = y - target
+        return self._factor(y.shape[-1]) * jnp.einsum("...o,...o->...", error, error), error
+
+    def deltas(self, error: jax.Array) -> jax.Array:
+        return error if self.scale == "half_sum" else 2 * self._factor(error.shape[-1]) * error
+
+
+@dataclass(frozen=True)
+class AbsoluteError(Loss):
+    """sum_o |e|; delta = sign e, 0 at 0."""
+
+    def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
+        error = y - target
+        return jnp.sum(jnp.abs(error), -1), error
+
+    def deltas(self, error: jax.Array) -> jax.Array:
+        return jnp.sign(error)
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """sum_o e^2 / 2 where |e| <= width, else width (|e| - width / 2) (Huber 1964); delta = e cut to [-width, width]."""
+
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise InputError(f"Huber: width must be positive, got {self.width}")
+
+    def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
+        cut = jnp.clip(y - target, -self.width, self.width)
+        return jnp.sum(cut * (y - target - cut / 2), -1), cut
+
+    def deltas(self, cut: jax.Array) -> jax.Array:
+        return cut
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """From logits: sum_o ln(1 + e^y) - t y with t in [0, 1]; delta = sigmoid(y) - t.
+
+    label_smoothing s in [0, 1) puts t at t (1 - s) + s / 2.
+    """
+
+    label_smoothing: float = 0.0
+    threshold: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        _check_smoothing(self)
+
+    def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
+        target = target * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return jnp.sum(jax.nn.softplus(y) - target * y, -1), (y, target)
+
+    def deltas(self, cache: PyTree) -> jax.Array:
+        y, target = cache
+        return jax.nn.sigmoid(y) - target
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """From logits: ln sum_o e^y_o - sum_o t_o y_o; delta = softmax(y) - t.
+
+    Targets are integer classes [...] or distributions [..., O]. label_smoothing s in [0, 1) puts t at t (1 - s) + s / O.
+    A class outside 0..O-1 gives NaN.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_smoothing(self)
+
+    def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
+        _check_classes(self, y, target, is_float, or_distributions=True)
+
+    def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
+        top = jnp.max(y, -1, keepdims=True)
+        e = jnp.exp(y - top)
+        total = jnp.sum(e, -1)
+        log_total, s = jnp.log(total) + top[..., 0], self.label_smoothing
+        if target.ndim == y.ndim:
+            target = (1 - s) * target + s / y.shape[-1]
+            return jnp.sum(target * (log_total[..., None] - y), -1), (e, total, target)
+        hit = jnp.take_along_axis(y, target[..., None], -1)[..., 0]
+        spread = s * jnp.mean(y, -1) if s else 0
+        return log_total - (1 - s) * hit - spread, (e, total, target)
+
+    def deltas(self, cache: PyTree) -> jax.Array:
+        e, total, target = cache
+        if target.ndim == e.ndim:
+            return e * (jnp.sum(target, -1) / total)[..., None] - target
+        s, outputs = self.label_smoothing, e.shape[-1]
+        classes = jax.lax.broadcasted_iota(target.dtype, e.shape, e.ndim - 1)
+        return e * (1 / total)[..., None] - jnp.where(classes == target[..., None], 1 - s + s / outputs, s / outputs)
+
+
+@dataclass(frozen=True)
+class MulticlassHinge(Loss):
+    """sum over o != t of max(0, y_o - y_t + margin) for integer classes t (Weston & Watkins 1999).
+
+    delta_o = 1 where the margin is violated, and minus their count at t.
+    """
+
+    margin: float = 1.0
+
+    def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
+        _check_classes(self, y, target, is_float, or_distributions=False)
+
+    def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
+        own = jax.lax.broadcasted_iota(target.dtype, y.shape, y.ndim - 1) == target[..., None]
+        excess = jnp.where(own, 0, y - jnp.take_along_axis(y, target[..., None], -1) + self.margin)
+        return jnp.sum(jnp.maximum(excess, 0), -1), (excess > 0, own, Static(y.dtype))
+
+    def deltas(self, cache: PyTree) -> jax.Array:
+        violated, own, dtype = cache
+        count = jnp.sum(violated, -1, keepdims=True, dtype=dtype.value)
+        return violated.astype(dtype.value) - jnp.where(own, count, 0)
+
+
+def _check_smoothing(loss: BinaryCrossEntropy | SoftmaxCrossEntropy) -> None:
+    if not 0 <= loss.label_smoothing < 1:
+        raise InputError(f"{type(loss).__name__}: label_smoothing must lie in [0, 1), got {loss.label_smoothing}")
+
+
+def _check_classes(
+    loss: Loss, y: tuple[int, ...], target: tuple[int, ...], is_float: bool, or_distributions: bool
+) -> None:
+    soft = or_distributions and is_float and target == y
+    if not soft and (is_float or target != y[:-1]):
+        also = f" or float targets {list(y)}" if or_distributions else ""
+        raise InputError(f"{type(loss).__name__}: outputs {list(y)} need integer classes {list(y[:-1])}{also}, "
+                         f"got {'float' if is_float else 'integer'} {list(target)}")
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A term of the loss that depends on the parameters whose path ('00_dense/w') the regular expression matches in full.
+
+    l2 / 2 sum w^2 + l1 sum |w|; gradient l2 w + l1 sign w, 0 at 0. Both at least 0.
+    """
+
+    l2: float = 0.0
+    l1: float = 0.0
+    paths: str = r".*/w"
+
+    def __post_init__(self) -> None:
+        if self.l2 < 0 or self.l1 < 0:
+            raise InputError(f"Penalty: l2 and l1 must not be negative, got {self.l2} and {self.l1}")
+
+    def value(self, params: PyTree) -> jax.Array:
+        """The penalty, a scalar."""
+        one = lambda w: self.l2 / 2 * jnp.sum(w * w) + self.l1 * jnp.sum(jnp.abs(w))
+        return sum(jax.tree.leaves(jax.tree.map(one, self._chosen(params))))
+
+    def gradient(self, params: PyTree) -> PyTree:
+        """Like params: zero where the expression does not match."""
+        chosen = self._chosen(params)
+        one = lambda p, w: jnp.zeros_like(p) if w is None else self.l2 * w + self.l1 * jnp.sign(w)
+        return jax.tree.map(one, params, chosen, is_leaf=lambda leaf: leaf is None)
+
+    def _chosen(self, params: PyTree) -> PyTree:
+        """params with None in place of what is not matched. Raises InputError where nothing is."""
+        matches = lambda path: re.fullmatch(self.paths, path_name(path))
+        chosen = jax.tree_util.tree_map_with_path(lambda path, p: p if matches(path) else None, params)
+        if not jax.tree.leaves(chosen):
+            names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+            raise InputError(f"Penalty: '{self.paths}' matches no parameter (there are: {', '.join(names)})")
+        return chosen

@@ -1,0 +1,21 @@
+"""Strict settings for every test: simulated devices, highest precision, and a clean failure for anything implicit."""
+import os
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
+
+import jax
+import matplotlib
+import pytest
+from absl import flags
+
+matplotlib.use("agg")
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_default_matmul_precision", "highest")
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def strict():
+    """float64 available, no implicit promotion of dtypes or ranks (optax fails them, so not everywhere)."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
