@@ -117,7 +117,8 @@ class Huber(Loss):
 class BinaryCrossEntropy(Loss):
     """From logits: sum_o ln(1 + e^y) - t y with t in [0, 1]; delta = sigmoid(y) - t.
 
-    label_smoothing s in [0, 1) puts t at t (1 - s) + s / 2.
+    Targets are [..., O], or integer labels 0 and 1 [...] for a single output. label_smoothing s in [0, 1) puts t at
+    t (1 - s) + s / 2.
     """
 
     label_smoothing: float = 0.0
@@ -126,8 +127,12 @@ class BinaryCrossEntropy(Loss):
     def __post_init__(self) -> None:
         _check_smoothing(self)
 
+    def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
+        if is_float or target != y[:-1] or y[-1] != 1:
+            super().check(y, target, is_float)
+
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
-        target = target * (1 - self.label_smoothing) + self.label_smoothing / 2
+        target = target.reshape(y.shape).astype(y.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
         return jnp.sum(jax.nn.softplus(y) - target * y, -1), (y, target)
 
     def deltas(self, cache: PyTree) -> jax.Array:
@@ -228,15 +233,15 @@ class Penalty:
     def value(self, params: PyTree) -> jax.Array:
         """The penalty, a scalar."""
         one = lambda w: self.l2 / 2 * jnp.sum(w * w) + self.l1 * jnp.sum(jnp.abs(w))
-        return sum(jax.tree.leaves(jax.tree.map(one, self._chosen(params))))
+        return sum(jax.tree.leaves(jax.tree.map(one, self.chosen(params))))
 
     def gradient(self, params: PyTree) -> PyTree:
         """Like params: zero where the expression does not match."""
-        chosen = self._chosen(params)
+        chosen = self.chosen(params)
         one = lambda p, w: jnp.zeros_like(p) if w is None else self.l2 * w + self.l1 * jnp.sign(w)
         return jax.tree.map(one, params, chosen, is_leaf=lambda leaf: leaf is None)
 
-    def _chosen(self, params: PyTree) -> PyTree:
+    def chosen(self, params: PyTree) -> PyTree:
         """params with None in place of what is not matched. Raises InputError where nothing is."""
         matches = lambda path: re.fullmatch(self.paths, path_name(path))
         chosen = jax.tree_util.tree_map_with_path(lambda path, p: p if matches(path) else None, params)

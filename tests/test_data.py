@@ -1,8 +1,11 @@
 """The data pipeline: parts, checks, splits, scaling, the order of an epoch, and the data sets that need no file."""
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from typing import get_args
 
 import numpy as np
@@ -352,6 +355,14 @@ def test_every_data_set_is_exported_under_its_own_name():
     assert sorted(CONFIGS) == sorted(c.__name__ for c in loading)
     assert all(getattr(data, name) is config for name, config in CONFIGS.items())
     assert {"Embedded", "Idx", "Logic", "Mnist"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_every_key_is_explained_where_it_is_declared(config):
+    """The comment at its line's end is what --help shows."""
+    declared = "\n".join(inspect.getsource(c) for c in config.__mro__ if c.__module__.startswith("jaxbp."))
+    for field in fields(config):
+        assert re.search(rf"^    {field.name}: .*  # \w", declared, re.MULTILINE), field.name
 
 
 def test_importing_the_data_sets_does_not_import_what_only_loading_needs():

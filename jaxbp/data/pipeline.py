@@ -88,7 +88,7 @@ def to_float32(values: np.ndarray) -> np.ndarray:
         return values.astype(np.float32, copy=False)
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Path | str, error: Exception) -> InputError:
     """The error for a file that cannot be opened or is damaged."""
     return InputError(f"cannot read {path} ({getattr(error, 'strerror', None) or error})")
 

@@ -27,8 +27,7 @@ class Prepared(DataConfig):
         super().__post_init__()
         if not 0 <= self.validation_fraction < 1:
             raise InputError(f"validation_fraction must lie in [0, 1), got {self.validation_fraction}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed must lie in 0..{2**32 - 1}, got {self.seed}")
+        check_seed(self.seed)
 
     def finish(self, train: Dataset, test: Dataset, classes: tuple[str, ...] | None) -> Splits:
         """Holds out the validation part, scales, encodes the labels, and gives everything its final type."""
@@ -60,6 +59,12 @@ class Tabular(Prepared):
     def split(self, data: Dataset, classes: tuple[str, ...] | None) -> Splits:
         """Holds out the test part (stratified where there are classes), then does what `finish` does."""
         return self.finish(*split_test(data, classes, self.test_fraction, self.seed), classes)
+
+
+def check_seed(seed: int) -> None:
+    """Raises InputError unless scikit-learn accepts the seed."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must lie in 0..{2**32 - 1}, got {seed}")
 
 
 def check_test_fraction(fraction: float) -> None:
@@ -153,6 +158,7 @@ def cross_validation(data: Dataset, folds: int, seed: int = 0) -> Iterator[tuple
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 
+    check_seed(seed)
     if not 2 <= folds <= len(data):
         raise InputError(f"folds must lie in 2..{len(data)} (the number of examples), got {folds}")
     labels = _labels(data.y)

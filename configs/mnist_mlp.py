@@ -1,0 +1,21 @@
+"""MNIST, a 784-512-512-10 perceptron with dropout.
+
+    python scripts/train.py --config=configs/mnist_mlp.py --config.data.path=FOLDER
+
+Takes about 90 seconds on two cores; test accuracy about 0.985 with the weights of the last epoch.
+"""
+from jaxbp.config import Config, Run
+from jaxbp.data import Mnist
+from jaxbp.losses import SoftmaxCrossEntropy
+from jaxbp.models import MLP
+from jaxbp.train.optimizers import AdamW, Cosine
+
+
+def get_config() -> Config:
+    return Config(
+        data=Mnist(),
+        model=MLP(outputs=10, hidden=(512, 512), dropout=0.3),
+        loss=SoftmaxCrossEntropy(),
+        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=0.05)),
+        run=Run(epochs=20, batch_size=128),
+    )

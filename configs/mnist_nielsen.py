@@ -1,0 +1,23 @@
+"""The network of Nielsen's book, chapter 1: 784-30-10 sigmoid units, quadratic cost, batch 10, learning rate 3.
+
+    python scripts/train.py --config=configs/mnist_nielsen.py --config.data.path=FOLDER
+
+Weights and biases start as N(0, 1), as in his network.py; his training part is the first 50,000 images.
+Takes under a minute on two cores; the best epoch reaches about 0.95 (the book prints 95.42 %).
+"""
+from jaxbp.config import Config, Run
+from jaxbp.data import Mnist
+from jaxbp.losses import SquaredError
+from jaxbp.models import MLP
+from jaxbp.train.optimizers import SGD
+
+
+def get_config() -> Config:
+    return Config(
+        data=Mnist(one_hot=True),
+        model=MLP(outputs=10, hidden=(30,), activation="sigmoid", output_activation="sigmoid", w_init="normal",
+                  b_init="normal"),
+        loss=SquaredError("half_sum"),
+        optimizer=SGD(learning_rate=3.0),
+        run=Run(epochs=30, batch_size=10, steps_per_call=1000),
+    )

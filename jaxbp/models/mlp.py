@@ -1,0 +1,42 @@
+"""Multilayer perceptron: dense layers with an activation between them."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxbp.compose import Chain
+from jaxbp.core import Layer
+from jaxbp.errors import InputError
+from jaxbp.inits import initializer
+from jaxbp.layers import Dense, Dropout, Flatten
+from jaxbp.layers.activations import activation
+from jaxbp.models.model import ModelConfig
+
+
+@dataclass(frozen=True)
+class MLP(ModelConfig):
+    """[N, ...] -> [N, outputs]: flatten, then dense, activation and dropout for every hidden width, then dense."""
+
+    outputs: int  # units of the last layer, at least 1
+    hidden: tuple[int, ...] = ()  # units of each hidden layer, at least 1 each; none makes a linear model
+    activation: str = "relu"  # after every hidden layer
+    output_activation: str = "identity"  # after the last; identity where the loss takes logits
+    dropout: float = 0.0  # fraction of hidden units dropped in training, in [0, 1)
+    w_init: str = "he_normal"  # initializer of the weights
+    b_init: str = "zeros"  # initializer of the biases
+
+    def __post_init__(self) -> None:
+        for width in (self.outputs, *self.hidden):
+            if width < 1:
+                raise InputError(f"a layer needs at least 1 unit, got {width} in hidden={self.hidden}, outputs={self.outputs}")
+        activation(self.activation)
+        activation(self.output_activation)
+        initializer(self.w_init)
+        initializer(self.b_init)
+        Dropout(self.dropout)
+
+    def build(self) -> Layer:
+        dense = lambda width: Dense(width, w_init=self.w_init, b_init=self.b_init)
+        drop = (Dropout(self.dropout),) if self.dropout else ()
+        hidden = [part for width in self.hidden for part in (dense(width), activation(self.activation), *drop)]
+        last = () if self.output_activation == "identity" else (activation(self.output_activation),)
+        return Chain((Flatten(), *hidden, dense(self.outputs), *last))

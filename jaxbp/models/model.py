@@ -1,0 +1,15 @@
+"""What every model config is."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxbp.core import Layer
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base of every model's config: fields are config keys."""
+
+    def build(self) -> Layer:
+        """The model. Raises InputError for settings that make none."""
+        raise NotImplementedError

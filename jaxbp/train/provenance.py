@@ -1,0 +1,75 @@
+"""Where and with what a run was made: machine, versions, commit, command."""
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxbp.core import PyTree
+
+
+def machine() -> dict[str, Any]:
+    """Device, processor, cores, Python and package versions; what a figure or a bit-exact run depends on."""
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind if device.platform != "cpu" else processor(),
+        "platform": device.platform,
+        "devices": jax.device_count(),
+        "threads": threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: installed(name) for name in ("jaxbp", "jax", "jaxlib", "numpy", "optax")},
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """machine() and when, by which command, from which commit."""
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv, "commit": commit(), **machine()}
+
+
+def header(params: PyTree) -> str:
+    """The first line of a run: device, threads, precision and number of parameters."""
+    leaves = jax.tree.leaves(params)
+    dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
+    precision = jax.config.jax_default_matmul_precision or "default"
+    facts = machine()
+    return (f"{facts['platform']} ({facts['device']}), {facts['threads']} threads, {dtypes}, matrix products in "
+            f"{precision} precision, {sum(leaf.size for leaf in leaves):,} parameters")
+
+
+def processor() -> str:
+    """The processor's name as Linux gives it, else as Python does."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def threads() -> int:
+    """The threads that XLA computes with on the CPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return int(os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or cores)
+
+
+def installed(name: str) -> str:
+    """The version of an installed package, 'none' where it is not."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def commit() -> str:
+    """The commit of the code that runs, with '+changes' where the tree is not clean; 'none' outside a repository."""
+    git = lambda *words: subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "none"

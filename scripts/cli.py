@@ -1,0 +1,40 @@
+"""What the scripts share: their flags, the config with its overrides, and one line with exit status 2 for bad input."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from jaxbp import config as configuration
+from jaxbp.errors import InputError
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """absl reads the script's own flags; main gets the other words, and returns the exit status."""
+
+    def guarded(argv: list[str]) -> int | None:
+        logging.set_verbosity(logging.WARNING)
+        try:
+            return main(argv[1:])
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    app.run(guarded, flags_parser=lambda argv: flags.FLAGS(_with_equals(argv), known_only=True))
+
+
+def config(words: Sequence[str]) -> configuration.Config:
+    """The config of --config with the overrides in `words`."""
+    return configuration.override(configuration.load(flags.FLAGS.config), words)
+
+
+def _with_equals(argv: Sequence[str]) -> list[str]:
+    """'--config.run.seed 1' as '--config.run.seed=1': a word without dashes belongs to the option before it."""
+    joined: list[str] = []
+    for word in argv:
+        if joined[1:] and not word.startswith("-") and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
