@@ -76,7 +76,7 @@ def _delta(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyT
 
 def _example_gradients(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
     if layer.couples_batch:
-        raise InputError(f"per-example gradients do not exist through '{label(layer)}': it couples the examples of a batch")
+        raise InputError(f"there are no per-example gradients through '{label(layer)}': it couples a batch's examples")
     is_shared = lambda node: isinstance(node, Shared)
     axes = jax.tree.map(lambda node: None if is_shared(node) else 0, cache, is_leaf=is_shared)
     alone = jax.tree.map(lambda node: node if is_shared(node) else node[:, None], cache, is_leaf=is_shared)
@@ -113,7 +113,7 @@ factors = Rule(_factors, merge=_concatenate)
 
 
 def as_function(layer: Layer) -> Callable[..., PyTree]:
-    """The layer as f(params, x, ctx=Context()) -> y for ordinary JAX code: jax.grad of it runs the hand-written backward.
+    """The layer as f(params, x, ctx=Context()) -> y for ordinary JAX code: its jax.grad runs the hand-written backward.
 
     For reverse mode under jit, vmap, scan, remat and inside another gradient. Forward mode (jax.jvp) is refused by
     jax.custom_vjp; differentiate `layer.backward` itself for that.

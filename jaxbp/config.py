@@ -1,12 +1,14 @@
-"""Configuration: a Python file with get_config(), typed overrides from the command line, and the resolved config as JSON.
+"""Configuration: a Python file with get_config(), typed overrides from the command line, the resolved config as JSON.
 
 Whatever a user can misspell ends in an InputError that names the key, what was given, what is allowed and the nearest
 right name, before anything compiles.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -150,7 +152,8 @@ def _parse(name: str, kind: Any, text: str) -> Any:
 
     words = [w for w in re.split(r"[,\s()]+", text) if w] if get_origin(kind) is tuple else [text]
     try:
-        return tyro.cli(kind, args=words, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(kind, args=words, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
     except SystemExit:
         raise InputError(f"{name} must be {_spell(kind)}, got '{text}'") from None
 

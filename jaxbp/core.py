@@ -52,7 +52,7 @@ class Shared:
 @partial(register, data_fields=["a", "g"], meta_fields=[])
 @dataclass(frozen=True)
 class Outer:
-    """The factors of a weight gradient: dw[o, i] = sum_ns g[n, s, o] a[n, s, i], activation a [N, S, I], delta g [N, S, O].
+    """The factors of a weight gradient, activation a [N, S, I] and delta g [N, S, O]: dw[o, i] = sum_ns g[nso] a[nsi].
 
     For a bias the activation is one, a [N, S, 1]; the gradient has the leaf's entries, its shape is the caller's to
     restore. A parameter used twice has its factors concatenated along S. Axes may lead (the depth of a Stack).

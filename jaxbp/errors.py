@@ -10,8 +10,9 @@ class InputError(ValueError):
 
 
 def unknown(what: str, given: str, allowed: Iterable[str]) -> InputError:
-    """The error for a name that is not in `allowed`: it lists the allowed names and suggests the nearest one."""
+    """The error for a name that is not in `allowed`: it suggests the nearest one, and lists all where they are few."""
     allowed = sorted(allowed)
     close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    return InputError(f"unknown {what} '{given}'{hint} (allowed: {', '.join(allowed)})")
+    names = "" if close and len(allowed) > 20 else f" (allowed: {', '.join(allowed)})"
+    return InputError(f"unknown {what} '{given}'{hint}{names}")

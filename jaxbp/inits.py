@@ -1,4 +1,4 @@
-"""Initializers under the field's names. The arithmetic is jax.nn.initializers'; here are the names, as printable values.
+"""Initializers under the field's names, as printable values. The arithmetic is that of jax.nn.initializers.
 
 | name | distribution | variance | source |
 |---|---|---|---|

@@ -1,8 +1,8 @@
 """Losses own their value and their delta (BP1), and penalties on parameters their value and gradient.
 
-The caller's weights do all averaging: value = sum_n weight_n items_n, dy_n = weight_n deltas_n. With weights of 1/N it is
-the mean over the batch, with ones the sum, and masked rows have weight 0. The conventions of the literature for squared
-error, with e = y - t over O outputs:
+The caller's weights do all averaging: value = sum_n weight_n items_n, dy_n = weight_n deltas_n. With weights of 1/N
+it is the mean over the batch, with ones the sum, and masked rows have weight 0. The conventions of the literature for
+squared error, with e = y - t over O outputs:
 
 | name | one item | with weights 1/N |
 |---|---|---|
@@ -58,8 +58,8 @@ class Loss:
         """Raises InputError where shapes or kinds of output and target do not fit this loss."""
         if not is_float or y != target:
             kind = "float" if is_float else "integer"
-            raise InputError(f"{type(self).__name__}: outputs {list(y)} need float targets of the same shape, got {kind} "
-                             f"{list(target)} (class labels become such targets with one_hot=True in the data)")
+            raise InputError(f"{type(self).__name__}: outputs {list(y)} need float targets of the same shape, got "
+                             f"{kind} {list(target)} (class labels become such targets with one_hot=True in the data)")
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class BinaryCrossEntropy(Loss):
 class SoftmaxCrossEntropy(Loss):
     """From logits: ln sum_o e^y_o - sum_o t_o y_o; delta = softmax(y) - t.
 
-    Targets are integer classes [...] or distributions [..., O]. label_smoothing s in [0, 1) puts t at t (1 - s) + s / O.
-    A class outside 0..O-1 gives NaN.
+    Targets are integer classes [...] or distributions [..., O]. label_smoothing s in [0, 1) puts t at
+    t (1 - s) + s / O. A class outside 0..O-1 gives NaN.
     """
 
     label_smoothing: float = 0.0
@@ -217,7 +217,7 @@ def _check_classes(
 
 @dataclass(frozen=True)
 class Penalty:
-    """A term of the loss that depends on the parameters whose path ('00_dense/w') the regular expression matches in full.
+    """A term of the loss in the parameters whose path ('00_dense/w') the regular expression matches in full.
 
     l2 / 2 sum w^2 + l1 sum |w|; gradient l2 w + l1 sign w, 0 at 0. Both at least 0.
     """
@@ -229,6 +229,8 @@ class Penalty:
     def __post_init__(self) -> None:
         if self.l2 < 0 or self.l1 < 0:
             raise InputError(f"Penalty: l2 and l1 must not be negative, got {self.l2} and {self.l1}")
+        if self.paths != r".*/w" and not (self.l2 or self.l1):
+            raise InputError(f"Penalty: paths='{self.paths}' chooses nothing while l2 and l1 are 0")
 
     def value(self, params: PyTree) -> jax.Array:
         """The penalty, a scalar."""

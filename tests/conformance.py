@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jaxbp
 from jaxbp.core import Case, Context, cast, layer_types, leaves
 
-RECIPE = """{name} has no cases. A layer is one file: put the mathematics at its top, write forward and backward, and add
+RECIPE = """{name} has no cases. A layer is one file: the mathematics at its top, forward and backward, and
     @classmethod
     def cases(cls): return [Case({short}(...), shaped(5, 3))]    # batch first, sizes distinct and coprime
 Nothing else needs an edit: these tests, the gradient check and the benchmarks find it."""
@@ -34,8 +34,8 @@ def couples_batch(case: Case) -> bool:
 
 def resized(spec, rows: int, dtype):
     """The case's spec with another batch size and floating dtype."""
-    of = lambda s: jax.ShapeDtypeStruct((rows, *s.shape[1:]), dtype if jnp.issubdtype(s.dtype, jnp.floating) else s.dtype)
-    return jax.tree.map(of, spec)
+    kind = lambda s: dtype if jnp.issubdtype(s.dtype, jnp.floating) else s.dtype
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, *s.shape[1:]), kind(s)), spec)
 
 
 def setting(case: Case, rows: int = 5, dtype=jnp.float64, params_dtype=None, train: bool = True, draw=None):
@@ -134,7 +134,8 @@ def measured(case: Case) -> dict:
         out["adapter"] = ((y_adapter, named(adapter_back(dy))), (y_oracle, hand))
 
         if not couples_batch(case):
-            only = lambda n: jax.tree.map(lambda d: jnp.where(jnp.arange(rows).reshape(-1, *[1] * (d.ndim - 1)) == n, d, 0), dy)
+            row = lambda d: jnp.arange(rows).reshape(-1, *[1] * (d.ndim - 1))
+            only = lambda n: jax.tree.map(lambda d: jnp.where(row(d) == n, d, 0), dy)
             alone = jax.lax.map(lambda n: oracle(only(n))[0], jnp.arange(rows))
             each = layer.sweep(jaxbp.example_gradients, params, cache, dy)[1]
             factors = layer.sweep(jaxbp.factors, params, cache, dy)[1]

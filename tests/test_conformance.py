@@ -57,7 +57,7 @@ def test_trees(case):
     """grads like params, dx like x or None, state keeps its tree; caches: batch axis first, no parameters in them."""
     params, x, ctx, dy = setting(case)
     layer = case.layer
-    y, cache = jax.eval_shape(lambda p, x: layer.forward(p, x, ctx), params, x)
+    _, cache = jax.eval_shape(lambda p, x: layer.forward(p, x, ctx), params, x)
     dx, grads = jax.eval_shape(layer.backward, params, cache, dy)
     spec = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)
     assert spec(grads) == spec(params)
@@ -154,9 +154,10 @@ def test_transforms(case):
     stack = jax.tree.map(lambda p: jnp.stack([p, 2 * p, -p]), params)
     score = lambda f: lambda p, x: conformance.dot(f(p, x, ctx), dy)
     plain = score(lambda p, x, ctx: layer.forward(p, x, ctx)[0])
-    for wrap in (lambda g: jax.vmap(g, (0, None)), lambda g: lambda ps, x: jax.lax.map(lambda p: g(p, x), ps)):
-        of = lambda f: jax.jit(wrap(jax.grad(f, (0, 1))))(stack, x)
-        assert worst(of(score(function)), of(plain)) <= FLOAT64_TOLERANCE
+    mapped = lambda f: jax.jit(jax.vmap(jax.grad(f, (0, 1)), (0, None)))(stack, x)
+    assert worst(mapped(score(function)), mapped(plain)) <= FLOAT64_TOLERANCE
+    scanned = lambda f: jax.jit(lambda ps, x: jax.lax.map(lambda p: jax.grad(f, (0, 1))(p, x), ps))(stack, x)
+    assert worst(scanned(score(function)), scanned(plain)) <= FLOAT64_TOLERANCE
     of = lambda f: jax.jit(jax.grad(jax.checkpoint(f), (0, 1)))(params, x)
     assert worst(of(score(function)), of(plain)) <= FLOAT64_TOLERANCE
     inner = lambda f: lambda p: conformance.dot(jax.grad(f, 1)(p, x), jax.tree.map(jnp.ones_like, x))

@@ -1,4 +1,4 @@
-"""The error measure: leaf by leaf, relative to that leaf, or to the whole reference where a leaf is zero by structure."""
+"""The error measure: relative to each leaf, or to the whole reference where a leaf is zero by structure."""
 from __future__ import annotations
 
 import jax

@@ -71,4 +71,5 @@ def check_gradients(
     scale = np.maximum(np.abs(exact).max(1), 1e-3 * np.abs(exact).max(initial=1e-300))
     differences = np.abs(exact - difference).max(1) / scale
     shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
-    return [Leaf(path, shape, errors[path], float(d)) for path, shape, d in zip(paths, shapes, differences, strict=True)]
+    rows = zip(paths, shapes, differences, strict=True)
+    return [Leaf(path, shape, errors[path], float(difference)) for path, shape, difference in rows]

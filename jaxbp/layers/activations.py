@@ -15,7 +15,8 @@ and from the input otherwise, with Phi the normal distribution function and phi 
 
     SiLU       y = x s, s = sigmoid x          f' = s (1 + x (1 - s))
     GELU       y = x Phi(x)                    f' = Phi(x) + x phi(x)
-    GELU tanh  y = x (1 + t) / 2, t = tanh u   f' = (1 + t) / 2 + x (1 - t^2) u' / 2,  u = sqrt(2 / pi) (x + 0.044715 x^3)
+    GELU tanh  y = x (1 + t) / 2, t = tanh u   f' = (1 + t) / 2 + x (1 - t^2) u' / 2
+                   where u = sqrt(2 / pi) (x + 0.044715 x^3)
     Step       y = 1 if x >= 0 else 0          f' = 0: no gradient passes, so backpropagation cannot train below it
 """
 from __future__ import annotations

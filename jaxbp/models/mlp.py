@@ -27,7 +27,7 @@ class MLP(ModelConfig):
     def __post_init__(self) -> None:
         for width in (self.outputs, *self.hidden):
             if width < 1:
-                raise InputError(f"a layer needs at least 1 unit, got {width} in hidden={self.hidden}, outputs={self.outputs}")
+                raise InputError(f"hidden and outputs must be at least 1, got {width}")
         activation(self.activation)
         activation(self.output_activation)
         initializer(self.w_init)

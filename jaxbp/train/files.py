@@ -36,6 +36,8 @@ def save_arrays(path: Path, tree: PyTree) -> None:
 
 def load_arrays(path: Path, like: PyTree) -> PyTree:
     """The tree that save_arrays wrote, with the structure of `like`. Raises InputError where names or shapes differ."""
+    if not path.is_file():
+        raise InputError(f"there is no {path}: the run has not finished")
     with np.load(path, allow_pickle=False) as stored:
         def one(where: tuple, spec: jax.ShapeDtypeStruct) -> jax.Array:
             name = path_name(where)

@@ -16,9 +16,10 @@ from jaxbp.config import Config, to_json
 from jaxbp.core import Layer, PyTree, output_spec
 from jaxbp.data import Splits, epoch_order
 from jaxbp.errors import InputError
+from jaxbp.losses import Penalty
 from jaxbp.train import report
 from jaxbp.train.evaluate import make_evaluation
-from jaxbp.train.files import save_arrays, write_json
+from jaxbp.train.files import load_arrays, save_arrays, write_json
 from jaxbp.train.provenance import header, provenance
 from jaxbp.train.step import State, initial_state, make_program, make_step
 
@@ -38,8 +39,7 @@ def train(config: Config, folder: Path) -> dict[str, float]:
     optimizer = config.optimizer.build(run.epochs * steps)
     spec = batch_spec(splits, batch)
     state = initial_state(model, optimizer, spec, run.seed)
-    penalties = [config.penalty] if config.penalty.l1 or config.penalty.l2 else []
-    program = make_program(make_step(model, config.loss, optimizer, penalties))
+    program = make_program(make_step(model, config.loss, optimizer, penalties_of(config)))
     evaluate = make_evaluation(model, config.loss, splits.classes is not None)
     x, y = jnp.asarray(splits.train.x), jnp.asarray(splits.train.y)
 
@@ -58,7 +58,7 @@ def train(config: Config, folder: Path) -> dict[str, float]:
             finite = bool(state.finite)  # waits for the round
             seconds = time.perf_counter() - started
             if not finite:
-                raise FloatingPointError(f"loss or gradient not finite at step {int(state.step)}: the update was not made")
+                raise FloatingPointError(f"loss or gradient not finite at step {int(state.step)}; no update was made")
             row = {"epoch": last, "step": int(state.step), "train_loss": float(state.loss_sum / state.examples)}
             for name in ("validation", "test"):
                 if part := getattr(splits, name):
@@ -67,13 +67,22 @@ def train(config: Config, folder: Path) -> dict[str, float]:
             state = replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
             rows.append(row)
             metrics.write(json.dumps(row) + "\n")
-            timing.write(json.dumps({"epoch": last, "seconds": seconds, "steps_per_second": len(order) / seconds}) + "\n")
-            bar.write(report.line(row, run.epochs, len(order) / seconds))
+            speed = len(order) / seconds
+            timing.write(json.dumps({"epoch": last, "seconds": seconds, "steps_per_second": speed}) + "\n")
+            bar.write(report.line(row, run.epochs, speed))
             for file in (metrics, timing):
                 file.flush()
     save_arrays(folder / "parameters.npz", {"params": state.params, "state": state.model})
     report.draw_curves(rows, folder / "curves.png")
     return rows[-1]
+
+
+def restore(folder: Path, config: Config, splits: Splits) -> tuple[Layer, PyTree, PyTree]:
+    """(model, params, model state) of a finished run. Raises InputError where the folder holds none that fits."""
+    model, spec = config.model.build(), batch_spec(splits, 1)
+    make = lambda key: {"params": model.init(key, spec), "state": model.init_state(spec)}
+    stored = load_arrays(folder / "parameters.npz", jax.eval_shape(make, jax.random.key(0)))
+    return model, stored["params"], stored["state"]
 
 
 def one_round(program, state: State, data: tuple, steps: int, steps_per_call: int, bar: tqdm) -> State:
@@ -93,6 +102,11 @@ def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + every, epochs)
 
 
+def penalties_of(config: Config) -> list[Penalty]:
+    """The config's penalty, where it is one."""
+    return [config.penalty] if config.penalty.l1 or config.penalty.l2 else []
+
+
 def batch_spec(splits: Splits, rows: int) -> PyTree:
     """Shape and dtype of one batch of inputs."""
     return jax.ShapeDtypeStruct((rows, *splits.train.x.shape[1:]), splits.train.x.dtype)
@@ -110,4 +124,5 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
         raise InputError(f"the model has {y.shape[-1]} outputs, but the data has {len(splits.classes)} classes: "
                          f"set model.outputs={len(splits.classes)}")
     jax.eval_shape(config.loss.forward, y, target, jax.ShapeDtypeStruct((rows,), jnp.float32))
-    config.penalty.chosen(jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0)))
+    if penalties_of(config):
+        config.penalty.chosen(jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0)))

@@ -39,7 +39,8 @@ class Cosine(Schedule):
     def build(self, learning_rate: float, steps: int) -> optax.Schedule:
         warmup = round(self.warmup * steps)
         cosine = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1), self.final)
-        return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), cosine], [warmup]) if warmup else cosine
+        ramp = optax.linear_schedule(0.0, learning_rate, warmup)
+        return optax.join_schedules([ramp, cosine], [warmup]) if warmup else cosine
 
 
 @dataclass(frozen=True)

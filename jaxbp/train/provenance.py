@@ -31,7 +31,8 @@ def machine() -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """machine() and when, by which command, from which commit."""
-    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv, "commit": commit(), **machine()}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"date": date, "command": sys.argv, "commit": commit(), **machine()}
 
 
 def header(params: PyTree) -> str:
