@@ -42,7 +42,8 @@ def main(words: list[str]) -> int:
         table = [{name: getattr(leaf, name) for name in columns} for leaf in leaves]
         write_json(Path(flags.FLAGS.json), {"machine": machine(), "rows": table})
     failed = [leaf.path for leaf in leaves if not leaf.passed]
-    print(f"{len(leaves) - len(failed)} of {len(leaves)} leaves pass" + (f"; wrong: {', '.join(failed)}" if failed else ""))
+    wrong = f"; wrong: {', '.join(failed)}" if failed else ""
+    print(f"{len(leaves) - len(failed)} of {len(leaves)} leaves pass{wrong}")
     return 1 if failed else 0
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxbp.backprop import value_and_grad
 from jaxbp.check.compare import FLOAT64_TOLERANCE, leaf_errors
+from jaxbp.check.oracle import autodiff
 from jaxbp.core import Context, Layer, PyTree, cast, path_name
 
 DIFFERENCE_TOLERANCE = 1e-6  # central differences in float64 reach about 1e-9
@@ -43,10 +44,7 @@ def check_gradients(
     step = float(np.finfo(np.float64).eps ** (1 / 3))
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
-    def value(params: PyTree) -> jax.Array:
-        y, _ = model.forward(params, batch["x"], ctx)
-        penalty = sum(p.value(params) for p in penalties)
-        return loss.forward(y, batch["y"], batch["weight"])[0] + penalty
+    oracle = autodiff(model, loss, penalties)
 
     def slopes(leaf: jax.Array, key: jax.Array, grads: PyTree) -> tuple[jax.Array, jax.Array]:
         """Along a random unit direction v in one leaf: <grad, v> and the central difference."""
@@ -54,7 +52,8 @@ def check_gradients(
         keys = jax.random.split(key, len(leaves))
         v = [jnp.where(leaf == i, jax.random.normal(keys[i], p.shape, p.dtype), 0) for i, p in enumerate(leaves)]
         length = jnp.sqrt(sum(jnp.vdot(a, a) for a in v))
-        moved = lambda h: value(tree.unflatten([p + h / length * a for p, a in zip(leaves, v, strict=True)]))
+        shifted = lambda h: tree.unflatten([p + h / length * a for p, a in zip(leaves, v, strict=True)])
+        moved = lambda h: run(shifted(h), batch, ctx).value
         exact = sum(jnp.vdot(g, a) for g, a in zip(jax.tree.leaves(grads), v, strict=True)) / length
         return exact, (moved(step) - moved(-step)) / (2 * step)
 
@@ -63,7 +62,7 @@ def check_gradients(
         hand = run(params, batch, ctx)
         which = jnp.repeat(jnp.arange(len(paths)), 2)
         pairs = jax.lax.map(lambda ik: slopes(*ik, hand.grads), (which, jax.random.split(key, len(which))))
-        return hand.grads, jax.grad(value)(params), pairs
+        return hand.grads, oracle(params, batch, ctx).grads, pairs
 
     hand, auto, (exact, difference) = everything(jax.random.key(seed))
     errors = leaf_errors(hand, auto)

@@ -24,4 +24,4 @@ class Logic(DataConfig):
         results = f"{get_args(Operator).index(self.operator):04b}"
         x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
         y = np.array([[bit] for bit in results], np.float32)
-        return Splits(Dataset(x, y), None, Dataset(x, y), None)
+        return Splits(Dataset(x, y), None, Dataset(x, y), ("false", "true"))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jaxbp.backprop import value_and_grad
 from jaxbp.config import Config, to_json
 from jaxbp.core import Layer, PyTree, output_spec
 from jaxbp.data import Splits, epoch_order
@@ -39,7 +40,7 @@ def train(config: Config, folder: Path) -> dict[str, float]:
     optimizer = config.optimizer.build(run.epochs * steps)
     spec = batch_spec(splits, batch)
     state = initial_state(model, optimizer, spec, run.seed)
-    program = make_program(make_step(model, config.loss, optimizer, penalties_of(config)))
+    program = make_program(make_step(value_and_grad(model, config.loss, penalties_of(config)), optimizer))
     evaluate = make_evaluation(model, config.loss, splits.classes is not None)
     x, y = jnp.asarray(splits.train.x), jnp.asarray(splits.train.y)
 

@@ -1,20 +1,19 @@
 """One training step as a pure function, and the compiled program that runs it: all that a loop calls.
 
-The step is the only place that knows model, loss, penalties and optimizer. The program is a while_loop over it with a
+The step is the only place where gradient and optimizer meet. The program is a while_loop over it with a
 traced number of steps, so 1, 100 and a ragged tail are one program, bit for bit.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxbp.backprop import value_and_grad
+from jaxbp.backprop import Result
 from jaxbp.core import Context, Layer, PyTree, register
 
 
@@ -49,13 +48,13 @@ def initial_state(model: Layer, optimizer: optax.GradientTransformation, spec: P
 
 
 def make_step(
-    model: Layer, loss: Any, optimizer: optax.GradientTransformation, penalties: Sequence[Any] = ()
+    gradient: Callable[..., Result], optimizer: optax.GradientTransformation
 ) -> Callable[[State, dict[str, PyTree]], State]:
     """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] is 0 for rows that only pad.
 
-    The loss is the mean over the rows that count. Where it or a gradient is not finite nothing but `finite` changes.
+    gradient is a value_and_grad(model, loss). The loss is the mean over the rows that count. Where it or a gradient is
+    not finite nothing but `finite` changes.
     """
-    gradient = value_and_grad(model, loss, penalties)
 
     def step(state: State, batch: dict[str, PyTree]) -> State:
         examples = jnp.sum(batch["mask"])

@@ -1,0 +1,50 @@
+"""Measures a suite: python scripts/bench.py --suite=dense [--runs=5] [--json=FILE]
+
+Hand-written against jax.grad of the same forward, in one process, interleaved A B A B; a run's figure is the minimum of
+its repeats, and what is printed is the median over the runs. Ratios above 1 favour the hand-written form. A suite is a
+file bench_NAME.py beside this one with a function cases() that yields Race objects.
+"""
+from __future__ import annotations
+
+import importlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cli
+import jax
+from absl import flags
+from race import measure, show
+from tqdm import tqdm
+
+from jaxbp.errors import unknown
+from jaxbp.train.files import write_json
+from jaxbp.train.provenance import installed, machine
+
+flags.DEFINE_string("suite", "dense", "which suite")
+flags.DEFINE_string("json", None, "also write machine and rows to this file")
+flags.DEFINE_integer("runs", 5, "runs whose median is reported", lower_bound=1)
+
+
+def main(words: list[str]) -> int:
+    if words:
+        raise unknown("option", words[0], ["--suite", "--json", "--runs"])
+    suites = [path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py")]
+    if flags.FLAGS.suite not in suites:
+        raise unknown("suite", flags.FLAGS.suite, suites)
+    cases = importlib.import_module(f"bench_{flags.FLAGS.suite}").cases()
+    facts = machine() | {"date": datetime.now(UTC).date().isoformat()}
+    facts["versions"] |= {name: installed(name) for name in ("torch", "scikit-learn", "flax")}
+    print(f"{facts['platform']} ({facts['device']}), {facts['threads']} threads, jax {jax.__version__}, "
+          f"{facts['date']}; median of {flags.FLAGS.runs} runs")
+    rows = []
+    for race in tqdm(cases, unit="case", disable=None, leave=False):
+        for row in measure(race, flags.FLAGS.runs):
+            rows.append(row)
+            tqdm.write(show(row))
+    if flags.FLAGS.json:
+        write_json(Path(flags.FLAGS.json), {"machine": facts, "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

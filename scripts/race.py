@@ -1,0 +1,61 @@
+"""Two ways of doing the same work, and peers, timed interleaved in one process: what every bench suite is made of."""
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Race:
+    """Functions without arguments that do the same work and wait for it; temporary bytes of the compiled two."""
+
+    case: str
+    hand: Callable[[], object]
+    autodiff: Callable[[], object]
+    temp_bytes: tuple[int, int]  # hand, autodiff
+    peers: dict[str, Callable[[], object]] = field(default_factory=dict)
+    repeats: int = 10
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure(race: Race, runs: int) -> list[dict]:
+    """The rows of one case: one, and one for each further peer."""
+    runners = {"hand": race.hand, "autodiff": race.autodiff} | race.peers
+    for function in runners.values():
+        function()
+    best: list[dict[str, float]] = []
+    for _ in range(runs):
+        times: dict[str, list[float]] = {name: [] for name in runners}
+        for _ in range(race.repeats):
+            for name, function in runners.items():
+                times[name].append(1e3 * seconds(function))
+        best.append({name: min(values) for name, values in times.items()})
+    median = lambda name: statistics.median(run[name] for run in best)
+    ratios = lambda name: sorted(run[name] / run["hand"] for run in best)
+    hand_bytes, autodiff_bytes = race.temp_bytes
+    against = ratios("autodiff")
+    row = {
+        "case": race.case, "hand_ms": median("hand"), "autodiff_ms": median("autodiff"),
+        "time_ratio": statistics.median(against), "time_ratio_range": [against[0], against[-1]],
+        "hand_temp_bytes": hand_bytes, "autodiff_temp_bytes": autodiff_bytes,
+        "temp_ratio": autodiff_bytes / hand_bytes if hand_bytes else None,
+    }
+    peer = lambda name: {"peer": name, "peer_ms": median(name), "peer_ratio": statistics.median(ratios(name))}
+    return [row | peer(name) for name in race.peers] or [row]
+
+
+def show(row: dict) -> str:
+    """One row for the terminal."""
+    peer = f"   {row['peer']} / hand {row['peer_ratio']:.2f}" if "peer" in row else ""
+    low, high = row["time_ratio_range"]
+    memory = "   -" if row["temp_ratio"] is None else f"{row['temp_ratio']:4.2f}"
+    return (f"{row['case']:34s} hand {row['hand_ms']:9.3f} ms   autodiff / hand: time {row['time_ratio']:.2f} "
+            f"({low:.2f}-{high:.2f})   temporary bytes {memory}{peer}")
