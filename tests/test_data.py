@@ -365,7 +365,18 @@ def test_every_key_is_explained_where_it_is_declared(config):
         assert re.search(rf"^    {field.name}: .*  # \w", declared, re.MULTILINE), field.name
 
 
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_new_file_is_all_that_a_new_data_set_needs(tmp_path):
+    logic = inspect.getsource(inspect.getmodule(Logic))
+    (tmp_path / "mine.py").write_text(logic.replace("class Logic", "class Mine"))
+    load = "d._discover()['Mine']('xor').load()"
+    code = f"import jaxbp.data as d; d.__path__.append({str(tmp_path)!r}); print({load}.test.y.ravel())"
+    assert python(code) == "[0. 1. 1. 0.]"
+
+
 def test_importing_the_data_sets_does_not_import_what_only_loading_needs():
     code = "import sys, jaxbp.data; print([m for m in ('sklearn', 'PIL', 'urllib.request') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert python(code) == "[]"

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,7 @@ words = st.text(st.characters(categories=["L"])).filter(lambda word: word.lower(
 @given(st.lists(st.integers(-(10**6), 10**6), min_size=1) | st.lists(words, min_size=1))
 def test_labels_are_numbered_in_order(values):
     y, classes = number_labels([str(v) for v in values])
+    assert y.dtype == np.int32
     assert [classes[i] for i in y] == [str(v) for v in values]
     assert list(classes) == [str(v) for v in sorted(set(values))]
 
@@ -254,8 +256,8 @@ def test_image_with_a_flipped_bit_is_refused_or_reads_the_same(tmp_path):
     file = tmp_path / "image.png"
     Image.fromarray(np.arange(18, dtype=np.uint8).reshape(3, 2, 3)).save(file)
     whole, good = file.read_bytes(), read_image(file, grayscale=False)
-    for place in range(len(whole)):
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    for place, bit in product(range(len(whole)), range(8)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
         with suppress(InputError):
             np.testing.assert_array_equal(read_image(file, grayscale=False), good)
 

@@ -77,6 +77,7 @@ WHOLE = idx(np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
     (WHOLE[:-1], r"is truncated: shape \(1, 2, 3\) of uint8 needs 22 bytes, the file has 21"),
     (WHOLE + b"\0", "has trailing bytes: .* needs 22 bytes, the file has 23"),
     (b"\x89PNG" + WHOLE, "begins with bytes 89 50 4e 47, which is no IDX file"),
+    (b"\0\x01\x08\x01" + WHOLE, "begins with bytes 00 01 08 01, which is no IDX file"),
     (b"\0\0\x0a\x01" + WHOLE, "begins with bytes 00 00 0a 01, which is no IDX file"),
     (b"\0\0\x08\0" + WHOLE, "begins with bytes 00 00 08 00, which is no IDX file"),
     (gzip.compress(WHOLE)[:-9], "Compressed file ended"),

@@ -72,10 +72,13 @@ def test_every_function_has_a_name_in_the_config():
 
 
 def test_function_noise_has_the_standard_deviation_asked_for():
-    noisy = Function("square", examples=4000, noise=0.5).load().train
-    assert (noisy.y - noisy.x**2).std() == pytest.approx(0.5, rel=0.05)
-    other = Function("square", examples=4000, noise=0.5, seed=1).load().train
-    assert (noisy.x != other.x).any()
+    train = Function("square", examples=4000, noise=0.5).load().train
+    assert (train.y - train.x**2).std() == pytest.approx(0.5, rel=0.05)
+
+
+def test_function_points_depend_on_the_seed():
+    first, second = (Function("sine", seed=seed).load() for seed in (0, 1))
+    assert not np.isin(first.train.x, [*second.train.x, *second.test.x]).any()
 
 
 @pytest.mark.parametrize(("make", "message"), [

@@ -1,4 +1,5 @@
 """Initializers: names, shapes, the published variances, determinism; and the symmetry that constants never break."""
+import functools
 import math
 
 import jax
@@ -24,21 +25,39 @@ MEAN = {"uniform": 0.5, "ones": 1.0}
 EVERY = pytest.mark.parametrize("name", NAMED)
 
 
-def weight(init, shape=(FAN_OUT, FAN_IN), key=KEY):
-    """A dense layer's weight [O, I]."""
-    return Dense(shape[0], w_init=init).init(key, jaxbp.shaped(1, shape[1]))["w"]
+@functools.cache
+def drawn(shape, wide=False):
+    """Every name's array of this shape; one program, in which all draw the same bits."""
+    axes = {"in_axis": -2, "out_axis": -1} if len(shape) > 1 else {"in_axis": -1, "out_axis": -1}
+    with jax.enable_x64(wide):
+        return jax.jit(lambda: {name: init(KEY, shape, **axes) for name, init in NAMED.items()})()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def weights(inits, shape, key=KEY):
+    """A dense layer's weight [O, I] from each initializer."""
+    return [Dense(shape[0], w_init=init).init(key, jaxbp.shaped(1, shape[1]))["w"] for init in inits]
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Name -> weight of a large layer, in float64."""
+    drawn = weights(tuple(NAMED), (FAN_OUT, FAN_IN))
+    return {name: np.asarray(w, np.float64) for name, w in zip(NAMED, drawn, strict=True)}
 
 
 @EVERY
 @pytest.mark.parametrize("shape", [(7, 3), (5, 7, 2, 3), (7,)], ids=str)
-def test_draws_float32_of_the_shape(name, shape):
+def test_draws_finite_float32_of_the_shape(name, shape):
     """A bias, which has one axis, included."""
-    in_axis, out_axis = (-2, -1) if len(shape) > 1 else (-1, -1)
-    for wide in (False, True):
-        with jax.enable_x64(wide):
-            w = NAMED[name](KEY, shape, in_axis=in_axis, out_axis=out_axis)
-            assert (w.shape, w.dtype) == (shape, jnp.float32)
-            assert np.isfinite(w).all()
+    w = drawn(shape)[name]
+    assert (w.shape, w.dtype) == (shape, jnp.float32)
+    assert np.isfinite(w).all()
+
+
+@EVERY
+def test_draws_float32_where_float64_is_enabled(name):
+    assert drawn((7, 3), wide=True)[name].dtype == jnp.float32
 
 
 def test_every_name_has_a_variance():
@@ -46,17 +65,17 @@ def test_every_name_has_a_variance():
 
 
 @EVERY
-def test_variance(name):
+def test_variance(name, large):
     """100,000 draws: the variance of a normal sample is known to 0.45 %, so 5 % is eleven standard deviations."""
-    w = np.asarray(weight(name), np.float64)
+    w = large[name]
     np.testing.assert_allclose(w.var(), VARIANCE[name], rtol=0.05)
     assert abs(w.mean() - MEAN.get(name, 0.0)) <= 5 * math.sqrt(VARIANCE[name] / w.size)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if "_" in name])
-def test_range(name):
+def test_range(name, large):
     """Uniform to sqrt(3) standard deviations; normal cut at 2 sigma, which leaves 0.8796 of sigma."""
-    w = np.abs(np.asarray(weight(name), np.float64)) / math.sqrt(VARIANCE[name])
+    w = np.abs(large[name]) / math.sqrt(VARIANCE[name])
     edge = math.sqrt(3) if name.endswith("uniform") else 2 / 0.87962566
     assert 0.98 * edge < w.max() <= edge * (1 + 1e-6)
 
@@ -67,21 +86,20 @@ def test_two_names_of_one_rule(name, other):
     assert NAMED[name] == NAMED[other]
 
 
-@EVERY
-def test_a_pure_function_of_the_key(name):
-    w, other = weight(name, (7, 3)), weight(name, (7, 3), jax.random.key(1))
-    np.testing.assert_array_equal(w, weight(name, (7, 3)))
-    assert np.array_equal(w, other) == (name in ("zeros", "ones"))
+def test_a_pure_function_of_the_key():
+    draw = lambda seed: weights(tuple(NAMED), (7, 3), jax.random.key(seed))
+    for name, w, again, other in zip(NAMED, draw(0), draw(0), draw(1), strict=True):
+        np.testing.assert_array_equal(w, again)
+        assert np.array_equal(w, other) == (name in ("zeros", "ones")), name
 
 
 def test_values_with_settings():
-    draw = lambda init: np.asarray(weight(init), np.float64)
-    np.testing.assert_allclose([draw(Normal(0.1, mean=3)).mean(), draw(Normal(0.1, mean=3)).std()], [3, 0.1], rtol=0.05)
-    w = draw(Uniform(-2, 5))
-    np.testing.assert_allclose([w.min(), w.max()], [-2, 5], rtol=0.01)
-    assert (w >= -2).all()
-    assert (w < 5).all()
-    assert (draw(Constant(0.25)) == 0.25).all()
+    normal, uniform, constant = weights((Normal(0.1, mean=3), Uniform(-2, 5), Constant(0.25)), (FAN_OUT, FAN_IN))
+    np.testing.assert_allclose([normal.mean(), normal.std()], [3, 0.1], rtol=0.05)
+    np.testing.assert_allclose([uniform.min(), uniform.max()], [-2, 5], rtol=0.01)
+    assert (uniform >= -2).all()
+    assert (uniform < 5).all()
+    assert (constant == 0.25).all()
 
 
 def test_a_value_is_its_own_initializer():
@@ -105,15 +123,21 @@ def test_an_unknown_name_suggests_the_nearest(given, nearest):
 # --- Symmetry --------------------------------------------------------------------------------------------------------
 
 
-def trained(w_init, b_init):
-    """(before, after): parameters of a 3-4-2 tanh net and 50 steps later, with targets that ask for all it has."""
-    model = Chain((Dense(4, w_init=w_init, b_init=b_init), Tanh(), Dense(2, w_init=w_init, b_init=b_init)))
-    x, y = jax.random.normal(KEY, (7, 3)), jax.random.normal(jax.random.key(1), (7, 2))
+@functools.partial(jax.jit, static_argnums=0)
+def descend(model, params, batch):
     gradient = value_and_grad(model, SquaredError())
-    batch = {"x": x, "y": y, "weight": jnp.full(7, 1 / 7)}
-    descend = lambda _, params: jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params, batch).grads)
-    before = model.init(KEY, x)
-    return before, jax.jit(lambda p: jax.lax.fori_loop(0, 50, descend, p))(before)
+    step = lambda _, params: jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params, batch).grads)
+    return jax.lax.fori_loop(0, 50, step, params)
+
+
+def trained(w_init, b_init):
+    """(before, after): parameters of a 3-4-2 tanh net, and 50 steps later."""
+    random = np.random.default_rng(0)
+    batch = {"x": random.normal(size=(7, 3)), "y": random.normal(size=(7, 2)), "weight": np.full(7, 1 / 7)}
+    model = Chain((Dense(4), Tanh(), Dense(2)))  # one program for all initializers
+    drawn = Chain((Dense(4, w_init=w_init, b_init=b_init), Tanh(), Dense(2, w_init=w_init, b_init=b_init)))
+    before = drawn.init(KEY, jaxbp.shaped(7, 3))
+    return before, descend(model, before, jaxbp.cast(jax.tree.map(jnp.asarray, batch), jnp.float32))
 
 
 def hidden_units(params):

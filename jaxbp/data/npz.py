@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxbp.data.pipeline import Dataset, Splits, check, to_float32, unreadable
+from jaxbp.data.pipeline import Dataset, Splits, check, unreadable
 from jaxbp.data.prepare import Prepared, check_test_fraction, label_numbers, split_test
 from jaxbp.errors import InputError
 
@@ -42,7 +42,7 @@ class Npz(Prepared):
             raise InputError(f"{self.path}: has no array {missing[0]}, only {', '.join(sorted(arrays))} ({rule})")
 
     def _part(self, arrays: dict[str, np.ndarray], suffix: str) -> Dataset:
-        """x float32 and y of one part, y as labels [N] of any type or targets [N, O]."""
+        """x and y of one part, y as labels [N] of any type or targets [N, O]."""
         x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
         if x.ndim == 0 or x.dtype.kind not in "fiub":
             raise InputError(f"{self.path}: x{suffix} must be [N, ...] of numbers, got {x.dtype} {list(x.shape)}")
@@ -50,7 +50,7 @@ class Npz(Prepared):
         if y.ndim not in ((1, 2) if targets else (1,)) or y.dtype.kind not in "fiubU":
             raise InputError(f"{self.path}: y{suffix} must be [N] labels (integers or text), or [N] or [N, O] targets "
                              f"(floats), got {y.dtype} {list(y.shape)}")
-        part = Dataset(to_float32(x), y[:, None] if targets and y.ndim == 1 else y)
+        part = Dataset(x, y[:, None] if targets and y.ndim == 1 else y)
         check(f"{self.path}: x{suffix}, y{suffix}", part, None)
         return part
 

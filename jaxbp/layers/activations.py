@@ -4,12 +4,15 @@ Where f' is a function of the output it is computed from y, which the next layer
 
     Sigmoid    y = 1 / (1 + e^-x)              f' = y (1 - y)
     Tanh       y = tanh x                      f' = 1 - y^2
-    ReLU       y = max(x, 0)                   f' = 1 if y > 0 else 0       (0 at 0, as in JAX)
-    LeakyReLU  y = x if x >= 0 else slope x    f' = 1 if y >= 0 else slope
     ELU        y = x if x > 0 else a (e^x - 1) f' = 1 if y > 0 else y + a
     SELU       y = s ELU(x, a)                 f' = s if y > 0 else y + s a
     Softplus   y = ln(1 + e^x)                 f' = 1 - e^-y
     Softmax    y_i = e^x_i / sum_j e^x_j       dx_i = y_i (dy_i - sum_j dy_j y_j)
+
+from the mask of the input's sign, one byte an entry,
+
+    ReLU       y = max(x, 0)                   f' = 1 if x > 0 else 0       (0 at 0, as in JAX)
+    LeakyReLU  y = x if x >= 0 else slope x    f' = 1 if x >= 0 else slope
 
 and from the input otherwise, with Phi the normal distribution function and phi its density:
 
@@ -104,28 +107,24 @@ class Tanh(Activation):
 class ReLU(Activation):
     """Rectified linear unit."""
 
-    def value(self, x: jax.Array) -> jax.Array:
-        return jax.nn.relu(x)
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, jax.Array]:
+        return jax.nn.relu(x), x > 0
 
-    def backward(self, params: PyTree, y: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        return jnp.where(y > 0, dy, 0), {}
+    def backward(self, params: PyTree, positive: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
+        return jnp.where(positive, dy, 0), {}
 
 
 @dataclass(frozen=True)
 class LeakyReLU(Activation):
-    """ReLU with negative_slope > 0 below zero (Maas et al. 2013)."""
+    """ReLU with a slope below zero (Maas et al. 2013)."""
 
     negative_slope: float = 0.01
 
-    def __post_init__(self) -> None:
-        if not self.negative_slope > 0:
-            raise InputError(f"LeakyReLU: negative_slope must be positive, got {self.negative_slope} (ReLU has 0)")
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, jax.Array]:
+        return jax.nn.leaky_relu(x, self.negative_slope), x >= 0
 
-    def value(self, x: jax.Array) -> jax.Array:
-        return jax.nn.leaky_relu(x, self.negative_slope)
-
-    def backward(self, params: PyTree, y: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        return jnp.where(y >= 0, dy, self.negative_slope * dy), {}
+    def backward(self, params: PyTree, positive: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
+        return jnp.where(positive, dy, self.negative_slope * dy), {}
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ class Elementwise(FromInput):
 
 def has_defaults(cls: type[Activation]) -> bool:
     """Whether the activation can be made without arguments."""
-    return cls.value is not Activation.value and all(field.default is not MISSING for field in fields(cls))
+    return cls not in (Activation, FromInput) and all(field.default is not MISSING for field in fields(cls))
 
 
 def activation(name: str) -> Layer:

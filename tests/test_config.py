@@ -1,0 +1,411 @@
+"""Configuration: every config file as JSON and back, overrides, and a clear line for whatever can be misspelt."""
+import dataclasses
+import functools
+import json
+import math
+import random
+import re
+import string
+import sys
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxbp import InputError, SquaredError
+from jaxbp.config import Config, Run, check_types, from_json, keys, load, override, to_json
+from jaxbp.data import Logic
+from jaxbp.losses import BinaryCrossEntropy, Penalty
+from jaxbp.models import MLP
+from jaxbp.train.optimizers import SGD, Adam, Constant, Cosine
+
+FILES = sorted(Path(__file__).parents[1].glob("configs/*.py"))
+EVERY = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+laws = settings(max_examples=50, deadline=None)
+loaded = functools.cache(load)
+XOR = Config(Logic("xor"), MLP(1, (4, 3)), BinaryCrossEntropy(), SGD(0.1), Run(2, seed=3))
+
+
+def refused(config, *words):
+    """The one line that these overrides end in."""
+    with pytest.raises(InputError) as error:
+        override(config, [f"--config.{word}" for word in words])
+    return one_line(error)
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def get(config, key):
+    return functools.reduce(getattr, key.split("."), config)
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_every_config_file_survives_json(path):
+    config = loaded(path)
+    data = json.loads(json.dumps(to_json(config)))
+    assert from_json(data) == config
+    assert to_json(from_json(data)) == to_json(config)
+    assert type(from_json(data).model.hidden) is tuple
+
+
+def test_json_names_the_types():
+    data = to_json(dataclasses.replace(XOR, optimizer=Adam(schedule=Cosine(warmup=0.5))))
+    assert (data["type"], data["model"]["type"], data["optimizer"]["schedule"]["type"]) == ("Config", "MLP", "Cosine")
+    assert data["optimizer"]["schedule"]["warmup"] == 0.5
+    assert data["run"] | {"type": "Run"} == {"type": "Run"} | dataclasses.asdict(XOR.run)
+
+
+@pytest.mark.parametrize(("part", "key", "value", "text"), [
+    ("optimizer", "type", "SDG", "unknown OptimizerConfig 'SDG'; did you mean 'SGD'"),
+    ("optimizer", "type", "MLP", "unknown OptimizerConfig 'MLP'"),
+    ("loss", "type", "BinaryCrosEntropy", "unknown Loss 'BinaryCrosEntropy'; did you mean 'BinaryCrossEntropy'"),
+    ("run", "epoch", 3, "unknown key of Run 'epoch'; did you mean 'epochs'"),
+    ("run", "epochs", 0, "epochs must be at least 1, got 0")])
+def test_json_that_is_no_config(part, key, value, text):
+    data = to_json(XOR)
+    data[part][key] = value
+    with pytest.raises(InputError, match=re.escape(text)) as error:
+        from_json(data)
+    one_line(error)
+
+
+# --- Keys ------------------------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_every_key_is_a_leaf_and_takes_its_own_value(path):
+    config = loaded(path)
+    names = [key for key, _ in keys(config)]
+    assert len(names) == len(set(names))
+    assert {key.partition(".")[0] for key in names} == {field.name for field in dataclasses.fields(config)}
+    assert not any(dataclasses.is_dataclass(get(config, key)) for key in names)
+    spell = lambda value: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    words = [f"--config.{key}={spell(get(config, key))}" for key in names if key != "penalty.paths"]
+    assert override(config, words) == config
+
+
+def edits(key):
+    """Misspellings: every deletion and every swap of neighbours, and some insertions and substitutions."""
+    choose, letters, places = random.Random(key), string.ascii_lowercase + "_", range(len(key))
+    deleted = {key[:i] + key[i + 1:] for i in places}
+    swapped = {key[:i] + key[i + 1] + key[i] + key[i + 2:] for i in places[:-1]}
+    inserted = {key[:i] + choose.choice(letters) + key[i:] for i in choose.sample(places, 3)}
+    changed = {key[:i] + choose.choice(letters) + key[i + 1:] for i in choose.sample(places, 3)}
+    return sorted(deleted | swapped | inserted | changed)
+
+
+SETS = {tuple(key for key, _ in keys(load(path))): path for path in FILES}  # one config for each set of keys
+
+
+@pytest.mark.parametrize("names", SETS, ids=lambda names: SETS[names].stem)
+def test_a_misspelt_key_is_refused_and_the_right_one_named(names):
+    """At least 95 of 100 times; the others lie as near to another key, as b is to b1 and b2."""
+    config, misled, count = loaded(SETS[names]), [], 0
+    for key in names:
+        for edit in set(edits(key)) - set(names):
+            text = refused(config, f"{edit}=1")
+            assert text.startswith(f"unknown option '--config.{edit}'")
+            near = re.search(r"did you mean '--config\.(.*?)'\?", text)
+            count += 1
+            if not near or near[1] != key:
+                misled.append(f"{edit} for {key}: {near and near[1]}")
+    print("\n".join(misled))
+    assert len(misled) <= 0.05 * count
+
+
+@pytest.mark.parametrize(("word", "nearest"), [
+    ("--config.optimizer.learning-rate=1", "optimizer.learning_rate"), ("--config.run.batch-size=1", "run.batch_size"),
+    ("--config.run.Epochs=1", "run.epochs"), ("--config.epochs=1", "run.epochs"), ("--run.epochs=1", "run.epochs"),
+    ("-config.run.epochs=1", "run.epochs"), ("config.run.epochs=1", "run.epochs"),
+    ("--confg.run.epochs=1", "run.epochs"),
+    ("--config.model.run.epochs=1", "run.epochs"), ("--config.optimizer_learning_rate=1", "optimizer.learning_rate"),
+    ("--config.run.epochs =1", "run.epochs")])
+def test_other_misspellings(word, nearest):
+    with pytest.raises(InputError, match=f"unknown option .*; did you mean '--config.{nearest}'") as error:
+        override(XOR, [word])
+    one_line(error)
+
+
+def test_a_word_like_no_key_lists_them_all():
+    with pytest.raises(InputError) as error:
+        override(XOR, ["zzz"])
+    assert all(f"--config.{key}" in one_line(error) for key, _ in keys(XOR))
+
+
+@pytest.mark.parametrize("word", ["--config.run=1", "--config.optimizer=Adam", "--config.=1", "--config", "epochs", ""])
+def test_what_is_no_key(word):
+    with pytest.raises(InputError, match="unknown option") as error:
+        override(XOR, [word])
+    one_line(error)
+
+
+def test_a_key_without_a_value():
+    assert refused(XOR, "run.epochs") == "--config.run.epochs needs a value: --config.run.epochs=VALUE"
+
+
+def test_a_key_given_twice():
+    assert refused(XOR, "run.epochs=3", "model.outputs=1", "run.epochs=3") == "--config.run.epochs is given twice"
+
+
+# --- Values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "text", "value"), [
+    ("model.hidden", "512,256", (512, 256)), ("model.hidden", "512", (512,)), ("model.hidden", "(512,)", (512,)),
+    ("model.hidden", "(512, 256)", (512, 256)), ("model.hidden", "", ()), ("model.hidden", "()", ()),
+    ("run.batch_size", "None", None), ("run.batch_size", "7", 7), ("run.shuffle", "False", False),
+    ("run.shuffle", "True", True), ("optimizer.learning_rate", "3", 3.0), ("optimizer.learning_rate", "1e-3", 1e-3),
+    ("loss.label_smoothing", ".5", 0.5), ("data.operator", "a_and_not_b", "a_and_not_b")])
+def test_values_by_type(key, text, value):
+    changed = override(XOR, [f"--config.{key}={text}"])
+    assert get(changed, key) == value
+    assert type(get(changed, key)) is type(value)
+    assert override(changed, [f"--config.{key}={get(XOR, key)}".replace("'", "")]) == XOR, "nothing else has changed"
+
+
+@pytest.mark.parametrize("text", [".*/w|.*/b", "a=b", "a b", "(a,b)", "-h", "-x.*", "--config.run.epochs=3"])
+def test_a_text_may_hold_anything(text):
+    assert override(XOR, [f"--config.penalty.paths={text}", "--config.penalty.l2=1"]).penalty.paths == text
+
+
+def test_no_override_changes_nothing():
+    assert override(XOR, []) == XOR
+
+
+@pytest.mark.parametrize("words", [("optimizer.momentum=0.9", "optimizer.nesterov=True"),
+                                   ("penalty.l2=0.1", "penalty.paths=.*"), ("penalty.l1=0.1", "run.epochs=7")])
+def test_overrides_are_applied_at_once(words):
+    """In either order, also where one alone would be impossible."""
+    words = [f"--config.{word}" for word in words]
+    assert override(XOR, words) == override(XOR, words[::-1]) != XOR
+    assert override(XOR, words).run.seed == 3
+
+
+@laws
+@given(st.floats(0, exclude_min=True, allow_infinity=False), st.integers(1), st.lists(st.integers(1), max_size=4),
+       st.none() | st.integers(1), st.booleans())
+def test_a_value_that_is_printed_is_read_back(rate, epochs, hidden, batch_size, shuffle):
+    words = [f"optimizer.learning_rate={rate!r}", f"run.epochs={epochs}", f"model.hidden={tuple(hidden)}",
+             f"run.batch_size={batch_size}", f"run.shuffle={shuffle}"]
+    config = override(XOR, [f"--config.{word}" for word in words])
+    assert (config.optimizer.learning_rate, config.run.epochs, config.model.hidden) == (rate, epochs, tuple(hidden))
+    assert (config.run.batch_size, config.run.shuffle) == (batch_size, shuffle)
+
+
+# --- Wrong types -----------------------------------------------------------------------------------------------------
+
+ALL_KEYS = {key: (path, kind) for path in FILES for key, kind in keys(load(path))}
+WRONG = {
+    int: ("an integer", ["x", "1.5", "1e3", "", "None", "1,2"]),
+    int | None: ("an integer or None", ["x", "2.0", "", "none"]),
+    float: ("a number", ["x", "1,0", "", "None", "0x10"]),
+    bool: ("True or False", ["x", "true", "1", "", "None"]),
+    tuple[int, ...]: ("integers separated by commas", ["x", "512,x", "1.5", "512;256", "None"]),
+}
+
+
+@pytest.mark.parametrize("key", [key for key, (_, kind) in ALL_KEYS.items() if kind not in (str, str | None)])
+def test_a_value_of_a_wrong_type_names_key_value_and_what_is_allowed(key):
+    path, kind = ALL_KEYS[key]
+    if get_origin(kind) is Literal:
+        choices = f"one of {', '.join(map(repr, get_args(kind)))}"
+        allowed, texts = choices, ["x", "", "None", get_args(kind)[0] + "x", f" {get_args(kind)[0]}"]
+    else:
+        allowed, texts = WRONG[kind]
+    for text in texts:
+        assert refused(loaded(path), f"{key}={text}") == f"--config.{key} must be {allowed}, got '{text}'"
+
+
+@pytest.mark.parametrize("key", ["run.epochs", "run.shuffle", "data.operator", "model.activation", "model.w_init", "x"])
+def test_a_value_of_two_lines_is_refused_in_one(key):
+    refused(XOR, f"{key}=a\nb")
+
+
+@pytest.mark.parametrize(("part", "text"), [
+    ({"run": Run(2, seed=1.5)}, "config.run.seed must be an integer, got 1.5"),
+    ({"run": Run(2, seed=True)}, "config.run.seed must be an integer, got True"),
+    ({"run": Run(2, batch_size=2.5)}, "config.run.batch_size must be an integer or None, got 2.5"),
+    ({"run": Run(2, shuffle=1)}, "config.run.shuffle must be True or False, got 1"),
+    ({"run": None}, "config.run must be Run, got None"),
+    ({"model": MLP(1, [4])}, "config.model.hidden must be integers separated by commas, got [4]"),
+    ({"model": MLP(1, (4, 2.5))}, "config.model.hidden must be integers separated by commas, got (4, 2.5)"),
+    ({"optimizer": SquaredError()}, "config.optimizer must be OptimizerConfig, got SquaredError(scale='half_sum')"),
+    ({"optimizer": SGD(0.1, momentum=False)}, "config.optimizer.momentum must be a number, got False"),
+    ({"optimizer": SGD(0.1, schedule="cosine")}, "config.optimizer.schedule must be Schedule, got 'cosine'"),
+    ({"penalty": [Penalty()]}, f"config.penalty must be Penalty, got [{Penalty()}]")])
+def test_check_types(part, text):
+    with pytest.raises(InputError, match=re.escape(text)) as error:
+        check_types(dataclasses.replace(XOR, **part), "config")
+    one_line(error)
+
+
+def test_check_types_accepts_what_fits():
+    """A whole number where a number is asked, None where it is allowed, any schedule."""
+    for optimizer in (SGD(1), SGD(0.1, Constant()), Adam(schedule=Cosine())):
+        check_types(dataclasses.replace(XOR, optimizer=optimizer, run=Run(2, batch_size=None)), "config")
+
+
+# --- Impossible values -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), [
+    ("run.epochs", "0", "at least 1"), ("run.batch_size", "0", "at least 1"), ("run.evaluate_every", "0", "at least 1"),
+    ("run.steps_per_call", "-3", "at least 1"), ("run.seed", "-1", "0"), ("run.seed", "9" * 23, "0"),
+    ("model.outputs", "0", "at least 1"), ("model.hidden", "5,0", "at least 1"), ("model.dropout", "1.0", "[0, 1)"),
+    ("model.activation", "rleu", "'relu'"), ("model.output_activation", "sigmod", "'sigmoid'"),
+    ("model.w_init", "he_norml", "'he_normal'"), ("model.b_init", "zero", "'zeros'"),
+    ("loss.label_smoothing", "1.0", "[0, 1)"), ("optimizer.learning_rate", "0.0", "positive"),
+    ("optimizer.momentum", "1.0", "[0, 1)"), ("optimizer.nesterov", "True", "False where momentum is 0"),
+    ("penalty.l2", "-0.5", "not be negative"), ("penalty.l1", "-0.5", "not be negative"),
+    ("penalty.paths", ".*/b", "l2 and l1 are 0")])
+def test_values_out_of_range(key, value, allowed):
+    text = refused(XOR, f"{key}={value}")
+    assert allowed in text
+    assert value.split(",")[-1] in text
+
+
+NUMBERS = {key: path for key, (path, kind) in ALL_KEYS.items() if float in (kind, *get_args(kind))}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1.0"])
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_infinite_or_negative_or_not_a_number(key, value):
+    text = refused(loaded(NUMBERS[key]), f"{key}={value}")
+    assert value in text
+    assert key.rpartition(".")[2] in text.lower()
+
+
+# --- Files -----------------------------------------------------------------------------------------------------------
+
+GOOD = '''
+from jaxbp.config import *
+from jaxbp.data import Logic
+from jaxbp.losses import BinaryCrossEntropy
+from jaxbp.models import MLP
+from jaxbp.train.optimizers import SGD, Constant, Cosine
+
+def get_config():
+    model = MLP(1, (4, 3))
+    return Config(data=Logic("xor"), model=model, loss=BinaryCrossEntropy(), optimizer=SGD(0.1), run=Run(2, seed=3))
+'''
+
+
+def failed(path, text=None):
+    """The line that loading the file ends in, its path included."""
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load(path)
+    assert str(path) in one_line(error)
+    return str(error.value)
+
+
+def test_a_config_file(tmp_path):
+    path = tmp_path / "good.py"
+    path.write_text(GOOD)
+    assert load(path) == load(str(path)) == XOR
+
+
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations"])
+def test_a_config_file_with_classes_of_its_own(tmp_path, future):
+    path = tmp_path / "own.py"
+    path.write_text(f'''{future}
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+{GOOD}
+@dataclass(frozen=True)
+class Wide(MLP):
+    kind: Literal["a", "b"] = "a"
+    note: ClassVar[str] = ""
+
+old = get_config
+def get_config():
+    return Config(old().data, Wide(1), old().loss, old().optimizer, old().run)
+''')
+    config = load(path)
+    assert override(config, ["--config.model.kind=b"]).model.kind == "b"
+    assert from_json(to_json(config)) == config
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    assert failed(tmp_path / "any.py") == f"there is no config file {tmp_path / 'any.py'}"
+    assert failed(tmp_path / "folder" / "any.py") == f"there is no config file {tmp_path / 'folder' / 'any.py'}"
+    for name in ("digits", "iris"):
+        (tmp_path / f"{name}.py").write_text(GOOD)
+    assert f"did you mean '{tmp_path / 'digits.py'}'" in failed(tmp_path / "digit.py")
+    failed(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.txt", "config", "config.json"])
+def test_a_file_that_is_not_python(tmp_path, name):
+    failed(tmp_path / name, "{}")
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("", "get_config"),
+    (GOOD.replace("get_config", "get_confg"), "get_config"),
+    ("get_config = 3", "not callable"),
+    ("def get_config(): return {'epochs': 3}", "get_config() must return a jaxbp.config.Config, got dict"),
+    ("def get_config(): pass", "get_config() must return a jaxbp.config.Config, got NoneType"),
+    ("def get_config(): raise RuntimeError('boom')", "RuntimeError: boom"),
+    ("def get_config(): raise RuntimeError('boom\\nand more')", "boom"),
+    ("import nothing_like_this", "ModuleNotFoundError: No module named 'nothing_like_this'"),
+    ("def get_config(:", "SyntaxError"),
+    ("def get_config(a): pass", "'a'"),
+    (GOOD.replace("MLP(1,", "MLP(0,"), "at least 1, got 0"),
+    (GOOD.replace("Run(2,", "Run("), "'epochs'"),
+    (GOOD.replace("SGD(0.1)", "SGD(0.1, momentum=2)"), "momentum must lie in [0, 1), got 2"),
+    (GOOD.replace("seed=3", "seed=3.5"), "config.run.seed must be an integer, got 3.5"),
+    (GOOD.replace('"xor"', '"xorr"'), "did you mean 'xor'")])
+def test_a_file_that_gives_no_config(tmp_path, text, says):
+    assert says in failed(tmp_path / "bad.py", text)
+
+
+@pytest.mark.parametrize(("right", "wrong", "nearest"), [
+    ("loss=", "los=", "key of Config 'los'; did you mean 'loss'"),
+    ("seed=3", "sed=3", "key of Run 'sed'; did you mean 'seed'"),
+    ("MLP(1,", "MLP(dropot=0.1, outputs=1, hidden=", "key of MLP 'dropot'; did you mean 'dropout'"),
+    ("SGD(0.1)", "SGD(learning_rte=0.1)", "key of SGD 'learning_rte'; did you mean 'learning_rate'"),
+    ("SGD(0.1)", "SGD(0.1, Cosine(warmpu=0.1))", "key of Cosine 'warmpu'; did you mean 'warmup'"),
+    ("SGD(0.1)", "SGD(0.1, Constant(warmup=0.1))", "key of Constant 'warmup'"),
+    ('Logic("xor")', 'Logic(operater="xor")', "key of Logic 'operater'; did you mean 'operator'"),
+    ("Entropy()", "Entropy(smoothing=1)", "key of BinaryCrossEntropy 'smoothing'; did you mean 'label_smoothing'"),
+    ("seed=3)", "seed=3), penalty=Penalty(path='.*')", "key of Penalty 'path'; did you mean 'paths'")])
+def test_a_misspelt_keyword_names_the_nearest(tmp_path, right, wrong, nearest):
+    assert f"unknown {nearest}" in failed(tmp_path / "bad.py", GOOD.replace(right, wrong))
+
+
+@pytest.mark.parametrize(("right", "wrong", "key", "given"), [
+    ("Run(2,", "Run('two',", "epochs", "'two'"), ("MLP(1, (4, 3))", "MLP('one')", "outputs", "'one'"),
+    ("MLP(1, (4, 3))", "MLP(1, 128)", "hidden", "128"), ("SGD(0.1)", "SGD('fast')", "learning_rate", "'fast'"),
+    ("SGD(0.1)", "SGD(0.1, momentum=None)", "momentum", "None"),
+    ("Entropy()", "Entropy('much')", "label_smoothing", "'much'")])
+def test_a_wrong_type_in_a_file_names_key_and_value(tmp_path, right, wrong, key, given):
+    text = failed(tmp_path / "bad.py", GOOD.replace(right, wrong))
+    assert key in text
+    assert f"got {given}" in text
+
+
+def test_a_file_is_read_afresh(tmp_path, monkeypatch):
+    """Also one that changed within a second and kept its length: bytecode of it would be taken for up to date."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "config.py"
+    for epochs in (2, 7):
+        path.write_text(GOOD.replace("Run(2", f"Run({epochs}"))
+        assert load(path).run.epochs == epochs
+
+
+def test_no_two_values_are_mistaken_for_each_other():
+    """Configs that differ in one key differ, and so does their JSON."""
+    changed = [override(XOR, [f"--config.{word}"]) for word in ("run.seed=4", "model.hidden=4", "run.batch_size=None")]
+    assert len({XOR, *changed}) == 4
+    assert len({json.dumps(to_json(c)) for c in (XOR, *changed)}) == 4
+    assert not math.isnan(hash(XOR))
