@@ -102,15 +102,20 @@ def edits(key):
     return sorted(deleted | swapped | inserted | changed)
 
 
+ALL_KEYS = {key: (path, kind) for path in FILES for key, kind in keys(load(path))}
 SETS = {tuple(key for key, _ in keys(load(path))): path for path in FILES}  # one config for each set of keys
 
 
 @pytest.mark.parametrize("names", SETS, ids=lambda names: SETS[names].stem)
 def test_a_misspelt_key_is_refused_and_the_right_one_named(names):
-    """At least 95 of 100 times; the others lie as near to another key, as b is to b1 and b2."""
+    """At least 95 of 100 times; the others lie as near to another key, as b is to b1 and b2.
+
+    Every edit is tried in one config that has the key, and ten of them in the others.
+    """
     config, misled, count = loaded(SETS[names]), [], 0
     for key in names:
-        for edit in set(edits(key)) - set(names):
+        tried = edits(key) if ALL_KEYS[key][0] == SETS[names] else random.Random(key).sample(edits(key), 10)
+        for edit in sorted(set(tried) - set(names)):
             text = refused(config, f"{edit}=1")
             assert text.startswith(f"unknown option '--config.{edit}'")
             near = re.search(r"did you mean '--config\.(.*?)'\?", text)
@@ -202,7 +207,6 @@ def test_a_value_that_is_printed_is_read_back(rate, epochs, hidden, batch_size, 
 
 # --- Wrong types -----------------------------------------------------------------------------------------------------
 
-ALL_KEYS = {key: (path, kind) for path in FILES for key, kind in keys(load(path))}
 WRONG = {
     int: ("an integer", ["x", "1.5", "1e3", "", "None", "1,2"]),
     int | None: ("an integer or None", ["x", "2.0", "", "none"]),

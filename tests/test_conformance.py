@@ -151,12 +151,13 @@ def test_transforms(case):
     layer, function = case.layer, jaxbp.as_function(case.layer)
     if any(jnp.issubdtype(a.dtype, jnp.integer) for a in jax.tree.leaves(x)):
         return
-    stack = jax.tree.map(lambda p: jnp.stack([p, 2 * p, -p]), params)
+    several = lambda tree: jax.tree.map(lambda p: jnp.stack([p, 2 * p, -p]), tree)
+    stack, xs = several(params), several(x)
     score = lambda f: lambda p, x: conformance.dot(f(p, x, ctx), dy)
     plain = score(lambda p, x, ctx: layer.forward(p, x, ctx)[0])
-    mapped = lambda f: jax.jit(jax.vmap(jax.grad(f, (0, 1)), (0, None)))(stack, x)
+    mapped = lambda f: jax.jit(jax.vmap(jax.grad(f, (0, 1))))(stack, xs)
     assert worst(mapped(score(function)), mapped(plain)) <= FLOAT64_TOLERANCE
-    scanned = lambda f: jax.jit(lambda ps, x: jax.lax.map(lambda p: jax.grad(f, (0, 1))(p, x), ps))(stack, x)
+    scanned = lambda f: jax.jit(lambda *both: jax.lax.map(lambda px: jax.grad(f, (0, 1))(*px), both))(stack, xs)
     assert worst(scanned(score(function)), scanned(plain)) <= FLOAT64_TOLERANCE
     of = lambda f: jax.jit(jax.grad(jax.checkpoint(f), (0, 1)))(params, x)
     assert worst(of(score(function)), of(plain)) <= FLOAT64_TOLERANCE

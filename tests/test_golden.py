@@ -52,7 +52,7 @@ def with_values(model, *values):
 
 class Pass(NamedTuple):
     y: jax.Array
-    cache: dict
+    outputs: dict  # of every layer
     value: jax.Array
     dx: jax.Array
     deltas: dict  # dy at the output of every layer
@@ -65,7 +65,11 @@ def run(model, loss, params, batch):
     y, cache = model.forward(params, batch["x"], Context())
     value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
     dx, deltas = model.sweep(jaxbp.delta, params, cache, loss.backward(loss_cache))
-    return Pass(y, cache, value, dx, deltas, value_and_grad(model, loss)(params, batch).grads)
+    x, outputs = batch["x"], {}
+    for _, name, layer in model.named():
+        x, _ = layer.forward(params[name], x, Context())
+        outputs[name] = x
+    return Pass(y, outputs, value, dx, deltas, value_and_grad(model, loss)(params, batch).grads)
 
 
 # --- Mazur, "A Step by Step Backpropagation Example" -------------------------------------------------------------
@@ -106,7 +110,7 @@ def after(step, steps):
 
 def test_mazur_forward():
     first = run(MAZUR, HALF_SUM, WEIGHTS, BATCH)
-    close(first.cache["01_sigmoid"], [[0.5932699921071872, 0.596884378259767]])
+    close(first.outputs["01_sigmoid"], [[0.5932699921071872, 0.596884378259767]])
     close(first.y, [[0.7513650695523157, 0.7729284653214625]])
     close((first.y - BATCH["y"]) ** 2 / 2, [[0.274811083176155, 0.023560025583847746]])
     close(first.value, 0.2983711087600027)
@@ -220,7 +224,7 @@ def test_hagan_chapter_11():
     params = with_values(model, ([[-0.27], [-0.41]], [-0.48, -0.13]), ([[0.09, -0.17]], [0.48]))
     first = run(model, SquaredError("sum"), params, example([1], [target]))
     close(target, 1.7071067811865475)
-    close(first.cache["01_sigmoid"], [[0.320821300824607, 0.3681875822638983]])
+    close(first.outputs["01_sigmoid"], [[0.320821300824607, 0.3681875822638983]])
     close(first.y, [[0.4462820280893519]])
     close(first.value, 1.2608247530971957**2)
     close(first.deltas["02_dense"], [[-2.5216495061943913]])
@@ -240,8 +244,8 @@ def test_jay_softmax():
     params = with_values(model, *((np.transpose(w).tolist(), [1, 1, 1]) for w in weights))
     first = run(model, SoftmaxCrossEntropy(), params, example([0.1, 0.2, 0.7], [1, 0, 0]))
     softmax = np.array([0.198446894232731, 0.2853555304250049, 0.5161975753422642])
-    close(first.cache["01_relu"], [[1.35, 1.27, 1.8]])
-    close(first.cache["03_sigmoid"], [[0.9388312894865416, 0.9404756340234984, 0.9820843048123673]])
+    close(first.outputs["01_relu"], [[1.35, 1.27, 1.8]])
+    close(first.outputs["03_sigmoid"], [[0.9388312894865416, 0.9404756340234984, 0.9820843048123673]])
     close(first.y, [[1.8670679715618874, 2.230282320573539, 2.8230360327250636]])
     close(first.value, 1.6172337500003393)
     close(first.deltas["04_dense"], [softmax - [1, 0, 0]])
@@ -257,7 +261,7 @@ SEED_1 = with_values(  # random.seed(1) and then random.random() seven times
 
 def test_brownlee_forward():
     first = run(BROWNLEE, HALF_SUM, SEED_1, example([1, 0], [0, 1]))
-    close(first.cache["01_sigmoid"], [[0.7105668883115941]])
+    close(first.outputs["01_sigmoid"], [[0.7105668883115941]])
     close(first.y, [[0.6629970129852887, 0.7253160725279748]])
 
 
