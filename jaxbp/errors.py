@@ -8,6 +8,9 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Bad input: its text is one line that says what was given, where, and what is allowed."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(" ".join(text.splitlines()))
+
 
 def unknown(what: str, given: str, allowed: Iterable[str]) -> InputError:
     """The error for a name that is not in `allowed`: it suggests the nearest one, and lists all where they are few."""

@@ -86,13 +86,13 @@ NAMED: dict[str, Initializer] = {
 }
 
 
-def initializer(given: str | Initializer) -> Initializer:
-    """The initializer of that name; one given as a value is returned as it is.
+def initializer(given: str | Initializer, key: str = "initializer") -> Initializer:
+    """The initializer of that name, as the user's `key`; one given as a value is returned as it is.
 
     Raises InputError for an unknown name, with the nearest one.
     """
     if isinstance(given, Initializer):
         return given
     if given not in NAMED:
-        raise unknown("initializer", given, NAMED)
+        raise unknown(key, given, NAMED)
     return NAMED[given]

@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.core import PyTree, Static, path_name
-from jaxbp.errors import InputError, unknown
+from jaxbp.errors import InputError
+from jaxbp.typed import Typed
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Typed):
     """Items and their deltas; the weights are applied here, once for all losses.
 
     Outputs y are [..., O]; a target is like y, or [...] integer classes where the loss says so; weights are [...].
@@ -43,16 +44,20 @@ class Loss:
 
     def forward(self, y: jax.Array, target: jax.Array, weight: jax.Array) -> tuple[jax.Array, PyTree]:
         """-> (value, cache)."""
+        if weight.shape != y.shape[:-1]:
+            raise InputError(f"{type(self).__name__}: outputs {list(y.shape)} need weights {list(y.shape[:-1])}, "
+                             f"got {list(weight.shape)}")
         if jnp.issubdtype(target.dtype, jnp.floating):
             target = target.astype(weight.dtype)
         self.check(y.shape, target.shape, jnp.issubdtype(target.dtype, jnp.floating))
         items, cache = self.items(y.astype(weight.dtype), target)
-        return jnp.sum(weight * items), (cache, weight, Static(y.dtype))
+        return jnp.sum(jnp.where(weight == 0, 0, weight * items)), (cache, weight, Static(y.dtype))
 
     def backward(self, cache: PyTree) -> jax.Array:
         """-> dy, BP1."""
         cache, weight, dtype = cache
-        return (weight[..., None] * self.deltas(cache)).astype(dtype.value)
+        weight = weight[..., None]  # what a row of weight 0 holds, inf or nan, does not matter
+        return jnp.where(weight == 0, 0, weight * self.deltas(cache)).astype(dtype.value)
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         """Raises InputError where shapes or kinds of output and target do not fit this loss."""
@@ -67,10 +72,6 @@ class SquaredError(Loss):
     """e = y - t, scaled as the module's table says; delta = e, 2 e or 2 e / O."""
 
     scale: Literal["half_sum", "sum", "mean"] = "half_sum"
-
-    def __post_init__(self) -> None:
-        if self.scale not in ("half_sum", "sum", "mean"):
-            raise unknown("SquaredError scale", self.scale, ("half_sum", "sum", "mean"))
 
     def _factor(self, outputs: int) -> float:
         return {"half_sum": 0.5, "sum": 1.0, "mean": 1 / outputs}[self.scale]
@@ -102,6 +103,7 @@ class Huber(Loss):
     width: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.width > 0:
             raise InputError(f"Huber: width must be positive, got {self.width}")
 
@@ -125,6 +127,7 @@ class BinaryCrossEntropy(Loss):
     threshold: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_smoothing(self)
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
@@ -133,7 +136,8 @@ class BinaryCrossEntropy(Loss):
 
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
         target = target.reshape(y.shape).astype(y.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return jnp.sum(jax.nn.softplus(y) - target * y, -1), (y, target)
+        losses = target * jax.nn.softplus(-y) + (1 - target) * jax.nn.softplus(y)  # exact for confident outputs too
+        return jnp.sum(losses, -1), (y, target)
 
     def deltas(self, cache: PyTree) -> jax.Array:
         y, target = cache
@@ -151,6 +155,7 @@ class SoftmaxCrossEntropy(Loss):
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_smoothing(self)
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
@@ -164,7 +169,7 @@ class SoftmaxCrossEntropy(Loss):
         if target.ndim == y.ndim:
             target = (1 - s) * target + s / y.shape[-1]
             return jnp.sum(target * (log_total[..., None] - y), -1), (e, total, target)
-        hit = jnp.take_along_axis(y, target[..., None], -1)[..., 0]
+        hit = _own(y, target)[..., 0]
         spread = s * jnp.mean(y, -1) if s else 0
         return log_total - (1 - s) * hit - spread, (e, total, target)
 
@@ -191,13 +196,19 @@ class MulticlassHinge(Loss):
 
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
         own = jax.lax.broadcasted_iota(target.dtype, y.shape, y.ndim - 1) == target[..., None]
-        excess = jnp.where(own, 0, y - jnp.take_along_axis(y, target[..., None], -1) + self.margin)
+        excess = jnp.where(own, 0, y - _own(y, target) + self.margin)
         return jnp.sum(jnp.maximum(excess, 0), -1), (excess > 0, own, Static(y.dtype))
 
     def deltas(self, cache: PyTree) -> jax.Array:
         violated, own, dtype = cache
         count = jnp.sum(violated, -1, keepdims=True, dtype=dtype.value)
         return violated.astype(dtype.value) - jnp.where(own, count, 0)
+
+
+def _own(y: jax.Array, classes: jax.Array) -> jax.Array:
+    """[..., 1]: the output at each item's class; NaN for a class that does not exist, also a negative one."""
+    classes = jnp.where(classes < 0, y.shape[-1], classes)  # JAX would count negative ones from the end
+    return jnp.take_along_axis(y, classes[..., None], -1, mode="fill", fill_value=jnp.nan)
 
 
 def _check_smoothing(loss: BinaryCrossEntropy | SoftmaxCrossEntropy) -> None:
@@ -216,7 +227,7 @@ def _check_classes(
 
 
 @dataclass(frozen=True)
-class Penalty:
+class Penalty(Typed):
     """A term of the loss in the parameters whose path ('00_dense/w') the regular expression matches in full.
 
     l2 / 2 sum w^2 + l1 sum |w|; gradient l2 w + l1 sign w, 0 at 0. Both at least 0.
@@ -227,6 +238,11 @@ class Penalty:
     paths: str = r".*/w"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            re.compile(self.paths)
+        except re.error as error:
+            raise InputError(f"Penalty: paths must be a regular expression, got '{self.paths}' ({error})") from None
         if self.l2 < 0 or self.l1 < 0:
             raise InputError(f"Penalty: l2 and l1 must not be negative, got {self.l2} and {self.l1}")
         if self.paths != r".*/w" and not (self.l2 or self.l1):

@@ -92,7 +92,7 @@ def epoch() -> Race:
         peers |= {"torch eager": torch_epoch()}
     except ModuleNotFoundError:
         warnings.warn("torch is not installed: that peer is left out", stacklevel=1)
-    return Race("784-30-10 epoch", race.hand, race.autodiff, race.temp_bytes, peers, repeats=2)
+    return Race("784-30-10 epoch", race.hand, race.autodiff, race.temp_bytes, peers)
 
 
 def torch_epoch() -> Callable[[], None]:

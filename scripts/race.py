@@ -17,6 +17,7 @@ class Race:
     temp_bytes: tuple[int, int]  # hand, autodiff
     peers: dict[str, Callable[[], object]] = field(default_factory=dict)
     repeats: int = 10
+    peer_repeats: int = 1
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -26,18 +27,18 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Milliseconds of each, the minimum of its repeats; a first call warms up, and apart from it they take turns."""
+    for function in functions.values():
+        function()
+    times = [{name: 1e3 * seconds(function) for name, function in functions.items()} for _ in range(repeats)]
+    return {name: min(turn[name] for turn in times) for name in functions}
+
+
 def measure(race: Race, runs: int) -> list[dict]:
     """The rows of one case: one, and one for each further peer."""
-    runners = {"hand": race.hand, "autodiff": race.autodiff} | race.peers
-    for function in runners.values():
-        function()
-    best: list[dict[str, float]] = []
-    for _ in range(runs):
-        times: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in range(race.repeats):
-            for name, function in runners.items():
-                times[name].append(1e3 * seconds(function))
-        best.append({name: min(values) for name, values in times.items()})
+    pair = {"hand": race.hand, "autodiff": race.autodiff}
+    best = [interleaved(pair, race.repeats) | interleaved(race.peers, race.peer_repeats) for _ in range(runs)]
     median = lambda name: statistics.median(run[name] for run in best)
     ratios = lambda name: sorted(run[name] / run["hand"] for run in best)
     hand_bytes, autodiff_bytes = race.temp_bytes

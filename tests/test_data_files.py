@@ -104,7 +104,7 @@ def test_csv_takes_what_spreadsheets_write(table):
     (FLOWERS, {"features": ("long", 2)}, r"features must name columns other than the target, got \('long', 2\)$"),
     ("kind\nrose\n", {}, r"features must name columns other than the target"),
     (FLOWERS, {"delimiter": ", "}, r"^delimiter must be one character, got ', '$"),
-    (FLOWERS, {"task": "regresion"}, r"^unknown task 'regresion'; did you mean 'regression'"),
+    (FLOWERS, {"task": "regresion"}, r"^unknown Csv task 'regresion'; did you mean 'regression'"),
 ])
 def test_csv_refuses(table, text, keys, message):
     path = table(text)

@@ -82,7 +82,7 @@ def test_function_points_depend_on_the_seed():
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: Function("sin"), r"^unknown name 'sin'; did you mean 'sine'"),
+    (lambda: Function("sin"), r"^unknown Function name 'sin'; did you mean 'sine'"),
     (lambda: Function("sine", examples=1), "^examples must be at least 2, got 1$"),
     (lambda: Function("sine", low=1, high=1), "^low and high must satisfy .*, got 1 and 1$"),
     (lambda: Function("sine", high=2e6), "^low and high must satisfy .*, got -3.0 and 2000000.0$"),

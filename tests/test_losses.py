@@ -334,10 +334,10 @@ def test_weights_that_do_not_fit(y, weight):
 @pytest.mark.parametrize(("make", "text"), [
     (lambda: SquaredError("halfsum"), "unknown SquaredError scale 'halfsum'; did you mean 'half_sum'"),
     (lambda: Huber(0.0), "width must be positive, got 0.0"),
-    (lambda: Huber(math.nan), "width must be positive, got nan"),
+    (lambda: Huber(math.nan), "width must be a finite number, got nan"),
     (lambda: BinaryCrossEntropy(1.0), r"label_smoothing must lie in \[0, 1\), got 1.0"),
     (lambda: SoftmaxCrossEntropy(-0.1), r"label_smoothing must lie in \[0, 1\), got -0.1"),
-    (lambda: SoftmaxCrossEntropy(math.nan), r"label_smoothing must lie in \[0, 1\), got nan"),
+    (lambda: SoftmaxCrossEntropy(math.nan), r"label_smoothing must be a finite number, got nan"),
     (lambda: Penalty(l2=-1.0), "l2 and l1 must not be negative, got -1.0 and 0.0"),
     (lambda: Penalty(l1=-1.0), "l2 and l1 must not be negative, got 0.0 and -1.0"),
     (lambda: Penalty(l2=math.nan), "nan"),

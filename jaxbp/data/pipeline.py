@@ -4,11 +4,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from jaxbp.errors import InputError, unknown
+from jaxbp.errors import InputError
+from jaxbp.typed import Typed
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +94,8 @@ def unreadable(path: Path | str, error: Exception) -> InputError:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """The base of every data set's config: fields are config keys. Raises InputError for a name that is not allowed."""
-
-    def __post_init__(self) -> None:
-        for key, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, key) not in get_args(kind):
-                raise unknown(key, str(getattr(self, key)), get_args(kind))
+class DataConfig(Typed):
+    """The base of every data set's config: fields are config keys."""
 
     def load(self) -> Splits:
         """Reads or makes the data. Raises InputError if that cannot be done."""

@@ -264,13 +264,13 @@ def has_defaults(cls: type[Activation]) -> bool:
     return cls not in (Activation, FromInput) and all(field.default is not MISSING for field in fields(cls))
 
 
-def activation(name: str) -> Layer:
-    """The activation of that class name in lower case, with its default settings: 'relu', 'gelu', 'identity', ...
+def activation(name: str, key: str = "activation") -> Layer:
+    """The activation of that class name in lower case, as the user's `key`, with its default settings: 'relu', ...
 
     Raises InputError for an unknown name, with the nearest one.
     """
     kinds = [Identity, Step, *Activation.__subclasses__(), *FromInput.__subclasses__()]
     named = {cls.__name__.lower(): cls for cls in kinds if not issubclass(cls, Activation) or has_defaults(cls)}
     if name not in named:
-        raise unknown("activation", name, named)
+        raise unknown(key, name, named)
     return named[name]()

@@ -25,13 +25,14 @@ class MLP(ModelConfig):
     b_init: str = "zeros"  # initializer of the biases
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for width in (self.outputs, *self.hidden):
             if width < 1:
                 raise InputError(f"hidden and outputs must be at least 1, got {width}")
-        activation(self.activation)
-        activation(self.output_activation)
-        initializer(self.w_init)
-        initializer(self.b_init)
+        for key in ("activation", "output_activation"):
+            activation(getattr(self, key), key)
+        for key in ("w_init", "b_init"):
+            initializer(getattr(self, key), key)
         Dropout(self.dropout)
 
     def build(self) -> Layer:

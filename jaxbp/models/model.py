@@ -4,10 +4,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxbp.core import Layer
+from jaxbp.typed import Typed
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Typed):
     """The base of every model's config: fields are config keys."""
 
     def build(self) -> Layer:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import optax
 
 from jaxbp.errors import InputError
+from jaxbp.typed import Typed
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Typed):
     """The base of every schedule: the factor on the learning rate as a function of the step."""
 
     def build(self, learning_rate: float, steps: int) -> optax.Schedule:
@@ -33,6 +34,7 @@ class Cosine(Schedule):
     final: float = 0.0  # last learning rate as a fraction of the first, in [0, 1]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check("warmup", self.warmup, 0 <= self.warmup < 1, "lie in [0, 1)")
         _check("final", self.final, 0 <= self.final <= 1, "lie in [0, 1]")
 
@@ -44,13 +46,14 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Typed):
     """The base of every optimizer's config."""
 
     learning_rate: float = 0.1  # at the peak of the schedule, positive
     schedule: Schedule = Constant()  # how the learning rate changes over the run
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check("learning_rate", self.learning_rate, self.learning_rate > 0, "be positive")
 
     def build(self, steps: int) -> optax.GradientTransformation:
