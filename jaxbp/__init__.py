@@ -17,6 +17,17 @@ from jaxbp.losses import (
 )
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """jaxbp.load, the model of a run folder, is imported when asked for: it needs optax and the training extra."""
+    if name == "load":
+        from jaxbp.train.run import load
+
+        return load
+    raise AttributeError(f"module 'jaxbp' has no attribute '{name}'")
+
+
 __all__ = [
     "AbsoluteError", "BinaryCrossEntropy", "Case", "Chain", "Context", "Graph", "Huber", "InputError", "Layer", "Loss",
     "MulticlassHinge", "Node", "Outer", "Penalty", "Result", "Rule", "Shared", "SoftmaxCrossEntropy", "SquaredError",

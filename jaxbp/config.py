@@ -14,46 +14,46 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from jaxbp.data import DataConfig
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import ModelConfig
-from jaxbp.train.optimizers import OptimizerConfig, Schedule
-from jaxbp.typed import Typed, field_types, spell
+from jaxbp.train.optimizers import OptimizerConfig
+from jaxbp.typed import Count, NotNegative, Pattern, Seed, Typed, field_types, fits, spell
 
 
 @dataclass(frozen=True)
 class Run(Typed):
     """How long, in what batches, and how often to look."""
 
-    epochs: int  # passes over the training part, at least 1
-    batch_size: int | None = 128  # examples a step, at least 1; 1 is online, None is the full batch
-    seed: int = 0  # of initial weights, order and dropout, in 0..4294967295
+    epochs: Count  # passes over the training part
+    batch_size: Count | None = 128  # examples a step; 1 is online, None is the full batch
+    seed: Seed = 0  # of initial weights, order and dropout
     shuffle: bool = True  # a new order of the examples in every epoch
-    evaluate_every: int = 1  # epochs between evaluations, at least 1
-    steps_per_call: int = 100  # steps in one call of the compiled program, at least 1; results do not depend on it
+    evaluate_every: Count = 1  # epochs between evaluations
+    steps_per_call: Count = 100  # steps in one call of the compiled program; results do not depend on it
+    micro_batches: Count = 1  # parts in which a batch is worked through, a divisor of batch_size: less memory
+    patience: Count | None = None  # evaluations without a better validation loss before the run stops; None: never
+    checkpoint_seconds: NotNegative = 60.0  # time between checkpoints; 0 writes one after every call
+    keep: Count = 2  # checkpoints that stay
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("epochs", "batch_size", "evaluate_every", "steps_per_call"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise InputError(f"{key} must be at least 1, got {value}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed must lie in 0..{2**32 - 1}, got {self.seed}")
+        if self.batch_size is not None and self.batch_size % self.micro_batches:
+            raise InputError(f"Run: micro_batches must divide batch_size={self.batch_size}, got {self.micro_batches}")
 
 
 @dataclass(frozen=True)
 class Config(Typed):
     """One experiment."""
 
-    data: DataConfig
-    model: ModelConfig
-    loss: Loss
-    optimizer: OptimizerConfig
-    run: Run
+    data: DataConfig  # where the examples come from, and how they are split and scaled
+    model: ModelConfig  # the layers
+    loss: Loss  # what is made small
+    optimizer: OptimizerConfig  # how
+    run: Run  # how long
     penalty: Penalty = Penalty()  # on parameters chosen by path, added to the loss
 
 
@@ -98,20 +98,35 @@ def override(config: Config, words: Sequence[str]) -> Config:
     return _replace(config, {name.removeprefix("--config."): value for name, value in changes.items()})
 
 
+def show_help(config: Config) -> None:
+    """Prints every key that a command may override, with its type, meaning and value in this config; by tyro."""
+    import tyro
+
+    options = dataclasses.make_dataclass("options", [("config", Config)], frozen=True)
+    with contextlib.suppress(SystemExit):
+        tyro.cli(options, args=["--help"], default=options(config), prog="keys of the config", use_underscores=True,
+                 config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands))
+
+
 def keys(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """('optimizer.learning_rate', type) of every leaf of the config."""
+    """('optimizer.learning_rate', type) of every leaf of the config that a text can give."""
     hints = field_types(type(config))
     for field in dataclasses.fields(config):
         value, path = getattr(config, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{path}.")
-        else:
+        elif not any(isinstance(part, type) and issubclass(part, Typed) for part in get_args(hints[field.name])):
             yield path, hints[field.name]
 
 
 def to_json(config: Any) -> dict[str, Any]:
     """The resolved config as plain data: every dataclass a mapping that names its type."""
-    encode = lambda value: to_json(value) if dataclasses.is_dataclass(value) else value
+
+    def encode(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(encode, value))
+        return to_json(value) if dataclasses.is_dataclass(value) else value
+
     fields = {field.name: encode(getattr(config, field.name)) for field in dataclasses.fields(config)}
     return {"type": type(config).__name__} | fields
 
@@ -127,9 +142,9 @@ def from_json(data: dict[str, Any], kind: type = Config) -> Any:
         raise unknown(f"key of {cls.__name__}", name, hints)
 
     def decode(name: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return from_json(value, hints[name])
-        return tuple(value) if isinstance(value, list) else value
+        if isinstance(value, dict):  # of a kind such as Schedule, Plateau | None or tuple[Group, ...]
+            return from_json(value, (get_args(hints[name]) or [hints[name]])[0])
+        return tuple(decode(name, item) for item in value) if isinstance(value, list) else value
 
     return cls(**{name: decode(name, value) for name, value in data.items() if name != "type"})
 
@@ -143,14 +158,17 @@ def _family(kind: type) -> Iterator[type]:
 def _parse(name: str, kind: Any, text: str) -> Any:
     import tyro
 
-    if kind is str:
+    if kind in (str, Pattern):
         return text
     words = [w for w in re.split(r"[,\s()]+", text) if w] if get_origin(kind) is tuple else [text]
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(kind, args=words, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
+            value = tyro.cli(kind, args=words, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
     except SystemExit:
-        raise InputError(f"{name} must be {spell(kind)}, got '{text}'") from None
+        value = text
+    if not fits(value, kind):
+        raise InputError(f"{name} must be {spell(kind)}, got '{text}'")
+    return value
 
 
 def _replace(config: Any, changes: dict[str, Any], where: str = "--config") -> Any:
@@ -170,7 +188,6 @@ def _replace(config: Any, changes: dict[str, Any], where: str = "--config") -> A
 def _misspelt(path: Path, error: TypeError) -> InputError:
     """A clear line for a keyword that a config dataclass does not have."""
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    bases = (Config, Run, Penalty, DataConfig, ModelConfig, Loss, OptimizerConfig, Schedule)
-    for cls in (cls for base in bases for cls in _family(base) if found and cls.__name__ == found[1]):
+    for cls in (cls for cls in _family(Typed) if found and cls.__name__ == found[1]):
         return InputError(f"{path}: {unknown(f'key of {cls.__name__}', found[2], field_types(cls))}")
     return InputError(f"{path}: {error}")

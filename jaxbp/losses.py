@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxbp.core import PyTree, Static, path_name
 from jaxbp.errors import InputError
-from jaxbp.typed import Typed
+from jaxbp.typed import Fraction, NotNegative, Pattern, Positive, Typed
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Loss(Typed):
 class SquaredError(Loss):
     """e = y - t, scaled as the module's table says; delta = e, 2 e or 2 e / O."""
 
-    scale: Literal["half_sum", "sum", "mean"] = "half_sum"
+    scale: Literal["half_sum", "sum", "mean"] = "half_sum"  # of the sum of squares over the outputs
 
     def _factor(self, outputs: int) -> float:
         return {"half_sum": 0.5, "sum": 1.0, "mean": 1 / outputs}[self.scale]
@@ -100,12 +100,7 @@ class AbsoluteError(Loss):
 class Huber(Loss):
     """sum_o e^2 / 2 where |e| <= width, else width (|e| - width / 2) (Huber 1964); delta = e cut to [-width, width]."""
 
-    width: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.width > 0:
-            raise InputError(f"Huber: width must be positive, got {self.width}")
+    width: Positive = 1.0  # where the square becomes a line
 
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
         cut = jnp.clip(y - target, -self.width, self.width)
@@ -123,12 +118,8 @@ class BinaryCrossEntropy(Loss):
     t (1 - s) + s / 2.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0  # probability spread over all classes
     threshold: ClassVar[float] = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_smoothing(self)
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         if is_float or target != y[:-1] or y[-1] != 1:
@@ -152,11 +143,7 @@ class SoftmaxCrossEntropy(Loss):
     t (1 - s) + s / O. A class outside 0..O-1 gives NaN.
     """
 
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_smoothing(self)
+    label_smoothing: Fraction = 0.0  # probability spread over all classes
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         _check_classes(self, y, target, is_float, or_distributions=True)
@@ -189,7 +176,7 @@ class MulticlassHinge(Loss):
     delta_o = 1 where the margin is violated, and minus their count at t.
     """
 
-    margin: float = 1.0
+    margin: float = 1.0  # by which the right output must be ahead
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         _check_classes(self, y, target, is_float, or_distributions=False)
@@ -211,11 +198,6 @@ def _own(y: jax.Array, classes: jax.Array) -> jax.Array:
     return jnp.take_along_axis(y, classes[..., None], -1, mode="fill", fill_value=jnp.nan)
 
 
-def _check_smoothing(loss: BinaryCrossEntropy | SoftmaxCrossEntropy) -> None:
-    if not 0 <= loss.label_smoothing < 1:
-        raise InputError(f"{type(loss).__name__}: label_smoothing must lie in [0, 1), got {loss.label_smoothing}")
-
-
 def _check_classes(
     loss: Loss, y: tuple[int, ...], target: tuple[int, ...], is_float: bool, or_distributions: bool
 ) -> None:
@@ -233,18 +215,12 @@ class Penalty(Typed):
     l2 / 2 sum w^2 + l1 sum |w|; gradient l2 w + l1 sign w, 0 at 0. Both at least 0.
     """
 
-    l2: float = 0.0
-    l1: float = 0.0
-    paths: str = r".*/w"
+    l2: NotNegative = 0.0  # half of it times the sum of squares is added to the loss
+    l1: NotNegative = 0.0  # times the sum of magnitudes
+    paths: Pattern = r".*/w"  # of the parameters that count
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            re.compile(self.paths)
-        except re.error as error:
-            raise InputError(f"Penalty: paths must be a regular expression, got '{self.paths}' ({error})") from None
-        if self.l2 < 0 or self.l1 < 0:
-            raise InputError(f"Penalty: l2 and l1 must not be negative, got {self.l2} and {self.l1}")
         if self.paths != r".*/w" and not (self.l2 or self.l1):
             raise InputError(f"Penalty: paths='{self.paths}' chooses nothing while l2 and l1 are 0")
 

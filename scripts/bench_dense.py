@@ -17,7 +17,7 @@ from jaxbp.data import epoch_order
 from jaxbp.losses import Loss, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
 from jaxbp.train.provenance import threads
-from jaxbp.train.step import initial_state, make_program, make_step
+from jaxbp.train.step import Feed, initial_state, make_program, make_step
 
 EXAMPLES = 60_000
 NIELSEN = MLP(outputs=10, hidden=(30,), activation="sigmoid", output_activation="sigmoid")
@@ -77,7 +77,8 @@ def loop(name: str, whole_epoch: bool = False) -> Race:
     _, loss, batch_size, count = NETS[name]
     order, mask = (jnp.asarray(a) for a in epoch_order(0, 0, EXAMPLES, batch_size))
     count = len(order) if whole_epoch else count
-    arguments = (*(jnp.asarray(a) for a in data(loss)), order, mask, jnp.int32(0), jnp.int32(count))
+    feed = Feed(*(jnp.asarray(a) for a in data(loss)), order, mask)
+    arguments = (feed, jnp.int32(0), jnp.int32(count))
     compiled = [make_program(step).lower(make_state(), *arguments).compile() for step in both]
     run = lambda program: jax.block_until_ready(program(make_state(), *arguments))
     hand, auto = (partial(run, program) for program in compiled)

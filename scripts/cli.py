@@ -21,12 +21,25 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             return 2
 
-    app.run(guarded, flags_parser=lambda argv: flags.FLAGS(_with_equals(argv), known_only=True))
+    app.run(guarded, flags_parser=_parse)
 
 
 def config(words: Sequence[str]) -> configuration.Config:
     """The config of --config with the overrides in `words`."""
     return configuration.override(configuration.load(flags.FLAGS.config), words)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """absl's flags; --help shows them, and every key of the config with its meaning and default."""
+    wants_help = {"--help", "-h"} & set(argv)
+    words = flags.FLAGS(_with_equals([word for word in argv if word not in wants_help]), known_only=True)
+    if wants_help:
+        print(sys.modules["__main__"].__doc__)
+        print(flags.FLAGS.main_module_help())
+        if "config" in flags.FLAGS:
+            configuration.show_help(configuration.load(flags.FLAGS.config))
+        sys.exit(0)
+    return words
 
 
 def _with_equals(argv: Sequence[str]) -> list[str]:

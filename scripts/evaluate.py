@@ -1,30 +1,45 @@
-"""Evaluates a finished run on its data: python scripts/evaluate.py --run=FOLDER [--config.data.path=FOLDER]"""
-import json
+"""Scores a finished run on its data: python scripts/evaluate.py --run=FOLDER [--config.data.path=FOLDER]
+
+Every part gets a line; the test part of a classification also a table, confusion.png and calibration.png. All numbers
+are in scores.json. The files go into the run folder.
+"""
+from dataclasses import asdict
 from pathlib import Path
 
 import cli
+import numpy as np
 from absl import flags
 
-from jaxbp.config import from_json, override
-from jaxbp.errors import InputError
-from jaxbp.train.evaluate import make_evaluation
-from jaxbp.train.loop import restore
+from jaxbp.config import override
+from jaxbp.train.evaluate import make_prediction
+from jaxbp.train.files import write_json
+from jaxbp.train.run import load
+from jaxbp.train.scores import draw, measure
 
 flags.DEFINE_string("run", "runs/digits_mlp", "the run folder")
 
 
 def main(words: list[str]) -> int:
     folder = Path(flags.FLAGS.run)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is not a run folder: it has no config.json")
-    config = override(from_json(json.loads((folder / "config.json").read_text())), words)
+    model, params, state, config = load(folder)
+    config = override(config, words)
     splits = config.data.load()
-    model, params, state = restore(folder, config, splits)
-    evaluate = make_evaluation(model, config.loss, splits.classes is not None)
+    predict, lines, found = make_prediction(model), [], {}
     for name in ("train", "validation", "test"):
         if part := getattr(splits, name):
-            found = evaluate(params, state, part)
-            print(f"{name:10s} {len(part):6d} examples  " + "  ".join(f"{k} {v:.4f}" for k, v in found.items()))
+            y = predict(params, state, part.x)
+            loss = float(config.loss.forward(y, part.y, np.full(len(part), 1 / len(part), np.float32))[0])
+            scores = measure(y, part.y, config.loss, splits.classes)
+            lines.append(f"{name:10s} {len(part):6d} examples  loss {loss:.4f}  {scores}")
+            found[name] = {"examples": len(part), "loss": loss} | asdict(scores)
+    write_json(folder / "scores.json", found)
+    if splits.classes:
+        draw(scores, folder)
+        print(f"Test part, drawn in {folder}:\n{scores.table()}")
+        if scores.calibration is None:
+            print(f"No calibration: {type(config.loss).__name__} does not make these outputs probabilities.")
+        print()
+    print(*lines, sep="\n")
     return 0
 
 

@@ -52,7 +52,7 @@ def test_the_default_experiment_reaches_97_percent(tmp_path):
 @pytest.mark.parametrize(("words", "parts"), [
     (["--config.optimizer.beta=1"], ["unknown option '--config.optimizer.beta'"]),
     (["--config.run.seeds=1"], ["'--config.run.seeds'", "did you mean '--config.run.seed'"]),
-    (["--config.run.epochs=many"], ["--config.run.epochs must be an integer, got 'many'"]),
+    (["--config.run.epochs=many"], ["--config.run.epochs must be an integer of at least 1, got 'many'"]),
     (["--config=configs/digit_mlp.py"], ["'configs/digit_mlp.py'", "did you mean 'configs/digits_mlp.py'"]),
     (["--wordkir=x"], ["'--wordkir'", "did you mean '--workdir'"]),
     (["--config.run.batch_size=2000"], ["run.batch_size is 2000", "1438 examples"]),

@@ -12,17 +12,24 @@ import pytest
 import jaxbp
 from jaxbp import config as configuration
 from jaxbp.check import autodiff, worst
-from jaxbp.data import Dataset
+from jaxbp.data import Dataset, Embedded
 from jaxbp.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
 from jaxbp.train import optimizers, report
 from jaxbp.train.evaluate import make_evaluation
-from jaxbp.train.loop import restore, rounds, train
-from jaxbp.train.step import State, initial_state, make_program, make_step
+from jaxbp.train.failure import diagnose, replay
+from jaxbp.train.loop import NotFinite, rounds, train
+from jaxbp.train.run import load
+from jaxbp.train.step import Feed, State, accumulated, initial_state, make_program, make_step
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MODEL = MLP(outputs=3, hidden=(7,), activation="tanh").build()
 X, Y = jax.random.normal(jax.random.key(0), (11, 5)), jnp.arange(11) % 3
+
+
+def weights(folder: Path) -> bytes:
+    """Every bit of the parameters of a run."""
+    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(load(folder).params))
 
 
 def small(**run) -> configuration.Config:
@@ -58,6 +65,20 @@ def test_batch_laws_of_a_step(float64):
     assert worst(nothing, fresh(optax.sgd(0.1), jnp.float64).params) == 0  # all masked: no update, and no NaN
 
 
+def test_four_devices_give_the_update_of_one(float64):
+    """Eight rows, two of them masked, sharded over four simulated devices."""
+    optimizer = optax.sgd(0.1)
+    state = fresh(optimizer, jnp.float64)
+    batch = {"x": X[:8].astype(jnp.float64), "y": Y[:8], "mask": jnp.array([1.0] * 6 + [0] * 2)}
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = lambda *axes: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    step = jax.jit(make_step(jaxbp.value_and_grad(MODEL, SoftmaxCrossEntropy()), optimizer))
+    one = step(state, batch)
+    four = step(jax.device_put(state, place()), jax.device_put(batch, place("batch")))
+    assert len(four.loss_sum.devices()) == 4
+    assert worst(four.params, one.params) <= 1e-12
+
+
 def test_full_batch_step_is_gradient_descent(float64):
     state = fresh(optax.sgd(0.1), jnp.float64)
     batch = {"x": X.astype(jnp.float64), "y": Y, "weight": jnp.full(11, 1 / 11)}
@@ -73,7 +94,8 @@ def test_a_nonfinite_gradient_stops_before_the_update(bad):
     step = make_step(jaxbp.value_and_grad(MODEL, SoftmaxCrossEntropy()), optimizer)
     program = make_program(step)
     order = jnp.arange(10, dtype=jnp.int32)[:, None]
-    run = lambda x, count: program(fresh(optimizer), x, Y, order, jnp.ones((10, 1)), jnp.int32(0), jnp.int32(count))
+    feed = lambda x: Feed(x, Y, order, jnp.ones((10, 1)))
+    run = lambda x, count: program(fresh(optimizer), feed(x), jnp.int32(0), jnp.int32(count))[0]
     stopped, three = run(X.at[3, 0].set(bad), 10), run(X, 3)
     assert not stopped.finite
     assert stopped.step == 3
@@ -86,10 +108,10 @@ def test_a_nonfinite_gradient_stops_before_the_update(bad):
 def test_any_number_of_steps_is_one_program():
     optimizer = optax.sgd(0.1)
     program = make_program(make_step(jaxbp.value_and_grad(MODEL, SoftmaxCrossEntropy()), optimizer))
-    order, mask = jnp.zeros((10, 2), jnp.int32), jnp.ones((10, 2))
+    feed = Feed(X, Y, jnp.zeros((10, 2), jnp.int32), jnp.ones((10, 2)))
     state = fresh(optimizer)
     for first, count in ((0, 1), (1, 7), (8, 2)):
-        state = program(state, X, Y, order, mask, jnp.int32(first), jnp.int32(count))
+        state, _ = program(state, feed, jnp.int32(first), jnp.int32(count))
     assert program._cache_size() == 1
     assert state.step == 10
 
@@ -97,9 +119,8 @@ def test_any_number_of_steps_is_one_program():
 def test_steps_per_call_does_not_change_a_byte(tmp_path):
     for steps in (1, 7, 100):
         train(small(steps_per_call=steps), tmp_path / str(steps))
-    for name in ("metrics.jsonl", "parameters.npz"):
-        contents = {(tmp_path / str(steps) / name).read_bytes() for steps in (1, 7, 100)}
-        assert len(contents) == 1, name
+    assert len({(tmp_path / str(steps) / "metrics.jsonl").read_bytes() for steps in (1, 7, 100)}) == 1
+    assert len({weights(tmp_path / str(steps)) for steps in (1, 7, 100)}) == 1
 
 
 def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
@@ -107,7 +128,7 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     last = train(config, tmp_path / "run")
     folder, out = tmp_path / "run", capsys.readouterr().out
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "provenance.json", "metrics.jsonl", "timing.jsonl", "parameters.npz", "curves.png"}
+    assert names == {"config.json", "provenance.json", "metrics.jsonl", "timing.jsonl", "checkpoints", "curves.png"}
     assert out.splitlines()[0].startswith("cpu (")
     assert "threads, float32, matrix products in highest precision, 131 parameters" in out.splitlines()[0]
     rows = report.read_metrics(folder / "metrics.jsonl")
@@ -116,10 +137,10 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     assert set(last) == {"epoch", "step", "train_loss", "test_loss", "test_accuracy"}  # no wall-clock in here
     assert configuration.from_json(json.loads((folder / "config.json").read_text())) == config
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / "provenance.json").read_text())["versions"]["jax"] == jax.__version__
-    splits = config.data.load()
-    model, params, state = restore(folder, config, splits)
-    found = make_evaluation(model, config.loss, True)(params, state, splits.test)
+    assert json.loads((folder / "provenance.json").read_text())[0]["versions"]["jax"] == jax.__version__
+    model, params, state, stored = load(folder)
+    assert stored == config
+    found = make_evaluation(model, config.loss, True)(params, state, config.data.load().test)
     assert found == {"loss": last["test_loss"], "accuracy": last["test_accuracy"]}
 
 
@@ -132,7 +153,7 @@ def test_batch_sizes(batch_size, tmp_path):
 def test_seeds_decide_everything(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(small(seed=seed), tmp_path / name)
-    a, b, c = ((tmp_path / name / "parameters.npz").read_bytes() for name in "abc")
+    a, b, c = (weights(tmp_path / name) for name in "abc")
     assert a == b
     assert a != c
 
@@ -183,6 +204,7 @@ def test_schedules_and_optimizers(float64):
     ({"model": {"outputs": 4}}, r"the model has 4 outputs, but the data has 3 classes: set model.outputs=3"),
     ({"data": {"one_hot": True}, "loss": SquaredError(), "model": {"outputs": 1}}, "need float targets"),
     ({"loss": SquaredError()}, r"outputs \[16, 3\] need float targets of the same shape, got integer \[16\]"),
+    ({"optimizer": {"groups": (optimizers.Group(".*/b"),)}}, r"groups: no pattern matches '01_dense/w'"),
     ({"penalty": {"l2": 0.1, "paths": "dense/w"}}, r"'dense/w' matches no parameter \(there are: 01_dense/b"),
 ])
 def test_what_does_not_fit_is_refused_and_nothing_is_written(change, message, tmp_path):
@@ -196,15 +218,103 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(change, message, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_restore_refuses_what_does_not_fit(tmp_path):
-    config = small(epochs=1)
-    splits = config.data.load()
-    with pytest.raises(jaxbp.InputError, match="the run has not finished"):
-        restore(tmp_path, config, splits)
-    train(config, tmp_path)
-    other = replace(config, model=replace(config.model, hidden=(5,)))
-    with pytest.raises(jaxbp.InputError, match=r"has the shape \[16\] for 'params/01_dense/b', .* needs \[5\]"):
-        restore(tmp_path, other, splits)
+def test_load_refuses_what_is_no_finished_run(tmp_path):
+    with pytest.raises(jaxbp.InputError, match="is not a run folder"):
+        load(tmp_path)
+    train(small(epochs=1), tmp_path)
+    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
+    with pytest.raises(jaxbp.InputError, match="no valid checkpoint"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_accumulation_is_the_whole_batch(float64, parts):
+    """Six rows of which the last two are masked, in parts of three, two and one."""
+    optimizer = optax.sgd(0.1)
+    batch = {"x": X[:6].astype(jnp.float64), "y": Y[:6], "mask": jnp.array([1.0, 1, 1, 1, 0, 0])}
+    gradient = jaxbp.value_and_grad(MODEL, SoftmaxCrossEntropy())
+    whole, parted = (jax.jit(make_step(g, optimizer))(fresh(optimizer, jnp.float64), batch)
+                     for g in (gradient, accumulated(gradient, parts)))
+    assert worst(parted.params, whole.params) <= 1e-12
+    assert worst(parted.loss_sum, whole.loss_sum) <= 1e-12
+
+
+def test_early_stopping_returns_the_best_weights(tmp_path):
+    """A learning rate that overshoots: the run stops before its last epoch, with the weights of its best evaluation."""
+    config = small(epochs=200, patience=3, batch_size=15)
+    config = replace(config, data=replace(config.data, validation_fraction=0.3),
+                     optimizer=optimizers.SGD(learning_rate=0.5, momentum=0.9))
+    best = train(config, tmp_path)
+    rows = report.read_metrics(tmp_path / "metrics.jsonl")
+    assert len(rows) < 200
+    assert rows[-4] == best
+    assert min(row["validation_loss"] for row in rows) == best["validation_loss"]
+    model, params, state, _ = load(tmp_path)
+    found = make_evaluation(model, config.loss, True)(params, state, config.data.load().validation)
+    assert found["loss"] == best["validation_loss"]
+    assert train(config, tmp_path) == best  # it knows that it has finished
+    with pytest.raises(jaxbp.InputError, match=r"run\.patience needs a validation part"):
+        train(small(patience=3), tmp_path / "other")
+
+
+def test_a_nonfinite_run_names_the_step_and_the_layer_and_can_be_replayed(tmp_path):
+    """A learning rate of 1e30 overflows in the second update: the first one is kept, and the bundle shows the same."""
+    config = replace(small(), optimizer=optimizers.SGD(learning_rate=1e30))
+    config = replace(config, model=replace(config.model, activation="relu"))
+    with pytest.raises(NotFinite, match=r"step 1: not finite first in the output of layer 03_dense"):
+        train(config, tmp_path)
+    assert replay(config, tmp_path) == (1, "the output of layer 03_dense")
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize(("spoil", "first"), [
+    (lambda batch, params: batch["x"].at[0, 0].set(jnp.nan), "the batch, x"),
+    (lambda batch, params: params["00_dense"]["w"].at[0, 0].set(jnp.inf), "the parameters, 00_dense/w"),
+])
+def test_diagnosis_begins_at_the_front(spoil, first):
+    model = jaxbp.Chain((jaxbp.Dense(7), jaxbp.Tanh(), jaxbp.Dense(3)))
+    params = model.init(jax.random.key(0), jax.ShapeDtypeStruct(X.shape, X.dtype))
+    batch = {"x": X, "y": Y, "weight": jnp.full(11, 1 / 11)}
+    if "batch" in first:
+        batch["x"] = spoil(batch, params)
+    else:
+        params["00_dense"]["w"] = spoil(batch, params)
+    assert diagnose(model, SoftmaxCrossEntropy(), params, batch, jaxbp.Context()) == first
+
+
+def test_diagnosis_names_a_backward_that_is_wrong_alone():
+    class Bad(jaxbp.Tanh):
+        def backward(self, params, y, dy):
+            return dy / 0.0, {}
+
+    model = jaxbp.Chain((jaxbp.Dense(7), Bad(), jaxbp.Dense(3)))
+    params = model.init(jax.random.key(0), jax.ShapeDtypeStruct(X.shape, X.dtype))
+    batch = {"x": X, "y": Y, "weight": jnp.full(11, 1 / 11)}
+    assert diagnose(model, SoftmaxCrossEntropy(), params, batch, jaxbp.Context()) == "the delta of layer 00_dense"
+
+
+def test_augmentation_is_a_function_of_seed_and_step(tmp_path):
+    """Noise on the inputs: another run than without, the same when made again, and evaluation does not see it."""
+
+    class Noisy(Embedded):
+        def augment(self, key, x):
+            return x + jax.random.normal(key, x.shape)
+
+    config = small(epochs=2)
+    noisy = replace(config, data=Noisy("iris", scaling="standard", test_fraction=0.4))
+    rows = [train(c, tmp_path / name) for name, c in (("plain", config), ("a", noisy), ("b", noisy))]
+    assert rows[1] == rows[2]
+    assert rows[0]["train_loss"] != rows[1]["train_loss"]
+    seen = {}
+    optimizer = optax.sgd(0.0)
+    watch = lambda key, x: x + jax.random.uniform(key, ())
+    step = jax.jit(make_step(jaxbp.value_and_grad(MODEL, SoftmaxCrossEntropy()), optimizer, watch))
+    state = fresh(optimizer)
+    for i in range(3):
+        before = state.loss_sum
+        state = step(state, {"x": X, "y": Y, "mask": jnp.ones(11)})
+        seen[i] = float(state.loss_sum - before)
+    assert len(set(seen.values())) == 3  # each step its own
 
 
 def test_penalty_and_dropout_reach_the_update(tmp_path):

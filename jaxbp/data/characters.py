@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from jaxbp.data.pipeline import DataConfig, Dataset, Splits
-from jaxbp.data.prepare import as_one_hot, check_seed
-from jaxbp.errors import InputError
+from jaxbp.data.prepare import as_one_hot
+from jaxbp.typed import Count, Range, Seed
 
 CLASSES = tuple(string.ascii_uppercase + string.digits)
 DRAWN = """
@@ -49,18 +50,10 @@ DRAWN = """
 @dataclass(frozen=True)
 class Characters(DataConfig):
     """For training each of the 36 characters once, x [36, 35] of 0 and 1; for the test noisy copies of them."""
-    noise: float = 0.1  # part of the 35 pixels flipped in every test example, in [0, 1]
-    copies: int = 10  # test examples of each character, at least 1
+    noise: Annotated[float, Range(0, 1)] = 0.1  # part of the 35 pixels flipped in every test example
+    copies: Count = 10  # test examples of each character
     one_hot: bool = False  # labels as float32 rows [N, 36] instead of int32 numbers [N]
-    seed: int = 0  # of the noise, in 0..4294967295
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.seed)
-        if not 0 <= self.noise <= 1:
-            raise InputError(f"noise must lie in [0, 1], got {self.noise}")
-        if self.copies < 1:
-            raise InputError(f"copies must be at least 1, got {self.copies}")
+    seed: Seed = 0  # of the noise
 
     def load(self) -> Splits:
         train = Dataset(drawn_pixels(), np.arange(len(CLASSES), dtype=np.int32))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxbp.data.pipeline import Dataset, Splits, unreadable
+from jaxbp.data.pipeline import Dataset, unreadable
 from jaxbp.data.prepare import Tabular
 from jaxbp.errors import InputError, unknown
 
@@ -32,7 +32,7 @@ class Csv(Tabular):
         if len(self.delimiter) != 1:
             raise InputError(f"delimiter must be one character, got {self.delimiter!r}")
 
-    def load(self) -> Splits:
+    def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
         names, rows = self._read()
         target = self._column(self.target, names)
         chosen = [self._column(c, names) for c in self.features] or [i for i in range(len(names)) if i != target]
@@ -41,9 +41,9 @@ class Csv(Tabular):
         x = np.array([[self._number(line, names[i], cells[i]) for i in chosen] for line, cells in rows])
         if self.task == "regression":
             y = np.array([[self._number(line, names[target], cells[target])] for line, cells in rows])
-            return self.split(Dataset(x, y), None)
+            return Dataset(x, y), None
         y, classes = number_labels([self._label(line, names[target], cells[target]) for line, cells in rows])
-        return self.split(Dataset(x, y), classes)
+        return Dataset(x, y), classes
 
     def _read(self) -> tuple[list[str], list[tuple[int, list[str]]]]:
         """The columns' names (their numbers if there is no header), and every row's line number and cells."""

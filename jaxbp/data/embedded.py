@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxbp.data.pipeline import Dataset, Splits
+from jaxbp.data.pipeline import Dataset
 from jaxbp.data.prepare import Tabular
 from jaxbp.errors import InputError
 
@@ -23,11 +23,11 @@ class Embedded(Tabular):
         if self.image and self.name != "digits":
             raise InputError(f"image=True is for name='digits' only, got name='{self.name}'")
 
-    def load(self) -> Splits:
+    def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
         from sklearn import datasets
 
         bunch = getattr(datasets, f"load_{self.name}")()
         x = bunch.data.reshape(-1, 8, 8, 1) if self.image else bunch.data
         if self.name == "diabetes":
-            return self.split(Dataset(x, bunch.target[:, None]), None)
-        return self.split(Dataset(x, bunch.target.astype(np.int32)), tuple(str(name) for name in bunch.target_names))
+            return Dataset(x, bunch.target[:, None]), None
+        return Dataset(x, bunch.target.astype(np.int32)), tuple(str(name) for name in bunch.target_names)

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from jaxbp.data.pipeline import Dataset, Splits
+from jaxbp.data.pipeline import Dataset
 from jaxbp.data.prepare import Tabular
 from jaxbp.errors import InputError
+from jaxbp.typed import Range
 
 FUNCTIONS = {
     "sine": np.sin,
@@ -26,22 +27,18 @@ FUNCTIONS = {
 class Function(Tabular):
     """x [N, 1] uniform in [low, high) and y [N, 1] = f(x) + noise."""
     name: Literal["sine", "cosine", "sinc", "gaussian", "square", "polynomial", "absolute", "step"]  # f
-    examples: int = 200  # before the test part is split off, at least 2
-    low: float = -3.0  # least x, at least -1e6
-    high: float = 3.0  # x stays below, greater than low, at most 1e6
-    noise: float = 0.0  # standard deviation of the Gaussian noise on y, in [0, 1e6]
+    examples: Annotated[int, Range(2)] = 200  # before the test part is split off
+    low: Annotated[float, Range(-1e6, 1e6)] = -3.0  # least x
+    high: Annotated[float, Range(-1e6, 1e6)] = 3.0  # x stays below, greater than low
+    noise: Annotated[float, Range(0, 1e6)] = 0.0  # standard deviation of the Gaussian noise on y
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.examples < 2:
-            raise InputError(f"examples must be at least 2, got {self.examples}")
-        if not -1e6 <= self.low < self.high <= 1e6:
-            raise InputError(f"low and high must satisfy -1e6 <= low < high <= 1e6, got {self.low} and {self.high}")
-        if not 0 <= self.noise <= 1e6:
-            raise InputError(f"noise must lie in [0, 1e6], got {self.noise}")
+        if not self.low < self.high:
+            raise InputError(f"Function: low must be below high, got {self.low} and {self.high}")
 
-    def load(self) -> Splits:
+    def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
         rng = np.random.default_rng(self.seed)
         x = rng.uniform(self.low, self.high, (self.examples, 1))
         y = FUNCTIONS[self.name](x) + self.noise * rng.normal(size=x.shape)
-        return self.split(Dataset(x, y), None)
+        return Dataset(x, y), None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxbp.data.pipeline import Dataset, Splits, unreadable
+from jaxbp.data.pipeline import Dataset, unreadable
 from jaxbp.data.prepare import Tabular
 from jaxbp.errors import InputError
 
@@ -18,7 +18,7 @@ class Images(Tabular):
     path: str  # folder with one subfolder of images per class, all of one size
     grayscale: bool = False  # x as [N, rows, columns, 1], the brightness
 
-    def load(self) -> Splits:
+    def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
         folder = Path(self.path).expanduser()
         classes = [entry for entry in visible(folder) if entry.is_dir()]
         if len(classes) < 2:
@@ -30,7 +30,7 @@ class Images(Tabular):
                 raise InputError(f"{file}: has {_size(image)} pixels, and {files[0][0]} has {_size(pixels[0])}; "
                                  "all must have one size")
         y = np.array([number for _, number in files], np.int32)
-        return self.split(Dataset(np.stack(pixels) / np.float32(255), y), tuple(entry.name for entry in classes))
+        return Dataset(np.stack(pixels) / np.float32(255), y), tuple(entry.name for entry in classes)
 
 
 def visible(folder: Path) -> list[Path]:

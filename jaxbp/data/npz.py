@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxbp.data.pipeline import Dataset, Splits, check, unreadable
-from jaxbp.data.prepare import Prepared, check_test_fraction, label_numbers, split_test
+from jaxbp.data.prepare import Prepared, label_numbers, split_test
 from jaxbp.errors import InputError
+from jaxbp.typed import Share
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,7 @@ class Npz(Prepared):
     """The file holds x_train, y_train, x_test and y_test, or x and y. Each x is [N, ...] of numbers. Each y is [N] of
     integers or text (class labels, numbered in sorted order) or [N] or [N, O] of floats (regression targets)."""
     path: str  # path of the .npz file
-    test_fraction: float | None = None  # part of x and y kept for the test, in (0, 1); None if the file has x_test
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.test_fraction is not None:
-            check_test_fraction(self.test_fraction)
+    test_fraction: Share | None = None  # part of x and y kept for the test; None if the file has x_test
 
     def load(self) -> Splits:
         arrays = read_npz(Path(self.path))

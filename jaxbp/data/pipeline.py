@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxbp.errors import InputError
@@ -100,6 +101,10 @@ class DataConfig(Typed):
     def load(self) -> Splits:
         """Reads or makes the data. Raises InputError if that cannot be done."""
         raise NotImplementedError
+
+    def augment(self, key: jax.Array, x: jax.Array) -> jax.Array:
+        """A training batch [N, ...] changed at random, inside the compiled step: a pure function of key and x."""
+        return x
 
 
 def epoch_order(

@@ -12,22 +12,17 @@ import numpy as np
 
 from jaxbp.data.pipeline import DataConfig, Dataset, Splits, to_float32
 from jaxbp.errors import InputError
+from jaxbp.typed import Fraction, Seed, Share
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(DataConfig):
     """Keys of data that has a training and a test part."""
-    validation_fraction: float = 0.0  # part of the training examples kept for validation, in [0, 1); 0 keeps none
+    validation_fraction: Fraction = 0.0  # part of the training examples kept for validation; 0 keeps none
     scaling: Literal["none", "standard", "min_max"] = "none"  # of each feature, fitted on the training part
     scale_targets: bool = False  # regression targets to mean 0 and standard deviation 1 of the training part
     one_hot: bool = False  # labels as float32 rows [N, classes] instead of int32 numbers [N]
-    seed: int = 0  # of every random choice, in 0..4294967295
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.validation_fraction < 1:
-            raise InputError(f"validation_fraction must lie in [0, 1), got {self.validation_fraction}")
-        check_seed(self.seed)
+    seed: Seed = 0  # of every random choice
 
     def finish(self, train: Dataset, test: Dataset, classes: tuple[str, ...] | None) -> Splits:
         """Holds out the validation part, scales, encodes the labels, and gives everything its final type."""
@@ -49,28 +44,28 @@ class Prepared(DataConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Tabular(Prepared):
-    """Keys of data that comes as one table, from which a test part is split off."""
-    test_fraction: float = 0.2  # part of all examples kept for the test, in (0, 1)
+    """Keys of data that comes as one table, from which a test part is split off, or every fold in turn."""
+    test_fraction: Share = 0.2  # part of all examples kept for the test
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_test_fraction(self.test_fraction)
+    def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
+        """The whole table, unscaled, with labels as numbers, and the class names; None for regression."""
+        raise NotImplementedError
+
+    def load(self) -> Splits:
+        return self.split(*self.table())
 
     def split(self, data: Dataset, classes: tuple[str, ...] | None) -> Splits:
         """Holds out the test part (stratified where there are classes), then does what `finish` does."""
         return self.finish(*split_test(data, classes, self.test_fraction, self.seed), classes)
 
+    def folds(self, count: int, seed: int) -> Iterator[Splits]:
+        """`count` splits, each with one fold of `cross_validation` as its test part, scaled by its own training part.
 
-def check_seed(seed: int) -> None:
-    """Raises InputError unless scikit-learn accepts the seed."""
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed must lie in 0..{2**32 - 1}, got {seed}")
-
-
-def check_test_fraction(fraction: float) -> None:
-    """Raises InputError unless the fraction lies in (0, 1)."""
-    if not 0 < fraction < 1:
-        raise InputError(f"test_fraction must lie in (0, 1), got {fraction}")
+        test_fraction plays no part. Raises InputError at the call for a count that `cross_validation` refuses.
+        """
+        data, classes = self.table()
+        pairs = cross_validation(data, count, seed)
+        return (self.finish(data.take(train), data.take(test), classes) for train, test in pairs)
 
 
 def split_test(
@@ -158,7 +153,6 @@ def cross_validation(data: Dataset, folds: int, seed: int = 0) -> Iterator[tuple
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    check_seed(seed)
     if not 2 <= folds <= len(data):
         raise InputError(f"folds must lie in 2..{len(data)} (the number of examples), got {folds}")
     labels = _labels(data.y)

@@ -5,35 +5,31 @@ from dataclasses import dataclass
 
 from jaxbp.compose import Chain
 from jaxbp.core import Layer
-from jaxbp.errors import InputError
 from jaxbp.inits import initializer
 from jaxbp.layers import Dense, Dropout, Flatten
 from jaxbp.layers.activations import activation
 from jaxbp.models.model import ModelConfig
+from jaxbp.typed import Count, Fraction
 
 
 @dataclass(frozen=True)
 class MLP(ModelConfig):
     """[N, ...] -> [N, outputs]: flatten, then dense, activation and dropout for every hidden width, then dense."""
 
-    outputs: int  # units of the last layer, at least 1
-    hidden: tuple[int, ...] = ()  # units of each hidden layer, at least 1 each; none makes a linear model
+    outputs: Count  # units of the last layer
+    hidden: tuple[Count, ...] = ()  # units of each hidden layer; none makes a linear model
     activation: str = "relu"  # after every hidden layer
     output_activation: str = "identity"  # after the last; identity where the loss takes logits
-    dropout: float = 0.0  # fraction of hidden units dropped in training, in [0, 1)
+    dropout: Fraction = 0.0  # of the hidden units dropped in training
     w_init: str = "he_normal"  # initializer of the weights
     b_init: str = "zeros"  # initializer of the biases
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for width in (self.outputs, *self.hidden):
-            if width < 1:
-                raise InputError(f"hidden and outputs must be at least 1, got {width}")
         for key in ("activation", "output_activation"):
             activation(getattr(self, key), key)
         for key in ("w_init", "b_init"):
             initializer(getattr(self, key), key)
-        Dropout(self.dropout)
 
     def build(self) -> Layer:
         dense = lambda width: Dense(width, w_init=self.w_init, b_init=self.b_init)

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a model on one part of the data, in one compiled program."""
+"""Loss and accuracy of a model on one part of the data, or its outputs, in one compiled program."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -28,18 +28,47 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Callable[[PyTre
         return jax.tree.map(jnp.sum, jax.lax.map(chunk, (x, y, mask)))
 
     def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
-        size = min(CHUNK, len(data))
-        padded = lambda a: np.resize(a, (-(-len(data) // size) * size, *a.shape[1:])).reshape(-1, size, *a.shape[1:])
-        mask = (np.arange(-(-len(data) // size) * size) < len(data)).astype(np.float32).reshape(-1, size)
-        value, hits = sums(params, state, padded(data.x), padded(data.y), mask)
+        x, y = chunks(data.x), chunks(data.y)
+        mask = (np.arange(x.shape[0] * x.shape[1]) < len(data)).astype(np.float32).reshape(x.shape[:2])
+        value, hits = sums(params, state, x, y, mask)
         found = {"loss": float(value) / len(data)}
         return found | {"accuracy": float(hits) / len(data)} if classify else found
 
     return evaluate
 
 
+def make_prediction(model: Layer) -> Callable[[PyTree, PyTree, np.ndarray], np.ndarray]:
+    """(params, model state, x [N, ...]) -> the model's outputs [N, ...] on the host."""
+
+    @jax.jit
+    def outputs(params: PyTree, state: PyTree, x: jax.Array) -> jax.Array:
+        return jax.lax.map(lambda x: model.forward(params, x, Context(None, state, train=False))[0], x)
+
+    def predict(params: PyTree, state: PyTree, x: np.ndarray) -> np.ndarray:
+        return np.concatenate(outputs(params, state, chunks(x)))[:len(x)]
+
+    return predict
+
+
+def chunks(rows: np.ndarray) -> np.ndarray:
+    """[N, ...] -> [chunks, at most CHUNK, ...]; the first rows fill up the last chunk."""
+    size = min(CHUNK, len(rows))
+    count = -(-len(rows) // size)
+    return np.resize(rows, (count * size, *rows.shape[1:])).reshape(count, size, *rows.shape[1:])
+
+
 def correct(output: jax.Array, target: jax.Array, threshold: float) -> jax.Array:
     """[N]: whether the class of an output [N, O] is the target's, [N] or one-hot [N, O]; one output means yes or no."""
+    return predicted_class(output, threshold) == true_class(output, target)
+
+
+def predicted_class(output: jax.Array, threshold: float) -> jax.Array:
+    """[N]: the place of the largest of the outputs [N, O]; for one output whether it is above the threshold."""
+    return output[..., 0] > threshold if output.shape[-1] == 1 else output.argmax(-1)
+
+
+def true_class(output: jax.Array, target: jax.Array) -> jax.Array:
+    """[N]: the class that a target [N] or [N, O] means beside such an output [N, O]; for one output yes or no."""
     if output.shape[-1] == 1:
-        return (output[..., 0] > threshold) == (target.reshape(output.shape[:-1]) > 0.5)
-    return jnp.argmax(output, -1) == (jnp.argmax(target, -1) if target.ndim == output.ndim else target)
+        return target.reshape(output.shape[:-1]) > 0.5
+    return target.argmax(-1) if target.ndim == output.ndim else target

@@ -1,11 +1,15 @@
-"""The training loop: one readable loop around one compiled program."""
+"""The training loop: one readable loop around one compiled program, resumable to the bit."""
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,88 +17,216 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxbp.backprop import value_and_grad
-from jaxbp.config import Config, to_json
+from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree, output_spec
-from jaxbp.data import Splits, epoch_order
+from jaxbp.data import Dataset, Splits, epoch_order
 from jaxbp.errors import InputError
 from jaxbp.losses import Penalty
-from jaxbp.train import report
+from jaxbp.train import failure, report
 from jaxbp.train.evaluate import make_evaluation
-from jaxbp.train.files import load_arrays, save_arrays, write_json
-from jaxbp.train.provenance import header, provenance
-from jaxbp.train.step import State, initial_state, make_program, make_step
+from jaxbp.train.provenance import header, machine
+from jaxbp.train.run import RunFolder, checkpointed, fingerprint
+from jaxbp.train.step import Feed, State, accumulated, initial_state, make_program, make_step, prepared
 
 
-def train(config: Config, folder: Path) -> dict[str, float]:
-    """Trains and fills the run folder; -> the last row of metrics.
+def reached(point: str) -> None:
+    """Called after every call of the compiled program and every evaluation; tests put a kill in its place."""
 
-    The folder gets config.json and provenance.json first, metrics.jsonl row by row (no times: those are in
-    timing.jsonl), parameters.npz and curves.png at the end. Raises InputError before anything is written.
+
+class NotFinite(FloatingPointError):
+    """A loss or gradient was not finite; the weights were not touched, and the run folder can replay the step."""
+
+
+class Interrupted(SystemExit):
+    """A signal ended the run after it was saved; the same command goes on."""
+
+
+@dataclass
+class Session:
+    """One process's part of a run: what is compiled, and what the loop keeps on the host."""
+
+    config: Config
+    splits: Splits
+    folder: RunFolder
+    model: Layer
+    program: Callable[..., State]
+    evaluate: Callable[[PyTree, PyTree, Dataset], dict[str, float]]
+    data: str  # fingerprint
+    steps: int  # in an epoch
+    best: PyTree = None  # weights of the best validation loss so far, where the run stops early
+    facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
+    saved: float = field(default_factory=time.monotonic)
+
+    def save(self, state: State) -> None:
+        """A checkpoint of this instant."""
+        spec = batch_spec(self.splits, 1)
+        size = self.folder.metrics.stat().st_size
+        facts = self.facts | {"metrics_bytes": size, "data": self.data, "machine": machine(),
+                              "input": [list(spec.shape), str(spec.dtype)]}
+        self.folder.checkpoints.save(int(state.step), {"state": state, "best": self.best}, facts)
+        self.saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self.saved >= self.config.run.checkpoint_seconds
+
+
+def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None = None) -> dict[str, float]:
+    """Trains in the folder `path`, or goes on with the run there; -> metrics of the last epoch, or of the best.
+
+    Killed at any instant and started again it ends with the same bytes, parameters and metrics. splits: other data than
+    the config's, such as a fold. Raises InputError before anything is written, NotFinite where a loss or gradient is
+    not, Interrupted after SIGTERM or Ctrl-C.
     """
-    splits = config.data.load()
-    model = config.model.build()
+    splits, model, run = splits or config.data.load(), config.model.build(), config.run
     check_fit(config, model, splits)
-    run, examples = config.run, len(splits.train)
-    batch = run.batch_size or examples
-    steps = len(epoch_order(run.seed, 0, examples, batch)[0])
+    batch = run.batch_size or len(splits.train)
+    steps = -(-len(splits.train) // batch)
     optimizer = config.optimizer.build(run.epochs * steps)
-    spec = batch_spec(splits, batch)
-    state = initial_state(model, optimizer, spec, run.seed)
-    program = make_program(make_step(value_and_grad(model, config.loss, penalties_of(config)), optimizer))
-    evaluate = make_evaluation(model, config.loss, splits.classes is not None)
-    x, y = jnp.asarray(splits.train.x), jnp.asarray(splits.train.y)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", to_json(config))
-    write_json(folder / "provenance.json", provenance())
+    state = initial_state(model, optimizer, batch_spec(splits, batch), run.seed)
+    gradient = value_and_grad(model, config.loss, penalties_of(config))
+    gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
+    folder = RunFolder(path)
+    session = Session(config, splits, folder, model, make_program(make_step(gradient, optimizer, config.data.augment)),
+                      make_evaluation(model, config.loss, splits.classes is not None), fingerprint(splits), steps)
+    folder.clear() if fresh else folder.check(config)
+    if run.patience is not None:
+        session.best = jax.tree.map(jnp.copy, {"params": state.params, "model": state.model})
+    if found := folder.resume(checkpointed(state, config), session.data):
+        state, session.best = found[0]["state"], found[0]["best"]
+        session.facts = {key: found[1][key] for key in session.facts}
+    folder.write(config, found is None)
     print(header(state.params), flush=True)
-    rows = []
-    with (tqdm(total=run.epochs * steps, unit="step", disable=None, dynamic_ncols=True) as bar,
-          (folder / "metrics.jsonl").open("w") as metrics, (folder / "timing.jsonl").open("w") as timing):
+    if found:
+        print(f"resumed at step {int(state.step)} of {run.epochs * steps}", flush=True)
+    with signals() as caught:
+        all_rounds(session, state, caught)
+    rows = report.read_metrics(folder.metrics)
+    report.draw_curves(rows, path / "curves.png")
+    return rows[-1] if run.patience is None else min(rows, key=lambda row: row["validation_loss"])
+
+
+def all_rounds(session: Session, state: State, caught: list[int]) -> None:
+    """Rounds of `evaluate_every` epochs, each followed by an evaluation, from where the state is."""
+    run, steps = session.config.run, session.steps
+    x, y = jnp.asarray(session.splits.train.x), jnp.asarray(session.splits.train.y)
+    done = int(state.step)
+    if done >= run.epochs * steps or session.facts["finished"]:
+        return
+    with tqdm(total=run.epochs * steps, initial=done, unit="step", disable=None, dynamic_ncols=True) as bar:
         for first, last in rounds(run.epochs, run.evaluate_every):
-            started = time.perf_counter()
-            orders = [epoch_order(run.seed, epoch, examples, batch, run.shuffle) for epoch in range(first, last)]
-            order, mask = (jnp.asarray(np.concatenate(parts)) for parts in zip(*orders, strict=True))
-            state = one_round(program, state, (x, y, order, mask), len(order), run.steps_per_call, bar)
-            finite = bool(state.finite)  # waits for the round
+            if last * steps <= done:
+                continue
+            started, before = time.perf_counter(), int(state.step)
+            feed = Feed(x, y, *epochs_order(session, first, last))
+            state = one_round(session, state, feed, first * steps, caught, bar)
             seconds = time.perf_counter() - started
-            if not finite:
-                raise FloatingPointError(f"loss or gradient not finite at step {int(state.step)}; no update was made")
-            row = {"epoch": last, "step": int(state.step), "train_loss": float(state.loss_sum / state.examples)}
-            for name in ("validation", "test"):
-                if part := getattr(splits, name):
-                    found = evaluate(state.params, state.model, part)
-                    row |= {f"{name}_{key}": value for key, value in found.items()}
-            state = replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
-            rows.append(row)
-            metrics.write(json.dumps(row) + "\n")
-            speed = len(order) / seconds
-            timing.write(json.dumps({"epoch": last, "seconds": seconds, "steps_per_second": speed}) + "\n")
-            bar.write(report.line(row, run.epochs, speed))
-            for file in (metrics, timing):
-                file.flush()
-    save_arrays(folder / "parameters.npz", {"params": state.params, "state": state.model})
-    report.draw_curves(rows, folder / "curves.png")
-    return rows[-1]
+            state = evaluated(session, state, last, (last * steps - before) / seconds, bar)
+            reached("evaluated")
+            if session.facts["finished"] or last == run.epochs:
+                session.save(state)
+                return
+            if session.due() or caught:
+                session.save(state)
+            leave(caught, state)
 
 
-def restore(folder: Path, config: Config, splits: Splits) -> tuple[Layer, PyTree, PyTree]:
-    """(model, params, model state) of a finished run. Raises InputError where the folder holds none that fits."""
-    model, spec = config.model.build(), batch_spec(splits, 1)
-    make = lambda key: {"params": model.init(key, spec), "state": model.init_state(spec)}
-    stored = load_arrays(folder / "parameters.npz", jax.eval_shape(make, jax.random.key(0)))
-    return model, stored["params"], stored["state"]
+def one_round(session: Session, state: State, feed: Feed, offset: int, caught: list[int], bar: tqdm) -> State:
+    """The steps of the feed, whose first is number `offset` of the run, from where the state is, steps_per_call a call.
 
-
-def one_round(program, state: State, data: tuple, steps: int, steps_per_call: int, bar: tqdm) -> State:
-    """`steps` steps in calls of at most steps_per_call; the bar's loss is a call old, so that nothing waits for it."""
-    for first in range(0, steps, steps_per_call):
-        count, before = min(steps_per_call, steps - first), (state.loss_sum + 0, state.examples + 0)
-        state = program(state, *data, jnp.int32(first), jnp.int32(count))
+    What the bar shows and what is looked at for finiteness is a call old, so that nothing waits for it.
+    """
+    steps, per_call, seen = len(feed.order), session.config.run.steps_per_call, None
+    for first in range(int(state.step) - offset, steps, per_call):
+        count, before = min(per_call, steps - first), seen
+        state, seen = session.program(state, feed, jnp.int32(first), jnp.int32(count))
         bar.update(count)
-        if first:
-            bar.set_postfix(loss=f"{float(before[0]) / float(before[1]):.4f}", refresh=False)
+        if before is not None:
+            loss_sum, examples, finite = jax.device_get(before)
+            bar.set_postfix(loss=f"{loss_sum / max(examples, 1):.4f}", refresh=False)
+            if not finite:
+                break
+        if (session.due() or caught) and first + count < steps:
+            stop_if_not_finite(session, state, feed, offset)
+            session.save(state)
+            leave(caught, state)
+        reached("call")
+    stop_if_not_finite(session, state, feed, offset)
     return state
+
+
+def stop_if_not_finite(session: Session, state: State, feed: Feed, offset: int) -> None:
+    """Ends the run at a step whose loss or gradient was not finite: names it, and leaves what replays it."""
+    if state.finite:
+        return
+    batch = feed.batch(state.step - offset)
+    inputs, ctx = prepared(state, batch, session.config.data.augment)
+    first = failure.diagnose(session.model, session.config.loss, state.params, inputs, ctx)
+    failure.write_bundle(session.folder.path, state, batch, first)
+    raise NotFinite(f"step {int(state.step)}: not finite first in {first}; no weight was touched, and "
+                    f"scripts/replay.py --run={session.folder.path} replays the step")
+
+
+def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqdm) -> State:
+    """One row of metrics; keeps the best weights, and says whether the run has waited long enough for better ones."""
+    row = {"epoch": epoch, "step": int(state.step), "train_loss": float(state.loss_sum / state.examples)}
+    for name in ("validation", "test"):
+        if part := getattr(session.splits, name):
+            found = session.evaluate(state.params, state.model, part)
+            row |= {f"{name}_{key}": value for key, value in found.items()}
+    append(session.folder.metrics, row)
+    append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed})
+    bar.write(report.line(row, session.config.run.epochs, speed))
+    patience, facts = session.config.run.patience, session.facts
+    if patience is not None:
+        if facts["best_loss"] is None or row["validation_loss"] < facts["best_loss"]:
+            session.best = jax.tree.map(jnp.copy, {"params": state.params, "model": state.model})
+            facts |= {"best_loss": row["validation_loss"], "waited": 0}
+        else:
+            facts["waited"] += 1
+        facts["finished"] = facts["waited"] >= patience
+    return replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
+
+
+def append(path: Path, row: dict[str, float]) -> None:
+    """One line of JSON at the end of the file."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Catches SIGTERM and Ctrl-C into a list; a second one ends the process as usual."""
+    caught: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave(caught: list[int], state: State) -> None:
+    """Ends the process after a signal; the state has been saved."""
+    if caught:
+        print(f"interrupted and saved at step {int(state.step)}; the same command goes on from there", flush=True)
+        raise Interrupted(128 + caught[0])
+
+
+def epochs_order(session: Session, first: int, last: int) -> tuple[jax.Array, jax.Array]:
+    """(order, mask) [steps, N] of the epochs from `first` to before `last`."""
+    run, examples = session.config.run, len(session.splits.train)
+    batch = run.batch_size or examples
+    orders = [epoch_order(run.seed, epoch, examples, batch, run.shuffle) for epoch in range(first, last)]
+    return tuple(jnp.asarray(np.concatenate(parts)) for parts in zip(*orders, strict=True))
 
 
 def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:
@@ -118,6 +250,10 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
     rows = config.run.batch_size or len(splits.train)
     if rows > len(splits.train):
         raise InputError(f"run.batch_size is {rows}, but the training part has {len(splits.train)} examples")
+    if rows % config.run.micro_batches:
+        raise InputError(f"run.micro_batches={config.run.micro_batches} must divide the batch of {rows} examples")
+    if config.run.patience is not None and splits.validation is None:
+        raise InputError("run.patience needs a validation part: set data.validation_fraction")
     spec = batch_spec(splits, rows)
     y = output_spec(model, spec)
     target = jax.ShapeDtypeStruct((rows, *splits.train.y.shape[1:]), splits.train.y.dtype)
@@ -125,5 +261,7 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
         raise InputError(f"the model has {y.shape[-1]} outputs, but the data has {len(splits.classes)} classes: "
                          f"set model.outputs={len(splits.classes)}")
     jax.eval_shape(config.loss.forward, y, target, jax.ShapeDtypeStruct((rows,), jnp.float32))
+    params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
+    config.optimizer.check(params)
     if penalties_of(config):
-        config.penalty.chosen(jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0)))
+        config.penalty.chosen(params)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxbp.backprop import Result
+from jaxbp.backprop import Result, add
 from jaxbp.core import Context, Layer, PyTree, register
 
 
@@ -48,23 +48,24 @@ def initial_state(model: Layer, optimizer: optax.GradientTransformation, spec: P
 
 
 def make_step(
-    gradient: Callable[..., Result], optimizer: optax.GradientTransformation
+    gradient: Callable[..., Result],
+    optimizer: optax.GradientTransformation,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] = lambda key, x: x,
 ) -> Callable[[State, dict[str, PyTree]], State]:
     """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] is 0 for rows that only pad.
 
-    gradient is a value_and_grad(model, loss). The loss is the mean over the rows that count. Where it or a gradient is
-    not finite nothing but `finite` changes.
+    gradient is a value_and_grad(model, loss); augment(key, x) changes the inputs, by a key of its own in every step.
+    The loss is the mean over the rows that count. Where it or a gradient is not finite nothing but `finite` changes.
     """
 
     def step(state: State, batch: dict[str, PyTree]) -> State:
         examples = jnp.sum(batch["mask"])
-        weight = batch["mask"] / jnp.maximum(examples, 1)
-        ctx = Context(jax.random.fold_in(state.key, state.step), state.model)
-        result = gradient(state.params, {"x": batch["x"], "y": batch["y"], "weight": weight}, ctx)
+        inputs, ctx = prepared(state, batch, augment)
+        result = gradient(state.params, inputs, ctx)
         finite = is_finite((result.value, result.grads))
 
         def update() -> State:
-            updates, moments = optimizer.update(result.grads, state.optimizer, state.params)
+            updates, moments = optimizer.update(result.grads, state.optimizer, state.params, value=result.value)
             return State(state.step + 1, optax.apply_updates(state.params, updates), moments, result.state, state.key,
                          state.loss_sum + result.value * examples, state.examples + examples, finite)
 
@@ -73,32 +74,76 @@ def make_step(
     return step
 
 
+def prepared(
+    state: State, batch: dict[str, PyTree], augment: Callable[[jax.Array, jax.Array], jax.Array]
+) -> tuple[dict[str, PyTree], Context]:
+    """What the gradient takes in this step: the batch with its weights, and a context with this step's key."""
+    key = jax.random.fold_in(state.key, state.step)
+    weight = batch["mask"] / jnp.maximum(jnp.sum(batch["mask"]), 1)
+    x = augment(jax.random.fold_in(key, 2**32 - 1), batch["x"])  # a number that no layer has
+    return {"x": x, "y": batch["y"], "weight": weight}, Context(key, state.model)
+
+
 def is_finite(tree: PyTree) -> jax.Array:
     """Whether the sum of all entries is finite: no entry is inf or nan, and nothing is so large that they overflow."""
     return jnp.isfinite(sum(jnp.sum(a) for a in jax.tree.leaves(tree)))
 
 
-def make_program(step: Callable[[State, dict[str, PyTree]], State]) -> Callable[..., State]:
-    """(state, x, y, order, mask, first, count) -> state after `count` steps from row `first` of order [steps, N].
+def accumulated(gradient: Callable[..., Result], micro_batches: int) -> Callable[..., Result]:
+    """`gradient` of a batch in equal parts, one after the other: the same sum with the memory of a part.
 
-    x and y are the whole training part, resident on the device. The state is donated.
+    The weights were made for the whole batch, so parts and ragged masks need no rule of their own. The state goes from
+    part to part, and each part has its own key.
+    """
+
+    def run(params: PyTree, batch: dict[str, PyTree], ctx: Context) -> Result:
+        parts = jax.tree.map(lambda a: a.reshape(micro_batches, -1, *a.shape[1:]), batch)
+
+        def one(carry: tuple[PyTree, ...], part: tuple[jax.Array, PyTree]) -> tuple[tuple[PyTree, ...], PyTree]:
+            value, grads, state = carry
+            i, batch = part
+            found = gradient(params, batch, Context(jax.random.fold_in(ctx.key, i), state, ctx.train))
+            return (value + found.value, add(grads, found.grads), found.state), found.output
+
+        first = (jnp.zeros((), batch["weight"].dtype), jax.tree.map(jnp.zeros_like, params), ctx.state)
+        (value, grads, state), output = jax.lax.scan(one, first, (jnp.arange(micro_batches), parts))
+        return Result(value, grads, state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), output))
+
+    return run
+
+
+@partial(register, data_fields=["x", "y", "order", "mask"], meta_fields=[])
+@dataclass(frozen=True)
+class Feed:
+    """The training part, resident on the device, and the rows of each step to come."""
+
+    x: PyTree  # [examples, ...]
+    y: PyTree
+    order: jax.Array  # [steps, N] int32
+    mask: jax.Array  # [steps, N] float32, 0 where a row only pads
+
+    def batch(self, index: jax.Array) -> dict[str, jax.Array]:
+        """The batch of step `index`; its rows are known to exist."""
+        rows = jax.lax.dynamic_index_in_dim(self.order, index, keepdims=False)
+        take = lambda data: data.at[rows].get(mode="promise_in_bounds")
+        mask = jax.lax.dynamic_index_in_dim(self.mask, index, keepdims=False)
+        return {"x": take(self.x), "y": take(self.y), "mask": mask}
+
+
+def make_program(step: Callable[[State, dict[str, PyTree]], State]) -> Callable[..., tuple[State, tuple]]:
+    """(state, feed, first, count) -> (state after at most `count` steps of the feed from its step `first` on, seen).
+
+    It stops where a step was not finite. The state is donated; seen, its sums and whether it is finite, is not.
     """
 
     @partial(jax.jit, donate_argnums=0)
-    def program(state: State, x: PyTree, y: PyTree, order: PyTree, mask: PyTree, first: PyTree, count: PyTree) -> State:
+    def program(state: State, feed: Feed, first: jax.Array, count: jax.Array) -> tuple[State, tuple]:
         def body(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
             i, state = carry
-            rows = jax.lax.dynamic_index_in_dim(order, first + i, keepdims=False)
-            batch = {"x": take(x, rows), "y": take(y, rows),
-                     "mask": jax.lax.dynamic_index_in_dim(mask, first + i, keepdims=False)}
-            return i + 1, step(state, batch)
+            return i + 1, step(state, feed.batch(first + i))
 
         going = lambda carry: (carry[0] < count) & carry[1].finite
-        return jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), state))[1]
+        state = jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), state))[1]
+        return state, (state.loss_sum, state.examples, state.finite)
 
     return program
-
-
-def take(data: jax.Array, rows: jax.Array) -> jax.Array:
-    """data[rows]; the rows are known to exist."""
-    return data.at[rows].get(mode="promise_in_bounds")

@@ -1,0 +1,53 @@
+"""KeepOutput: a layer whose cache also holds its output, so that a rule of the sweep sees what no cache keeps.
+
+Wrapped around every leaf by `map_leaves` it changes no number, no name and no parameter.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxbp.core import Case, Context, Layer, Outer, PyTree, label, shaped
+from jaxbp.layers.dense import Dense
+
+
+@dataclass(frozen=True)
+class KeepOutput(Layer):
+    """`inner` with the cache (output, inner's cache). index: a number for whoever wraps, such as the forward order."""
+
+    inner: Layer
+    index: int = 0
+
+    @property
+    def label(self) -> str:
+        """The name of the layer inside, so that parameter paths stay as they are."""
+        return label(self.inner)
+
+    @property
+    def couples_batch(self) -> bool:
+        """As the layer inside."""
+        return self.inner.couples_batch
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return self.inner.init(key, spec)
+
+    def init_state(self, spec: PyTree) -> PyTree:
+        return self.inner.init_state(spec)
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+        y, cache = self.inner.forward(params, x, ctx)
+        return y, (y, cache)
+
+    def backward(self, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return self.inner.backward(params, cache[1], dy)
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        return self.inner.next_state(state, cache[1])
+
+    def factors(self, params: PyTree, cache: PyTree, dy: PyTree) -> dict[str, Outer]:
+        return self.inner.factors(params, cache[1], dy)
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(KeepOutput(Dense(7)), shaped(5, 3))]

@@ -1,0 +1,135 @@
+"""Checkpoints that survive a kill at any instant, and files that rot.
+
+orbax writes the arrays aside; then come the facts, then a manifest with the sha256 of every file; then one rename. A
+checkpoint counts only if it has its final name and its manifest verifies. What does not is skipped with a message, and
+the one before it is used.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxbp.core import PyTree
+
+
+def reached(point: str) -> None:
+    """Called between the stages of a write; tests put a kill in its place."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a run, one folder a step; the newest `keep` stay."""
+
+    folder: Path
+    keep: int = 2
+
+    def save(self, step: int, tree: PyTree, facts: dict[str, Any]) -> None:
+        """Writes the arrays of `tree` and the `facts` (plain data) as the checkpoint of `step`, whole or not at all."""
+        final = self.folder / f"{step:010d}"
+        aside, old = self.folder / f"writing.{step:010d}", self.folder / f"deleting.{step:010d}"
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir(parents=True)
+        reached("begun")
+        save_arrays(aside / "arrays", tree)
+        reached("arrays")
+        (aside / "facts.json").write_text(json.dumps(facts))
+        write_manifest(aside)
+        reached("manifest")
+        if final.exists():
+            final.rename(old)
+        aside.rename(final)
+        reached("renamed")
+        self._prune()
+
+    def _prune(self) -> None:
+        """Deletes all but the newest `keep`, under another name first: what is half deleted is in no list."""
+        for path in self._newest_first()[self.keep:]:
+            path.rename(path.with_name(f"deleting.{path.name}"))
+        for path in [*self.folder.glob("deleting.*"), *self.folder.glob("writing.*")]:
+            shutil.rmtree(path)
+
+    def _newest_first(self) -> list[Path]:
+        return sorted((path for path in self.folder.glob("[0-9]*") if path.is_dir()), reverse=True)
+
+    def valid(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """(folder, facts) of the checkpoints that verify, newest first; a line is printed for each that does not."""
+        for path in self._newest_first():
+            if problem := verify(path):
+                print(f"checkpoint {path.name} is skipped: {problem}", flush=True)
+            else:
+                yield path, json.loads((path / "facts.json").read_text())
+
+
+def save_arrays(path: Path, tree: PyTree) -> None:
+    """A tree of arrays, random keys among them, by orbax."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), plain(tree))
+
+
+def load_arrays(path: Path, like: PyTree) -> PyTree:
+    """The tree that save_arrays wrote, with the structure, shapes and dtypes of `like` (arrays or their specs)."""
+    import orbax.checkpoint as ocp
+
+    abstract = jax.eval_shape(plain, like)
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.restore(path.absolute(), jax.tree.map(on_device, abstract))
+    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    whole = lambda leaf, like: jax.random.wrap_key_data(leaf) if is_key(like) else leaf
+    return jax.tree.map(whole, stored, like)
+
+
+def plain(tree: PyTree) -> PyTree:
+    """The tree with random keys as their numbers."""
+    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
+
+
+def on_device(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The spec with the place where it is to be restored."""
+    return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def write_manifest(folder: Path) -> None:
+    """manifest.json, the last file written: the sha256 of every other one, all of them on the disk."""
+    sums = {str(path.relative_to(folder)): digest(path, sync=True) for path in files(folder)}
+    with (folder / "manifest.json").open("w") as manifest:
+        json.dump(sums, manifest, indent=0)
+        manifest.flush()
+        os.fsync(manifest.fileno())
+
+
+def verify(folder: Path) -> str | None:
+    """What is wrong with the checkpoint, None where every file is as its manifest says."""
+    try:
+        sums = json.loads((folder / "manifest.json").read_text())
+        present = {str(path.relative_to(folder)) for path in files(folder)}
+        if not isinstance(sums, dict) or present != sums.keys():
+            return "its files are not those of its manifest"
+        wrong = [name for name, sha256 in sums.items() if digest(folder / name) != sha256]
+    except (OSError, ValueError) as error:
+        return f"it has no readable manifest ({error})"
+    return f"{wrong[0]} is not what was written" if wrong else None
+
+
+def files(folder: Path) -> list[Path]:
+    """Every file below the folder but the manifest."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+
+
+def digest(path: Path, sync: bool = False) -> str:
+    """sha256 of a file; with sync it is put on the disk first."""
+    with path.open("rb+" if sync else "rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()

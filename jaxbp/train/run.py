@@ -1,0 +1,152 @@
+"""The run folder: what a run is made of, whether the same command may go on with it, and how it is loaded in Python.
+
+config.json, provenance.json (one entry a session), metrics.jsonl (no times), timing.jsonl, checkpoints/, curves.png.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxbp.config import Config, from_json, to_json
+from jaxbp.core import Layer, PyTree
+from jaxbp.data import Splits
+from jaxbp.errors import InputError
+from jaxbp.train.checkpoint import Checkpoints, load_arrays
+from jaxbp.train.files import write_json
+from jaxbp.train.provenance import machine, provenance
+from jaxbp.train.step import initial_state
+
+MAY_CHANGE = r"run\.(epochs|steps_per_call|checkpoint_seconds|keep)|data\.(path|(train|test)_(images|labels))"
+FILES = ("config.json", "provenance.json", "metrics.jsonl", "timing.jsonl", "curves.png", "checkpoints", "failure")
+
+
+class Loaded(NamedTuple):
+    """A trained model."""
+
+    model: Layer
+    params: PyTree
+    state: PyTree  # running statistics and the like, for Context(state=...)
+    config: Config
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Its checkpoints, with the keep that its config says."""
+        return Checkpoints(self.path / "checkpoints", self.config().run.keep)
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON row an evaluation."""
+        return self.path / "metrics.jsonl"
+
+    def config(self) -> Config:
+        """The resolved config that the run was made with. Raises InputError where the folder holds none."""
+        file = self.path / "config.json"
+        if not file.is_file():
+            raise InputError(f"{self.path} is not a run folder: it has no config.json")
+        return from_json(json.loads(file.read_text()))
+
+    def clear(self) -> None:
+        """Takes away what an earlier run left."""
+        for name in FILES:
+            target = self.path / name
+            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+
+    def check(self, config: Config) -> None:
+        """Raises InputError where the folder holds a run of another config, apart from the fields of MAY_CHANGE."""
+        if (self.path / "config.json").is_file():
+            changed = differences(to_json(self.config()), to_json(config))
+            refused = [text for key, text in changed.items() if not re.fullmatch(MAY_CHANGE, key)]
+            if refused:
+                raise InputError(f"{self.path} holds a run of another config: {'; '.join(refused)} "
+                                 "(--fresh starts it over, --workdir=DIR puts this one elsewhere)")
+
+    def write(self, config: Config, first: bool) -> None:
+        """The config, and one more entry of provenance; metrics begin anew where this is the `first` session."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        log = self.path / "provenance.json"
+        sessions = [] if first or not log.is_file() else json.loads(log.read_text())
+        write_json(log, [*sessions, provenance()])
+        write_json(self.path / "config.json", to_json(config))
+        if first:
+            self.metrics.write_bytes(b"")
+
+    def resume(self, like: PyTree, data: str) -> tuple[PyTree, dict[str, Any]] | None:
+        """(arrays, facts) of the newest valid checkpoint, metrics.jsonl cut to its length; None where there is none.
+
+        Raises InputError where the data is not what the run was made with.
+        """
+        if not (self.path / "config.json").is_file():
+            return None
+        for folder, facts in self.checkpoints.valid():
+            if facts["data"] != data:
+                raise InputError(f"the data differ from those that the run in {self.path} was made with")
+            if changed := differences(facts["machine"], machine()):
+                print(f"not bit-exact with the run so far, another machine or version: {'; '.join(changed.values())}")
+            tree = load_arrays(folder / "arrays", like)
+            if not self.metrics.is_file() or self.metrics.stat().st_size < facts["metrics_bytes"]:
+                raise InputError(f"{self.metrics} is shorter than the checkpoint of step {int(folder.name)} says")
+            os.truncate(self.metrics, facts["metrics_bytes"])
+            return tree, facts
+        return None
+
+
+def load(run: str | Path) -> Loaded:
+    """The model of a run folder with the weights of its newest checkpoint: the best ones where it stops early.
+
+    Raises InputError where the folder holds no valid checkpoint.
+    """
+    folder = RunFolder(Path(run))
+    config = folder.config()
+    newest = next(folder.checkpoints.valid(), None)
+    if newest is None:
+        raise InputError(f"there is no valid checkpoint in {folder.path}")
+    path, facts = newest
+    model, spec = config.model.build(), jax.ShapeDtypeStruct(tuple(facts["input"][0]), facts["input"][1])
+    state = jax.eval_shape(lambda: initial_state(model, config.optimizer.build(1), spec, 0))
+    stored = load_arrays(path / "arrays", checkpointed(state, config))
+    chosen = stored["best"] or {"params": stored["state"].params, "model": stored["state"].model}
+    return Loaded(model, chosen["params"], chosen["model"], config)
+
+
+def checkpointed(state: PyTree, config: Config) -> PyTree:
+    """The tree that a checkpoint holds: the state, and the best weights so far where the run stops early."""
+    best = None if config.run.patience is None else {"params": state.params, "model": state.model}
+    return {"state": state, "best": best}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """'run.seed' -> 'run.seed was 0 and is 1' for every leaf in which two nested mappings differ."""
+    found = {}
+    for key in sorted(old.keys() | new.keys()):
+        path, a, b = f"{prefix}{key}", old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= differences(a, b, f"{path}.")
+        elif json.dumps(a) != json.dumps(b):
+            found[path] = f"{path} was {a} and is {b}"
+    return found
+
+
+def fingerprint(splits: Splits) -> str:
+    """sha256 of all that is in the data, so that a run is not resumed on other data."""
+    total = hashlib.sha256()
+    for part in (splits.train, splits.validation, splits.test):
+        for array in (part.x, part.y) if part else ():
+            total.update(str((array.shape, array.dtype)).encode())
+            total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
