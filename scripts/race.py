@@ -38,7 +38,9 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
 def measure(race: Race, runs: int) -> list[dict]:
     """The rows of one case: one, and one for each further peer."""
     pair = {"hand": race.hand, "autodiff": race.autodiff}
-    best = [interleaved(pair, race.repeats) | interleaved(race.peers, race.peer_repeats) for _ in range(runs)]
+    ours = [interleaved(pair, race.repeats) for _ in range(runs)]
+    peers = [interleaved(race.peers, race.peer_repeats) for _ in range(runs)]  # after, since their threads spin on
+    best = [one | other for one, other in zip(ours, peers, strict=True)]
     median = lambda name: statistics.median(run[name] for run in best)
     ratios = lambda name: sorted(run[name] / run["hand"] for run in best)
     hand_bytes, autodiff_bytes = race.temp_bytes

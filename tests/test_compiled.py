@@ -50,6 +50,7 @@ def test_the_step_is_never_worse_than_autodiff(name):
     assert hand.cost_analysis()["flops"] >= rows * (3 * operations - first)  # the count sees the products at all
 
 
+@pytest.mark.slow
 def test_stack_memory_can_be_chosen():
     """36 wide blocks: keeping inputs is smaller than keeping caches, and groups of six are smaller still."""
     block = jaxbp.Chain((jaxbp.Dense(256), jaxbp.GELU(), jaxbp.Dense(64), jaxbp.Tanh()))

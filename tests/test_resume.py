@@ -139,7 +139,7 @@ def test_only_the_newest_stay_and_leftovers_go(tmp_path):
     np.testing.assert_array_equal(loaded["w"], tree()["w"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, monkeypatch, capsys):
     made = config(checkpoint_seconds=1e6)
     train(made, tmp_path / "whole")
@@ -160,6 +160,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, monkeypat
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_command_ends_cleanly_on_sigterm(tmp_path):
     words = [str(HERE.parent / "scripts/train.py"), f"--workdir={tmp_path}", "--config.run.epochs=100000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -200,6 +201,7 @@ def test_other_data_are_refused(tmp_path, monkeypatch):
         train(small(epochs=2), tmp_path)
 
 
+@pytest.mark.slow
 def test_another_version_is_a_warning_line(tmp_path, monkeypatch, capsys):
     train(small(epochs=1), tmp_path)
     monkeypatch.setattr("jaxbp.train.provenance.threads", lambda: 64)

@@ -63,6 +63,18 @@ def test_train_refuses_bad_words_in_one_line(words, parts, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "right"), [
+    ("--config.run.sed", "--config.run.seed"), ("--config.run.epochss", "--config.run.epochs"),
+    ("--config.optimizer.learning_rat", "--config.optimizer.learning_rate"),
+    ("--config.modl.dropout", "--config.model.dropout"), ("--config.data.scalign", "--config.data.scaling"),
+])
+def test_a_misspelt_key_ends_the_command(given, right, tmp_path):
+    line = refused("train.py", f"--workdir={tmp_path / 'run'}", f"{given}=1")
+    assert line == f"error: unknown option '{given}'; did you mean '{right}'?"
+    assert not (tmp_path / "run").exists()
+
+
 def test_train_refuses_bad_data_in_one_line(tmp_path):
     for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + np.array([3, 2, 2], ">i4").tobytes()))
@@ -74,12 +86,14 @@ def test_train_refuses_bad_data_in_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_other_scripts_refuse_in_one_line(tmp_path):
     assert "has no config.json" in refused("evaluate.py", f"--run={tmp_path}")
     assert "did you mean 'dense'" in refused("bench.py", "--suite=dens")
     assert "did you mean 'configs/xor.py'" in refused("check_gradients.py", "--config=configs/xo.py")
 
 
+@pytest.mark.slow
 def test_a_wrong_backward_makes_the_check_exit_with_1(tmp_path):
     """A config of one's own, with a layer whose bias gradient is 1.5 times too large."""
     (tmp_path / "wrong.py").write_text('''

@@ -138,7 +138,7 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     assert configuration.from_json(json.loads((folder / "config.json").read_text())) == config
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "provenance.json").read_text())[0]["versions"]["jax"] == jax.__version__
-    model, params, state, stored = load(folder)
+    model, params, state, stored, _ = load(folder)
     assert stored == config
     found = make_evaluation(model, config.loss, True)(params, state, config.data.load().test)
     assert found == {"loss": last["test_loss"], "accuracy": last["test_accuracy"]}
@@ -150,6 +150,7 @@ def test_batch_sizes(batch_size, tmp_path):
     assert last["step"] == {1: 90, 7: 13, None: 1}[batch_size]
 
 
+@pytest.mark.slow
 def test_seeds_decide_everything(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(small(seed=seed), tmp_path / name)
@@ -202,7 +203,8 @@ def test_schedules_and_optimizers(float64):
 @pytest.mark.parametrize(("change", "message"), [
     ({"run": {"batch_size": 91}}, "run.batch_size is 91, but the training part has 90 examples"),
     ({"model": {"outputs": 4}}, r"the model has 4 outputs, but the data has 3 classes: set model.outputs=3"),
-    ({"data": {"one_hot": True}, "loss": SquaredError(), "model": {"outputs": 1}}, "need float targets"),
+    ({"data": {"one_hot": True}, "loss": BinaryCrossEntropy(), "model": {"outputs": 1}}, "the model has 1 outputs"),
+    ({"model": {"outputs": 1}, "loss": BinaryCrossEntropy()}, "the model has 1 outputs, but the data has 3 classes"),
     ({"loss": SquaredError()}, r"outputs \[16, 3\] need float targets of the same shape, got integer \[16\]"),
     ({"optimizer": {"groups": (optimizers.Group(".*/b"),)}}, r"groups: no pattern matches '01_dense/w'"),
     ({"penalty": {"l2": 0.1, "paths": "dense/w"}}, r"'dense/w' matches no parameter \(there are: 01_dense/b"),
@@ -249,7 +251,7 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
     assert len(rows) < 200
     assert rows[-4] == best
     assert min(row["validation_loss"] for row in rows) == best["validation_loss"]
-    model, params, state, _ = load(tmp_path)
+    model, params, state, *_ = load(tmp_path)
     found = make_evaluation(model, config.loss, True)(params, state, config.data.load().validation)
     assert found["loss"] == best["validation_loss"]
     assert train(config, tmp_path) == best  # it knows that it has finished
@@ -293,6 +295,7 @@ def test_diagnosis_names_a_backward_that_is_wrong_alone():
     assert diagnose(model, SoftmaxCrossEntropy(), params, batch, jaxbp.Context()) == "the delta of layer 00_dense"
 
 
+@pytest.mark.slow
 def test_augmentation_is_a_function_of_seed_and_step(tmp_path):
     """Noise on the inputs: another run than without, the same when made again, and evaluation does not see it."""
 
@@ -317,6 +320,7 @@ def test_augmentation_is_a_function_of_seed_and_step(tmp_path):
     assert len(set(seen.values())) == 3  # each step its own
 
 
+@pytest.mark.slow
 def test_penalty_and_dropout_reach_the_update(tmp_path):
     plain = train(small(epochs=1), tmp_path / "a")
     config = small(epochs=1)

@@ -1,6 +1,7 @@
 """XOR from a hundred seeds in one compiled program: how often a 2-4-1 net solves it, and the 2-2-1 net beside it."""
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 
 import jaxbp
 from jaxbp import config as configuration
+from jaxbp.data.logic import Operator
 from jaxbp.train.step import initial_state, make_step
 
 CONFIG = Path(__file__).parent.parent / "configs" / "xor.py"
@@ -50,3 +52,21 @@ def test_without_a_nonlinearity_xor_is_not_learnt():
     y, _ = model.forward(state.params, batch["x"], jaxbp.Context(train=False))
     assert int(((y > 0.5) == (batch["y"] > 0.5)).sum()) <= 3
     assert state.step == pytest.approx(200)
+
+
+def test_every_operator_of_two_inputs_is_learnt():
+    """configs/logic.py, all sixteen truth tables side by side in one compiled program."""
+    config = configuration.load(CONFIG.with_name("logic.py"))
+    model, optimizer = config.model.build(), config.optimizer.build(config.run.epochs)
+    tables = [replace(config.data, operator=name).load().train for name in get_args(Operator)]
+    step = make_step(jaxbp.value_and_grad(model, config.loss), optimizer)
+    x = jnp.asarray(tables[0].x)
+
+    def one(y):
+        batch = {"x": x, "y": y, "mask": jnp.ones(4)}
+        state = initial_state(model, optimizer, jax.ShapeDtypeStruct((4, 2), jnp.float32), config.run.seed)
+        state = jax.lax.fori_loop(0, config.run.epochs, lambda i, s: step(s, batch), state)
+        logits, _ = model.forward(state.params, x, jaxbp.Context(train=False))
+        return jnp.all((logits > 0) == (y > 0.5))
+
+    assert jax.jit(jax.vmap(one))(jnp.stack([jnp.asarray(table.y) for table in tables])).all()

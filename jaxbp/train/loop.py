@@ -257,9 +257,10 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
     spec = batch_spec(splits, rows)
     y = output_spec(model, spec)
     target = jax.ShapeDtypeStruct((rows, *splits.train.y.shape[1:]), splits.train.y.dtype)
-    if splits.classes is not None and y.shape[-1] not in (len(splits.classes), 1):
-        raise InputError(f"the model has {y.shape[-1]} outputs, but the data has {len(splits.classes)} classes: "
-                         f"set model.outputs={len(splits.classes)}")
+    classes = len(splits.classes or ())
+    if classes and y.shape[-1] != classes and (classes, y.shape[-1]) != (2, 1):  # one output tells two classes apart
+        raise InputError(f"the model has {y.shape[-1]} outputs, but the data has {classes} classes: "
+                         f"set model.outputs={classes}")
     jax.eval_shape(config.loss.forward, y, target, jax.ShapeDtypeStruct((rows,), jnp.float32))
     params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
     config.optimizer.check(params)

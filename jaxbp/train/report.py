@@ -5,8 +5,12 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxbp.train.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def line(row: Mapping[str, float], epochs: int, steps_per_second: float) -> str:
@@ -34,6 +38,11 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.set(xlabel="epoch", title=kind, yscale="log" if kind == "loss" else "linear")
         axes.grid(alpha=0.3)
         axes.legend()
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """A figure of matplotlib as a PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_whole(path, buffer.getvalue())

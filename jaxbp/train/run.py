@@ -26,7 +26,8 @@ from jaxbp.train.provenance import machine, provenance
 from jaxbp.train.step import initial_state
 
 MAY_CHANGE = r"run\.(epochs|steps_per_call|checkpoint_seconds|keep)|data\.(path|(train|test)_(images|labels))"
-FILES = ("config.json", "provenance.json", "metrics.jsonl", "timing.jsonl", "curves.png", "checkpoints", "failure")
+FILES = ("config.json", "provenance.json", "metrics.jsonl", "timing.jsonl", "curves.png", "checkpoints", "failure",
+         "scores.json", "confusion.png", "calibration.png")
 
 
 class Loaded(NamedTuple):
@@ -36,6 +37,7 @@ class Loaded(NamedTuple):
     params: PyTree
     state: PyTree  # running statistics and the like, for Context(state=...)
     config: Config
+    data: str  # fingerprint of the data that it was trained on
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def load(run: str | Path) -> Loaded:
     state = jax.eval_shape(lambda: initial_state(model, config.optimizer.build(1), spec, 0))
     stored = load_arrays(path / "arrays", checkpointed(state, config))
     chosen = stored["best"] or {"params": stored["state"].params, "model": stored["state"].model}
-    return Loaded(model, chosen["params"], chosen["model"], config)
+    return Loaded(model, chosen["params"], chosen["model"], config, facts["data"])
 
 
 def checkpointed(state: PyTree, config: Config) -> PyTree:

@@ -1,7 +1,6 @@
 """How good a model's outputs are on one part of the data: in numbers, as text, as pictures."""
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from sklearn import metrics
 
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from jaxbp.train.evaluate import predicted_class, true_class
-from jaxbp.train.files import write_whole
+from jaxbp.train.report import save_figure
 
 BINS = 10  # of confidence, equally wide
 MANY = 20  # classes from which on a confusion matrix shows no counts
@@ -107,7 +106,7 @@ def draw(scores: Classification, folder: Path) -> None:
     figure = Figure(figsize=2 * [3 + 0.4 * min(count, MANY)], layout="constrained")
     display = metrics.ConfusionMatrixDisplay(np.array(scores.confusion), display_labels=scores.classes)
     display.plot(ax=figure.subplots(), include_values=count < MANY, cmap="Blues", colorbar=False, xticks_rotation=90)
-    save(figure, folder / "confusion.png")
+    save_figure(figure, folder / "confusion.png")
     if scores.calibration:
         figure = Figure(figsize=(4.5, 4.5), layout="constrained")
         axes = figure.subplots()
@@ -116,11 +115,4 @@ def draw(scores: Classification, folder: Path) -> None:
         for *place, count in scores.calibration.bins:
             axes.annotate(str(count), place, (-5, 5), textcoords="offset points", ha="right", fontsize=8)
         axes.set(xlabel="confidence", ylabel="accuracy", title=f"calibration error {scores.calibration.error:.4f}")
-        save(figure, folder / "calibration.png")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """A PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_whole(path, buffer.getvalue())
+        save_figure(figure, folder / "calibration.png")
