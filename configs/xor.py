@@ -8,7 +8,7 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Logic
 from jaxbp.losses import SquaredError
 from jaxbp.models import MLP
-from jaxbp.train.optimizers import Adam
+from jaxbp.optimizers import Adam
 
 
 def get_config() -> Config:

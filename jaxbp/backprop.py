@@ -37,11 +37,20 @@ def value_and_grad(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Ca
         value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
         dy = loss.backward(loss_cache)  # BP1
         _, grads = model.backward(params, cache, dy)  # BP2, BP3, BP4
-        for penalty in penalties:
-            value = value + penalty.value(params)
-            grads = add(grads, penalty.gradient(params))
         state = None if ctx.state is None else model.next_state(ctx.state, cache)
         return Result(value, grads, state, y)
+
+    return penalized(run, penalties)
+
+
+def penalized(gradient: Callable[..., Result], penalties: Sequence[Any]) -> Callable[..., Result]:
+    """`gradient` with the value and the gradient of penalties on the parameters added, once."""
+
+    def run(params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Result:
+        value, grads, state, output = gradient(params, batch, ctx)
+        for penalty in penalties:
+            value, grads = value + penalty.value(params), add(grads, penalty.gradient(params))
+        return Result(value, grads, state, output)
 
     return run
 
@@ -86,13 +95,11 @@ def _example_gradients(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) 
 
 
 def _factors(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-    factors = layer.factors(params, cache, dy)
-    dx, grads = _example_gradients(layer, params, cache, dy) if set(params) - set(factors) else _gradient(
-        layer, params, cache, dy)
-    for name in set(params) - set(factors):  # no factors known: the example's own gradient, times one
-        g = grads[name].reshape(len(grads[name]), 1, -1)
-        factors[name] = Outer(jnp.ones_like(g[..., :1]), g)
-    return dx, factors
+    known = layer.factors(params, cache, dy)
+    others = sorted(set(params) - set(known))
+    dx, grads = (_example_gradients if others else _gradient)(layer, params, cache, dy)
+    own = {name: grads[name].reshape(len(grads[name]), 1, -1) for name in others}  # each example's gradient, times one
+    return dx, known | {name: Outer(jnp.ones_like(g[..., :1]), g) for name, g in own.items()}
 
 
 def _concatenate(factors: PyTree, other: PyTree) -> PyTree:

@@ -20,7 +20,7 @@ from jaxbp.data import DataConfig
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import ModelConfig
-from jaxbp.train.optimizers import OptimizerConfig
+from jaxbp.optimizers import OptimizerConfig
 from jaxbp.typed import Count, NotNegative, Pattern, Seed, Typed, field_types, fits, spell
 
 

@@ -6,10 +6,10 @@ import pytest
 from test_train import weights
 
 from jaxbp import config as configuration
+from jaxbp import optimizers
 from jaxbp.data import Embedded
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
 from jaxbp.models import MLP
-from jaxbp.train import optimizers
 from jaxbp.train.loop import train
 from jaxbp.train.run import fingerprint
 

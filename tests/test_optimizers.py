@@ -16,7 +16,7 @@ from jaxbp.config import Config, Run, from_json, override, to_json
 from jaxbp.data import Logic
 from jaxbp.losses import BinaryCrossEntropy
 from jaxbp.models import MLP
-from jaxbp.train.optimizers import (
+from jaxbp.optimizers import (
     REFUSED,
     SCHEDULES,
     SGD,

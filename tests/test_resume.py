@@ -14,9 +14,9 @@ import pytest
 from test_train import small, weights
 
 import jaxbp
+from jaxbp import optimizers
 from jaxbp.config import to_json
 from jaxbp.data import Embedded
-from jaxbp.train import optimizers
 from jaxbp.train.checkpoint import Checkpoints, load_arrays, verify
 from jaxbp.train.loop import Interrupted, train
 from jaxbp.train.run import differences

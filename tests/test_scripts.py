@@ -102,7 +102,7 @@ import jaxbp
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded
 from jaxbp.models import ModelConfig
-from jaxbp.train.optimizers import SGD
+from jaxbp.optimizers import SGD
 
 class Wrong(jaxbp.Dense):
     def backward(self, params, x, dy):

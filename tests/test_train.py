@@ -11,11 +11,12 @@ import pytest
 
 import jaxbp
 from jaxbp import config as configuration
+from jaxbp import optimizers
 from jaxbp.check import autodiff, worst
 from jaxbp.data import Dataset, Embedded
 from jaxbp.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
-from jaxbp.train import optimizers, report
+from jaxbp.train import report
 from jaxbp.train.evaluate import make_evaluation
 from jaxbp.train.failure import diagnose, replay
 from jaxbp.train.loop import NotFinite, rounds, train
@@ -239,6 +240,15 @@ def test_accumulation_is_the_whole_batch(float64, parts):
                      for g in (gradient, accumulated(gradient, parts)))
     assert worst(parted.params, whole.params) <= 1e-12
     assert worst(parted.loss_sum, whole.loss_sum) <= 1e-12
+
+
+@pytest.mark.slow
+def test_accumulation_counts_a_penalty_once(tmp_path):
+    """The whole loop: a batch in parts gives the losses of the batch as a whole, dropout being off."""
+    config = replace(small(epochs=1, batch_size=30), penalty=jaxbp.Penalty(l2=0.5))
+    parts = replace(config, run=replace(config.run, micro_batches=3))
+    whole, parted = (train(c, tmp_path / str(i)) for i, c in enumerate((config, parts)))
+    assert parted == pytest.approx(whole, rel=1e-5)
 
 
 def test_early_stopping_returns_the_best_weights(tmp_path):

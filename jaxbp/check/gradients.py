@@ -43,7 +43,6 @@ def check_gradients(
     run = value_and_grad(model, loss, penalties)
     step = float(np.finfo(np.float64).eps ** (1 / 3))
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-
     oracle = autodiff(model, loss, penalties)
 
     def slopes(leaf: jax.Array, key: jax.Array, grads: PyTree) -> tuple[jax.Array, jax.Array]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxbp.backprop import value_and_grad
+from jaxbp.backprop import penalized, value_and_grad
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree, output_spec
 from jaxbp.data import Dataset, Splits, epoch_order
@@ -84,8 +84,9 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
     steps = -(-len(splits.train) // batch)
     optimizer = config.optimizer.build(run.epochs * steps)
     state = initial_state(model, optimizer, batch_spec(splits, batch), run.seed)
-    gradient = value_and_grad(model, config.loss, penalties_of(config))
+    gradient = value_and_grad(model, config.loss)
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
+    gradient = penalized(gradient, penalties_of(config))
     folder = RunFolder(path)
     session = Session(config, splits, folder, model, make_program(make_step(gradient, optimizer, config.data.augment)),
                       make_evaluation(model, config.loss, splits.classes is not None), fingerprint(splits), steps)

@@ -12,6 +12,8 @@ from jaxbp.train.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = {"train": "C0", "validation": "C2", "test": "C1"}
+
 
 def line(row: Mapping[str, float], epochs: int, steps_per_second: float) -> str:
     """One row of metrics.jsonl for the terminal."""
@@ -33,7 +35,8 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     figure = Figure(figsize=(5 * len(kinds), 3.5), layout="constrained")
     for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0], strict=True):
         for name in (name for name in rows[0] if name.endswith(kind)):
-            axes.plot([row["epoch"] for row in rows], [row[name] for row in rows], label=name.removesuffix(f"_{kind}"),
+            part = name.removesuffix(f"_{kind}")
+            axes.plot([row["epoch"] for row in rows], [row[name] for row in rows], COLOURS[part], label=part,
                       marker="." if len(rows) < 50 else "")
         axes.set(xlabel="epoch", title=kind, yscale="log" if kind == "loss" else "linear")
         axes.grid(alpha=0.3)
