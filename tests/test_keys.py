@@ -1,4 +1,5 @@
 """Every key of a config that is accepted changes something: parameters, data, log or files."""
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,12 +62,18 @@ def test_every_key_is_in_the_table():
     assert {key for key, _ in configuration.keys(BASE)} | in_files_only == OTHER.keys() | NO_TRACE.keys()
 
 
+@pytest.fixture(scope="module")
+def trace_of(tmp_path_factory):
+    """The trace of the base config with some changes; each is made once."""
+    return functools.cache(lambda *changes: trace(changed(dict(changes)), tmp_path_factory.mktemp("run")))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("key", OTHER)
-def test_another_value_changes_something(key, tmp_path):
+def test_another_value_changes_something(key, trace_of):
     beside = TOGETHER.get(key, {})
     before = {} if key in ("data.name", "model.outputs") else beside  # these two go together only
-    assert trace(changed(beside | {key: OTHER[key]}), tmp_path / "a") != trace(changed(before), tmp_path / "b")
+    assert trace_of(*(beside | {key: OTHER[key]}).items()) != trace_of(*before.items())
 
 
 @pytest.mark.slow

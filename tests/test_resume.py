@@ -39,6 +39,7 @@ def process(path, folder, point="none", count=0):
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
+@pytest.mark.slow
 def test_resumed_in_every_place_gives_the_same_bytes(tmp_path, monkeypatch):
     """In one process: the run is ended by an exception at each call and evaluation in turn, and started again."""
     whole = train(config(), tmp_path / "whole")
@@ -139,7 +140,8 @@ def test_only_the_newest_stay_and_leftovers_go(tmp_path):
     np.testing.assert_array_equal(loaded["w"], tree()["w"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, monkeypatch, capsys):
     made = config(checkpoint_seconds=1e6)
     train(made, tmp_path / "whole")
@@ -174,6 +176,7 @@ def test_the_command_ends_cleanly_on_sigterm(tmp_path):
     assert err == ""
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_field_by_field(tmp_path):
     train(small(epochs=1), tmp_path)
     changed = replace(small(epochs=1, seed=3), optimizer=optimizers.Adam())

@@ -27,6 +27,7 @@ def refused(script, *words):
     return lines[0]
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_check(tmp_path):
     run, table = tmp_path / "run", tmp_path / "table.json"
     words = ("--config=configs/iris.py", "--config.run.epochs=20")

@@ -25,7 +25,8 @@ ACTIVATIONS = {"relu": nn.ReLU(), "tanh": nn.Tanh(), "sigmoid": nn.Sigmoid(), "g
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ["cross-entropy", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in LOSSES if name != "cross-entropy")])
 def test_whole_model_against_pytorch(strict, name, activation):
     loss, theirs = LOSSES[name]
     model = MLP(outputs=3, hidden=(7, 11), activation=activation).build()

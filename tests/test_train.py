@@ -1,4 +1,5 @@
 """The step's laws, the loop's bits, and what a run leaves in its folder."""
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -45,9 +46,13 @@ def fresh(optimizer, dtype=jnp.float32) -> State:
 
 def updated(rows, mask, loss=SoftmaxCrossEntropy()):
     """Parameters after one float64 step on these rows."""
-    optimizer = optax.sgd(0.1)
     batch = {"x": X[rows].astype(jnp.float64), "y": Y[rows], "mask": jnp.asarray(mask, jnp.float64)}
-    return jax.jit(make_step(jaxbp.value_and_grad(MODEL, loss), optimizer))(fresh(optimizer, jnp.float64), batch).params
+    return compiled_step(loss)(fresh(optax.sgd(0.1), jnp.float64), batch).params
+
+
+@functools.cache
+def compiled_step(loss):
+    return jax.jit(make_step(jaxbp.value_and_grad(MODEL, loss), optax.sgd(0.1)))
 
 
 @pytest.fixture
@@ -83,12 +88,12 @@ def test_four_devices_give_the_update_of_one(float64):
 def test_full_batch_step_is_gradient_descent(float64):
     state = fresh(optax.sgd(0.1), jnp.float64)
     batch = {"x": X.astype(jnp.float64), "y": Y, "weight": jnp.full(11, 1 / 11)}
-    grads = autodiff(MODEL, SoftmaxCrossEntropy())(state.params, batch).grads
+    grads = jax.jit(autodiff(MODEL, SoftmaxCrossEntropy()))(state.params, batch).grads
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
     assert worst(updated(np.arange(11), np.ones(11)), expected) <= 1e-12
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, *(pytest.param(bad, marks=pytest.mark.slow) for bad in (np.inf, -np.inf))])
 def test_a_nonfinite_gradient_stops_before_the_update(bad):
     """The fourth of ten steps is planted: three updates are made, and not a bit of the fourth."""
     optimizer = optax.adam(0.1)
@@ -145,6 +150,7 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     assert found == {"loss": last["test_loss"], "accuracy": last["test_accuracy"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, None], ids=["online", "mini-batch", "full batch"])
 def test_batch_sizes(batch_size, tmp_path):
     last = train(small(epochs=1, batch_size=batch_size), tmp_path)
@@ -230,7 +236,7 @@ def test_load_refuses_what_is_no_finished_run(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 6])
+@pytest.mark.parametrize("parts", [3, *(pytest.param(parts, marks=pytest.mark.slow) for parts in (2, 6))])
 def test_accumulation_is_the_whole_batch(float64, parts):
     """Six rows of which the last two are masked, in parts of three, two and one."""
     optimizer = optax.sgd(0.1)
@@ -251,6 +257,7 @@ def test_accumulation_counts_a_penalty_once(tmp_path):
     assert parted == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_early_stopping_returns_the_best_weights(tmp_path):
     """A learning rate that overshoots: the run stops before its last epoch, with the weights of its best evaluation."""
     config = small(epochs=200, patience=3, batch_size=15)
@@ -269,6 +276,7 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
         train(small(patience=3), tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_nonfinite_run_names_the_step_and_the_layer_and_can_be_replayed(tmp_path):
     """A learning rate of 1e30 overflows in the second update: the first one is kept, and the bundle shows the same."""
     config = replace(small(), optimizer=optimizers.SGD(learning_rate=1e30))
