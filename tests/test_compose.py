@@ -38,11 +38,6 @@ def test_group_is_the_divisor_nearest_the_root():
     assert groups == {1: 1, 7: 1, 12: 3, 16: 4, 100: 10}
 
 
-def masks(model):
-    y, _ = jax.jit(lambda x: model.forward(model.init(jax.random.key(0), SPEC), x, jaxbp.Context(jax.random.key(3))))(X)
-    return y
-
-
 def test_no_two_layers_share_a_mask():
     """Two dropouts of rate 1/2 that shared a mask would leave half of the entries; independent ones leave a quarter."""
     x = jnp.ones((50, 41))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -52,6 +53,7 @@ def diagnose(model: Layer, loss: object, params: PyTree, batch: dict[str, PyTree
 def write_bundle(folder: Path, state: State, batch: dict[str, PyTree], first: str) -> None:
     """The state before the failing step and its batch, to be replayed; folder is the run's."""
     target = folder / "failure"
+    shutil.rmtree(target, ignore_errors=True)  # that of an earlier try
     save_arrays(target / "arrays", {"state": state, "batch": batch})
     spec = lambda a: [list(a.shape), str(a.dtype)]
     write_json(target / "facts.json", {"step": int(state.step), "first": first, "batch": jax.tree.map(spec, batch)})
