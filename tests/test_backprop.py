@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp.check import autodiff, check_gradients, leaf_errors, worst
+from jaxbp.check import autodiff, check_model, leaf_errors, worst
 from jaxbp.layers.activations import activation
 
 MODEL = jaxbp.Chain((jaxbp.Flatten(), jaxbp.Dense(7), jaxbp.Tanh(), jaxbp.Dense(2)))
@@ -129,9 +129,9 @@ def test_the_check_catches_a_planted_fault_in_every_leaf(strict, leaf):
 
     wrong = lambda i, layer: Wrong(layer.features) if name.startswith(f"{i:02d}") else layer
     model = jaxbp.Chain(tuple(wrong(i, layer) for i, layer in enumerate(MODEL.layers)))
-    leaves = check_gradients(model, jaxbp.SquaredError(), PARAMS, BATCH, jaxbp.Context())
-    assert [found.path for found in leaves if not found.passed] == [leaf]
-    assert all(found.passed for found in check_gradients(MODEL, jaxbp.SquaredError(), PARAMS, BATCH, jaxbp.Context()))
+    report = check_model(model, jaxbp.SquaredError(), PARAMS, BATCH)
+    assert [found.path for found in report.leaves if not found.passed] == [leaf]
+    assert check_model(MODEL, jaxbp.SquaredError(), PARAMS, BATCH).passed
 
 
 def test_error_measure():

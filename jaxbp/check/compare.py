@@ -1,4 +1,5 @@
 """The error measure: relative to each leaf, or to the whole reference where a leaf is zero by structure."""
+
 from __future__ import annotations
 
 import jax
@@ -23,10 +24,11 @@ def leaf_errors(got: PyTree, want: PyTree) -> dict[str, float]:
     if tree != jax.tree.structure(want):
         raise ValueError(f"the trees differ: {tree} is not {jax.tree.structure(want)}")
     top = largest_entry(want)
-    return {path_name(path): _error(g, w, top) for (path, g), w in zip(got, jax.tree.leaves(want), strict=True)}
+    return {path_name(path): leaf_error(g, w, top) for (path, g), w in zip(got, jax.tree.leaves(want), strict=True)}
 
 
-def _error(got: jax.Array, want: jax.Array, top: float) -> float:
+def leaf_error(got: jax.Array, want: jax.Array, top: float) -> float:
+    """The error of one leaf of a tree whose largest entry is `top`."""
     if got.shape != want.shape:
         return float("inf")
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)

@@ -1,73 +1,114 @@
-"""A whole model's hand-written gradient, leaf by leaf, against jax.grad of its own forward and finite differences."""
+"""The four checks, by what is given; each returns a Report, and its `assert_` form raises with the report's text.
+
+Everything runs in float64, whatever the caller's settings are.
+"""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.backprop import value_and_grad
-from jaxbp.check.compare import FLOAT64_TOLERANCE, leaf_errors
-from jaxbp.check.oracle import autodiff
-from jaxbp.core import Context, Layer, PyTree, cast, path_name
-
-DIFFERENCE_TOLERANCE = 1e-6  # central differences in float64 reach about 1e-9
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """The verdict on one parameter's gradient."""
-
-    path: str
-    shape: tuple[int, ...]
-    autodiff_error: float  # against jax.grad, largest entry, relative
-    difference_error: float  # against central differences along random directions, relative
-
-    @property
-    def passed(self) -> bool:
-        """Both errors within the tolerances of float64."""
-        return self.autodiff_error <= FLOAT64_TOLERANCE and self.difference_error <= DIFFERENCE_TOLERANCE
+from jaxbp.check.compare import FLOAT64_TOLERANCE
+from jaxbp.check.examine import Level, examine
+from jaxbp.check.problem import function_problem, gradient_problem, layer_problem, model_problem
+from jaxbp.check.report import Report
+from jaxbp.core import Case, Context, Layer, PyTree
 
 
-def check_gradients(
-    model: Layer, loss: Any, params: PyTree, batch: PyTree, ctx: Context, penalties: Sequence[Any] = (), seed: int = 0
-) -> list[Leaf]:
-    """Checks value_and_grad(model, loss, penalties) in float64, two random directions a leaf; one compiled program.
+def check_gradient(
+    gradient: Callable,
+    loss: Callable,
+    params: PyTree,
+    *batch: PyTree,
+    level: Level = "default",
+    accuracy: float = FLOAT64_TOLERANCE,
+    seed: int = 0,
+) -> Report:
+    """A hand-written gradient(params, *batch) -> like params, against the scalar loss(params, *batch).
 
-    ctx: with dropout a key is fixed, so that all evaluations see the same mask. Needs jax_enable_x64.
+    Both may be JAX or NumPy code. level "full" adds other precisions, batches, transformations and hard points.
+    accuracy: the largest relative error that counts as right. Raises InputError for what cannot be checked.
     """
-    params, batch, ctx = cast((params, batch, ctx), jnp.float64)
-    run = value_and_grad(model, loss, penalties)
-    step = float(np.finfo(np.float64).eps ** (1 / 3))
-    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    oracle = autodiff(model, loss, penalties)
+    return _examined(lambda: gradient_problem(gradient, loss, params, *batch), level, accuracy, seed)
 
-    def slopes(leaf: jax.Array, key: jax.Array, grads: PyTree) -> tuple[jax.Array, jax.Array]:
-        """Along a random unit direction v in one leaf: <grad, v> and the central difference."""
-        leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(key, len(leaves))
-        v = [jnp.where(leaf == i, jax.random.normal(keys[i], p.shape, p.dtype), 0) for i, p in enumerate(leaves)]
-        length = jnp.sqrt(sum(jnp.vdot(a, a) for a in v))
-        shifted = lambda h: tree.unflatten([p + h / length * a for p, a in zip(leaves, v, strict=True)])
-        moved = lambda h: run(shifted(h), batch, ctx).value
-        exact = sum(jnp.vdot(g, a) for g, a in zip(jax.tree.leaves(grads), v, strict=True)) / length
-        return exact, (moved(step) - moved(-step)) / (2 * step)
 
-    @jax.jit
-    def everything(key: jax.Array) -> tuple[PyTree, ...]:
-        hand = run(params, batch, ctx)
-        which = jnp.repeat(jnp.arange(len(paths)), 2)
-        pairs = jax.lax.map(lambda ik: slopes(*ik, hand.grads), (which, jax.random.split(key, len(which))))
-        return hand.grads, oracle(params, batch, ctx).grads, pairs
+def check_function(
+    function: Callable,
+    *arguments: PyTree,
+    reference: Callable | None = None,
+    level: Level = "default",
+    accuracy: float = FLOAT64_TOLERANCE,
+    seed: int = 0,
+) -> Report:
+    """A function with a jax.custom_vjp or custom_jvp, against `reference`, a plain function of the same arguments.
 
-    hand, auto, (exact, difference) = everything(jax.random.key(seed))
-    errors = leaf_errors(hand, auto)
-    exact, difference = np.asarray(exact).reshape(-1, 2), np.asarray(difference).reshape(-1, 2)
-    scale = np.maximum(np.abs(exact).max(1), 1e-3 * np.abs(exact).max(initial=1e-300))
-    differences = np.abs(exact - difference).max(1) / scale
-    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
-    rows = zip(paths, shapes, differences, strict=True)
-    return [Leaf(path, shape, errors[path], float(difference)) for path, shape, difference in rows]
+    Without a reference it is compared with autodiff of itself, its custom rules taken off, and with central
+    differences.
+    """
+    return _examined(lambda: function_problem(function, *arguments, reference=reference), level, accuracy, seed)
+
+
+def check_layer(
+    layer: Layer,
+    spec: PyTree,
+    level: Level = "default",
+    accuracy: float = FLOAT64_TOLERANCE,
+    seed: int = 0,
+    sample: Callable | None = None,
+    train: bool = True,
+) -> Report:
+    """A layer's backward against its own forward, on random parameters and inputs of shape and dtype `spec`.
+
+    sample(key, spec) draws inputs that keep off kinks. A combinator is checked as a whole, and bisected where it fails.
+    """
+
+    def problem() -> Any:
+        keys = jax.random.split(jax.random.key(seed), 3)
+        params = layer.init(keys[0], spec)
+        params = {**jax.tree.map(lambda p: p + 0.1 * np.random.default_rng(p.size).normal(size=p.shape), params)}
+        x = Case(layer, spec, sample).draw(keys[1])
+        return layer_problem(layer, params, x, Context(keys[2], layer.init_state(spec), train))
+
+    return _examined(problem, level, accuracy, seed)
+
+
+def check_model(
+    model: Layer,
+    loss: Any,
+    params: PyTree,
+    batch: PyTree,
+    ctx: Context = Context(),
+    penalties: Sequence[Any] = (),
+    level: Level = "default",
+    accuracy: float = FLOAT64_TOLERANCE,
+    seed: int = 0,
+) -> Report:
+    """value_and_grad(model, loss, penalties) on a batch {"x", "y", "weight"}; with dropout ctx's key fixes the mask."""
+    return _examined(lambda: model_problem(model, loss, params, batch, ctx, penalties), level, accuracy, seed)
+
+
+def _examined(problem: Callable, level: Level, accuracy: float, seed: int) -> Report:
+    plain = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), plain[0], plain[1]:
+        return examine(problem(), level, accuracy, seed)
+
+
+def _asserting(check: Callable[..., Report]) -> Callable[..., Report]:
+    @wraps(check)
+    def assert_right(*args: Any, **kwargs: Any) -> Report:
+        report = check(*args, **kwargs)
+        if not report.passed:
+            raise AssertionError(str(report))
+        return report
+
+    return assert_right
+
+
+assert_gradient = _asserting(check_gradient)
+assert_function = _asserting(check_function)
+assert_layer = _asserting(check_layer)
+assert_model = _asserting(check_model)

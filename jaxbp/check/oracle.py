@@ -1,4 +1,5 @@
 """The oracle: the gradient that JAX itself takes of the same forward pass."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,20 +1,32 @@
-"""KeepOutput: a layer whose cache also holds its output, so that a rule of the sweep sees what no cache keeps.
+"""Keep: a layer whose cache also holds its input, output and context, so that a rule of the sweep sees what no cache keeps.
 
 Wrapped around every leaf by `map_leaves` it changes no number, no name and no parameter.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 
-from jaxbp.core import Case, Context, Layer, Outer, PyTree, label, shaped
+from jaxbp.core import Case, Context, Layer, Outer, PyTree, Shared, label, register, shaped
 from jaxbp.layers.dense import Dense
 
 
+@partial(register, data_fields=["x", "y", "ctx", "cache"], meta_fields=[])
 @dataclass(frozen=True)
-class KeepOutput(Layer):
-    """`inner` with the cache (output, inner's cache). index: a number for whoever wraps, such as the forward order."""
+class Kept:
+    """All of a layer's forward pass: what went in, what came out, and the layer's own cache."""
+
+    x: PyTree
+    y: PyTree
+    ctx: Shared
+    cache: PyTree
+
+
+@dataclass(frozen=True)
+class Keep(Layer):
+    """`inner` with a `Kept` for its cache. index: a number for whoever wraps, such as the forward order."""
 
     inner: Layer
     index: int = 0
@@ -37,17 +49,17 @@ class KeepOutput(Layer):
 
     def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
         y, cache = self.inner.forward(params, x, ctx)
-        return y, (y, cache)
+        return y, Kept(x, y, Shared(ctx), cache)
 
     def backward(self, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        return self.inner.backward(params, cache[1], dy)
+        return self.inner.backward(params, cache.cache, dy)
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        return self.inner.next_state(state, cache[1])
+        return self.inner.next_state(state, cache.cache)
 
     def factors(self, params: PyTree, cache: PyTree, dy: PyTree) -> dict[str, Outer]:
-        return self.inner.factors(params, cache[1], dy)
+        return self.inner.factors(params, cache.cache, dy)
 
     @classmethod
     def cases(cls) -> list[Case]:
-        return [Case(KeepOutput(Dense(7)), shaped(5, 3))]
+        return [Case(Keep(Dense(7)), shaped(5, 3))]

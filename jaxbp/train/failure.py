@@ -13,16 +13,16 @@ from jaxbp.backprop import Rule
 from jaxbp.config import Config
 from jaxbp.core import Context, Layer, PyTree, map_leaves, path_name
 from jaxbp.errors import InputError
-from jaxbp.layers import KeepOutput
+from jaxbp.layers import Keep
 from jaxbp.train.checkpoint import load_arrays, save_arrays, verify, write_manifest
 from jaxbp.train.files import write_json
 from jaxbp.train.step import State, initial_state, prepared
 
 
-def _finiteness(layer: KeepOutput, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+def _finiteness(layer: Keep, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
     dx, grads = layer.backward(params, cache, dy)
     finite = lambda tree: jnp.all(jnp.array([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(tree)]))
-    flags = {"output": finite(cache[0]), "delta": finite(dy), "gradient": finite(grads)}
+    flags = {"output": finite(cache.y), "delta": finite(dy), "gradient": finite(grads)}
     return dx, {kind: jnp.where(flag, -1, layer.index) for kind, flag in flags.items()}
 
 
@@ -33,7 +33,7 @@ def diagnose(model: Layer, loss: object, params: PyTree, batch: dict[str, PyTree
             if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(leaf))):
                 return f"{name}, {path_name(path)}"
     count = itertools.count()
-    watched = map_leaves(model, lambda leaf: KeepOutput(leaf, next(count)))  # numbered in forward order
+    watched = map_leaves(model, lambda leaf: Keep(leaf, next(count)))  # numbered in forward order
     y, cache = watched.forward(params, batch["x"], ctx)
     value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
     _, found = watched.sweep(Rule(_finiteness), params, cache, loss.backward(loss_cache))

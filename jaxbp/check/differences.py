@@ -1,0 +1,47 @@
+"""Central differences with the step chosen by the error model, and kinks told from wrong gradients.
+
+    D(h) = (f(h) - f(-h)) / 2h = f' + O(h^2),    R(h) = (4 D(h/2) - D(h)) / 3 = f' + O(h^4)
+
+|R(h) - D(h/2)| estimates the truncation error and eps |f| / h the rounding error; the h with the smallest sum is taken.
+At a kink the gap |f(h) - 2 f(0) + f(-h)| / h does not shrink with h; for a smooth f it shrinks in proportion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
+TOLERANCE = 1e-6  # of the slope's scale; the estimated error comes on top
+
+
+class Slope(NamedTuple):
+    """A directional derivative, how far it may be off, and whether f has a kink here."""
+
+    value: float
+    error: float
+    kink: bool
+
+
+def slope(f: Callable[[float], float], scale: float = 1.0) -> Slope:
+    """f'(0) of a function of one number whose natural step is `scale`."""
+    found, middle = [], f(0.0)
+    eps = np.finfo(np.float64).eps
+    gaps = []
+    for step in STEPS:
+        h = step * scale
+        ahead, behind, near, close = f(h), f(-h), f(h / 2), f(-h / 2)
+        wide, narrow = (ahead - behind) / (2 * h), (near - close) / h
+        value, rounding = (4 * narrow - wide) / 3, 4 * eps * max(abs(ahead), abs(behind), abs(middle)) / h
+        found.append((abs(value - narrow) + rounding, value))
+        gaps.append((abs(ahead - 2 * middle + behind) / h, rounding))
+    error, value = min(found, key=lambda pair: pair[0] if np.isfinite(pair[0]) else np.inf)
+    return Slope(value, error, _kink(gaps, value))
+
+
+def _kink(gaps: list[tuple[float, float]], value: float) -> bool:
+    """The gap at the smallest step is what it was at a hundred times that step, and more than rounding."""
+    (before, _), (last, rounding) = gaps[-3], gaps[-1]
+    return bool(last > 100 * rounding and last > 0.3 * before and last > 1e-6 * abs(value))

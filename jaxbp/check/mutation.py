@@ -1,0 +1,193 @@
+"""A function's derivative with one step of its program differentiated wrongly: the stock of what may have gone wrong.
+
+JAX turns a forward pass into a list of primitive operations. Here that list is run again with the reverse rule of
+one operation replaced (`mistakes`), or a path cut, for every operation and every mistake. A wrong hand-written
+gradient that equals one of the results has its cause named, with the line of the forward pass. One compiled program
+holds all mutants: an index chooses the one that is alive.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import JaxprEqn, Literal
+
+from jaxbp.check.causes import Cause
+from jaxbp.check.mistakes import BENT, MISTAKES
+from jaxbp.check.operations import INLINED, bind, evaluate, inner, place, scan, traced
+from jaxbp.core import PyTree
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake: its cause, and what it is in words, with the place in the forward pass."""
+
+    cause: Cause
+    text: str
+
+
+def mutants(forward: Callable[[PyTree], PyTree], leaves: PyTree, dy: PyTree) -> list[tuple[Mutant, PyTree]]:
+    """Every mutant of the derivative of <dy, forward(leaves)>, with what it gives (NumPy arrays, like leaves)."""
+    closed, _ = traced(forward, leaves)
+    book = Book(Counter(_operands(closed.jaxpr)))
+
+    def gradient(which: jax.Array, leaves: PyTree, dy: PyTree) -> PyTree:
+        book.alive = which
+        seen: dict = {}
+        evaluate(closed, jax.tree.leaves(leaves), partial(_watch, book, seen))
+        run = lambda leaves: evaluate(closed, jax.tree.leaves(leaves), partial(_visit, book, seen))
+        return jax.vjp(run, leaves)[1](jax.tree.leaves(dy))[0]
+
+    jax.eval_shape(gradient, jnp.int32(0), leaves, dy)
+    if not book.found:
+        return []
+    every = jax.jit(
+        lambda leaves, dy: jax.lax.map(lambda i: gradient(i, leaves, dy), jnp.arange(len(book.found))),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    results = jax.device_get(every(leaves, dy))
+    return [(m, jax.tree.map(lambda a, i=i: a[i], results)) for i, m in enumerate(book.found.values())]
+
+
+@dataclass
+class Book:
+    """The mutants met while the program is traced; `alive` is the traced number of the one that is switched on."""
+
+    uses: Counter
+    found: dict[tuple[str, str], Mutant] = field(default_factory=dict)
+    places: dict[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # path -> the operation's name, and where it stands
+    alive: Any = None
+
+    def on(self, path: str, cause: Cause, text: str) -> jax.Array:
+        """Whether this mutant is the one alive."""
+        key = (path, text)
+        self.found.setdefault(key, Mutant(cause, text))
+        return self.alive == list(self.found).index(key)
+
+
+@jax.custom_vjp
+def dimmed(x: jax.Array, dead: jax.Array) -> jax.Array:
+    """x; backward, the cotangent is zero where `dead`."""
+    return x
+
+
+dimmed.defvjp(lambda x, dead: (x, dead), lambda dead, ct: (jnp.where(dead, jnp.zeros_like(ct), ct), None))
+
+
+def _operands(jaxpr: Any) -> Iterator[Any]:
+    """Every use of every variable, calls and loops included."""
+    for eqn in jaxpr.eqns:
+        yield from (v for v in eqn.invars if not isinstance(v, Literal))
+        for held in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda n: hasattr(n, "eqns") or hasattr(n, "jaxpr")
+        ):
+            if hasattr(held, "eqns") or hasattr(held, "jaxpr"):
+                yield from _operands(getattr(held, "jaxpr", held))
+
+
+def _watch(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> list:
+    """A plain run that keeps the inputs of what can take another's: bent functions, and products inside a loop."""
+    if (held := inner(eqn, INLINED)) is not None:
+        return evaluate(held, inputs, partial(_watch, book, seen), path)
+    if eqn.primitive.name == "scan":
+
+        def step(consts: list, carry: list, x: list, extra: None) -> tuple[list, dict]:
+            kept: dict = {}
+            return evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], partial(_watch, book, kept), path), kept
+
+        out, seen[path] = scan(eqn, inputs, step, None)
+        return out
+    if eqn.primitive.name in (*BENT, "dot_general"):
+        book.places[path] = (eqn.primitive.name, place(eqn))
+        seen[path] = jax.lax.stop_gradient(inputs)
+    return bind(eqn, *inputs)
+
+
+def _visit(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> list:
+    """The operation, with every mutant of its reverse rule in place."""
+    if (held := inner(eqn, INLINED)) is not None:
+        return evaluate(held, inputs, partial(_visit, book, seen), path)
+    if eqn.primitive.name == "scan":
+        return _visit_scan(book, seen, eqn, inputs, path)
+    for i, (variable, x) in enumerate(zip(eqn.invars, inputs, strict=True)):
+        if not isinstance(variable, Literal) and book.uses[variable] > 1 and _floating(x):
+            text = f"what flows back through operand {i} of {place(eqn)} is missing"
+            inputs = [*inputs[:i], dimmed(x, book.on(path, Cause.PATH, text)), *inputs[i + 1 :]]
+    if not any(_floating(x) for x in inputs) or len(eqn.outvars) != 1 or eqn.primitive.name not in MISTAKES:
+        return bind(eqn, *inputs)
+    return [_altered(book, seen, eqn, path)(*inputs)]
+
+
+def _altered(book: Book, seen: dict, eqn: JaxprEqn, path: str) -> Callable[..., jax.Array]:
+    kin = lambda k: k.endswith("~") or (k != path and book.places.get(k, ("",))[0] == eqn.primitive.name)
+    alive, others = book.alive, {k: v for k, v in seen.items() if not isinstance(v, dict) and kin(k)}
+
+    @jax.custom_vjp
+    def run(alive: jax.Array, others: dict, *inputs: jax.Array) -> jax.Array:
+        return bind(eqn, *inputs)[0]
+
+    def backward(kept: tuple, ct: jax.Array) -> tuple:
+        alive, others, inputs = kept
+        book.alive, outside = alive, book.alive
+        out, back = jax.vjp(lambda *inputs: bind(eqn, *inputs)[0], *inputs)
+        cts = [None if c.dtype == jax.dtypes.float0 else c for c in back(ct)]
+        for cause, text, wrong in MISTAKES[eqn.primitive.name](eqn, list(inputs), out, ct, cts, others, path):
+            for other in others:
+                text = text.replace(f"<{other}>", book.places.get(other, ("", ""))[1])
+            on = book.on(path, cause, f"{text} {place(eqn)}")
+            cts = [
+                c if c is None or w is None or w.shape != c.shape else jnp.where(on, w, c)
+                for c, w in zip(cts, wrong, strict=True)
+            ]
+        book.alive = outside
+        return None, jax.tree.map(jnp.zeros_like, others), *cts
+
+    run.defvjp(lambda alive, others, *inputs: (bind(eqn, *inputs)[0], (alive, others, inputs)), backward)
+    return partial(run, alive, others)
+
+
+def _visit_scan(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> list:
+    """A loop: its carry cut, a step left out of a weight's sum, and the activations of the step before or after."""
+    length, kept = eqn.params["length"], seen[path]
+    last = 0 if eqn.params["reverse"] else length - 1
+
+    def step(consts: list, carry: list, x: list, extra: tuple) -> tuple[list, None]:
+        t, near = extra
+        for i, c in enumerate(carry):
+            if _floating(c):
+                cut = book.on(
+                    f"{path}c{i}",
+                    Cause.PATH,
+                    f"the delta of carry {i} does not go to the step before, in {place(eqn)}",
+                )
+                carry = [*carry[:i], dimmed(c, cut), *carry[i + 1 :]]
+        for i, c in enumerate(consts):
+            if _floating(c):
+                for end, where, name in (
+                    ("last", last, Cause.LAST_STEP),
+                    ("first", length - 1 - last, Cause.LAST_STEP),
+                ):
+                    text = f"the {end} step's part of constant {i} is left out in {place(eqn)}"
+                    c = dimmed(c, book.on(f"{path}k{i}", name, text) & (t == where))
+                consts = [*consts[:i], c, *consts[i + 1 :]]
+        return evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], partial(_visit, book, near), path), None
+
+    near = {
+        k: [jnp.stack([jnp.roll(a, s, 0) for s in (1, -1)], 1) for a in v]
+        for k, v in kept.items()
+        if not isinstance(v, dict)
+    }
+    near = {f"{k}~": v for k, v in near.items()}
+    return scan(eqn, inputs, step, (jnp.arange(length), near))[0]
+
+
+def _floating(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)

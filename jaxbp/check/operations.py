@@ -1,0 +1,103 @@
+"""A function as its list of primitive operations: run again with a visitor at every one, loops and calls included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax._src import source_info_util  # the only door to an operation's source line
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+
+from jaxbp.core import PyTree
+
+Visit = Callable[[JaxprEqn, list, str], list]
+INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr"}
+RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+
+
+def evaluate(closed: ClosedJaxpr, inputs: list, visit: Visit, path: str = "") -> list:
+    """The outputs of a jaxpr, with visit(operation, inputs, path) -> outputs at every operation."""
+    values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    values |= dict(zip(closed.jaxpr.invars, inputs, strict=True))
+    read = lambda v: v.val if isinstance(v, Literal) else values[v]
+    for i, eqn in enumerate(closed.jaxpr.eqns):
+        found = visit(eqn, [read(v) for v in eqn.invars], f"{path}/{i}")
+        values |= dict(zip(eqn.outvars, found, strict=True))
+    return [read(v) for v in closed.jaxpr.outvars]
+
+
+def bind(eqn: JaxprEqn, *inputs: Any) -> list:
+    """The operation itself."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # a pair in some versions of JAX
+    found = eqn.primitive.bind(*functions, *inputs, **params)
+    return list(found) if eqn.primitive.multiple_results else [found]
+
+
+def inner(eqn: JaxprEqn, opened: dict[str, str]) -> ClosedJaxpr | None:
+    """The list of operations that a call holds, if it is one of those to be opened."""
+    if eqn.primitive.name not in opened:
+        return None
+    jaxpr = eqn.params[opened[eqn.primitive.name]]
+    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
+
+
+def choose(eqn: JaxprEqn, inputs: list, visit: Visit, path: str) -> list:
+    """A cond or switch with its branches visited."""
+    branches = [partial(lambda b, *xs: evaluate(b, list(xs), visit, path), branch) for branch in eqn.params["branches"]]
+    return jax.lax.switch(inputs[0], branches, *inputs[1:])
+
+
+def scan(
+    eqn: JaxprEqn, inputs: list, step: Callable[[list, list, list, PyTree], tuple[list, PyTree]], extra: PyTree
+) -> tuple:
+    """A scan with `step(consts, carry, x, extra) -> (outputs, kept)` for its body; -> (outputs, kept of every step)."""
+    p = eqn.params
+    ends = (p["num_consts"], p["num_consts"] + p["num_carry"])
+    consts, carry, xs = inputs[: ends[0]], inputs[ends[0] : ends[1]], inputs[ends[1] :]
+
+    def body(carry: list, x: tuple) -> tuple[list, tuple]:
+        found, kept = step(consts, carry, *x)
+        return found[: p["num_carry"]], (found[p["num_carry"] :], kept)
+
+    carry, (ys, kept) = jax.lax.scan(body, carry, (xs, extra), length=p["length"], reverse=p["reverse"])
+    return [*carry, *ys], kept
+
+
+def traced(function: Callable[[PyTree], PyTree], argument: PyTree) -> tuple[ClosedJaxpr, Any]:
+    """(the list of operations, the tree of the result)."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(argument)
+    return closed, jax.tree.structure(shape)
+
+
+def undecorated(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+    """The same function of one tree, with every jax.custom_vjp and jax.custom_jvp in it taken off."""
+
+    def visit(eqn: JaxprEqn, inputs: list, path: str) -> list:
+        if (held := inner(eqn, INLINED | RULED)) is not None:
+            return evaluate(held, inputs, visit, path)
+        if eqn.primitive.name == "scan":
+            step = lambda consts, carry, x, extra: (
+                evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], visit, path),
+                None,
+            )
+            return scan(eqn, inputs, step, None)[0]
+        return choose(eqn, inputs, visit, path) if eqn.primitive.name == "cond" else bind(eqn, *inputs)
+
+    def plain(argument: PyTree) -> PyTree:
+        closed, tree = traced(function, argument)
+        return tree.unflatten(evaluate(closed, jax.tree.leaves(argument), visit))
+
+    return plain
+
+
+def place(eqn: JaxprEqn) -> str:
+    """'tanh (model.py:12)': the operation, and the line of the forward pass that it came from."""
+    frame = source_info_util.user_frame(eqn.source_info.traceback)
+    name = eqn.primitive.name
+    if name == "custom_jvp_call":
+        name = eqn.params["call_jaxpr"].jaxpr.debug_info.func_name
+    where = f" ({frame.file_name.rpartition('/')[2]}:{frame.start_line})" if frame else ""
+    return f"'{name}'{where}"

@@ -1,0 +1,76 @@
+"""One compiled program that everything is measured with: value, hand-written derivative, true derivative, slope.
+
+Central differences, linearity, the adjoint identity and the search for a stale cache are that same program at other
+points, with other cotangents: a check compiles once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.check.problem import Leaves, Problem
+from jaxbp.core import PyTree
+
+
+class Pass(NamedTuple):
+    """What one evaluation gives; truth and slope are None where JAX cannot differentiate."""
+
+    value: float  # <dy, forward>
+    hand: dict[str, np.ndarray | None]
+    truth: dict[str, np.ndarray] | None
+    slope: float | None  # <dy, J v> along the tangent
+
+
+class Program:
+    """run(leaves, dy, tangent) -> Pass for a problem, compiled at its first call."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._compiled = jax.jit(self._everything)
+
+    def __call__(self, leaves: Leaves | None = None, dy: PyTree = None, tangent: Leaves | None = None) -> Pass:
+        p = self.problem
+        leaves, dy = p.leaves if leaves is None else leaves, p.dy if dy is None else dy
+        tangent = jax.tree.map(jnp.ones_like, leaves) if tangent is None else tangent
+        value, hand, truth, slope = jax.device_get(self._compiled(leaves, dy, tangent))
+        if not p.traceable:
+            hand = {path: None if g is None else np.asarray(g) for path, g in p.pullback(leaves, dy).items()}
+        return Pass(self.value(leaves) if value is None else float(value), hand, truth, slope)
+
+    def gradients(self, leaves: Leaves) -> tuple[dict, dict | None]:
+        """The hand-written and the true derivative at other leaves."""
+        found = self(leaves)
+        return found.hand, found.truth
+
+    def value(self, leaves: Leaves) -> float:
+        """<dy, forward> at other leaves."""
+        p = self.problem
+        if not p.differentiable:
+            return float(p.forward(leaves))
+        return float(self._compiled(leaves, p.dy, leaves)[0])
+
+    def _everything(self, leaves: Leaves, dy: PyTree, tangent: Leaves) -> tuple:
+        p = self.problem
+        hand = p.pullback(leaves, dy) if p.traceable else None
+        if not p.differentiable:
+            return None, hand, None, None
+        y, back = jax.vjp(p.forward, leaves)
+        return dot(dy, y), hand, back(dy)[0], _slope(p.forward, leaves, dy, tangent)
+
+
+def _slope(forward: Callable, leaves: Leaves, dy: PyTree, tangent: Leaves) -> jax.Array | None:
+    """Forward mode; None through a jax.custom_vjp, which has none."""
+    try:
+        return dot(dy, jax.jvp(forward, (leaves,), (tangent,))[1])
+    except TypeError:
+        return None
+
+
+def dot(a: PyTree, b: PyTree) -> jax.Array:
+    """<a, b> over all leaves."""
+    return sum((jnp.vdot(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(()))

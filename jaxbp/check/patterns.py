@@ -1,0 +1,215 @@
+"""Wrong arrays that are simple images of the true one: each pattern is tried, and those that fit exactly are told."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxbp.check.causes import Cause
+from jaxbp.check.report import Explanation
+
+RATES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.001, 1e-4)
+Counts = tuple[tuple[str, float], ...]
+Arrays = dict[str, np.ndarray]
+
+
+def same(a: np.ndarray, b: np.ndarray, close: float) -> bool:
+    """Equal in shape, and in every entry to `close` times the largest."""
+    if a.shape != b.shape or not np.all(np.isfinite(b)) or not np.all(np.isfinite(a)):
+        return False
+    return float(np.max(np.abs(a - b), initial=0)) <= close * max(float(np.max(np.abs(b), initial=0)), 1e-300)
+
+
+def patterns(
+    path: str, hand: np.ndarray, truth: np.ndarray, all_truth: Arrays, leaves: Arrays, counts: Counts, close: float
+) -> Iterator[Explanation]:
+    """Every pattern that turns the true array into the hand-written one."""
+    if hand.shape != truth.shape:
+        yield from _shapes(hand, truth, close)
+        return
+    if not np.all(np.isfinite(hand)):
+        bad = np.argwhere(~np.isfinite(hand))
+        yield Explanation(Cause.UNKNOWN, f"{len(bad)} entries are not finite, the first at {tuple(map(int, bad[0]))}")
+        return
+    if not np.any(hand):
+        yield Explanation(Cause.ZERO, "every entry is 0")
+        return
+    scaled = list(_factor(hand, truth, counts, close))
+    yield from scaled
+    if scaled and hand.size > 1:
+        return
+    yield from _swapped(path, hand, all_truth, close)
+    yield from _arranged(hand, truth, close)
+    yield from _summed(hand, truth, close)
+    yield from _shifted(hand, truth, close)
+    yield from _partly(hand, truth, close)
+    parameter = np.asarray(leaves[path])
+    if not scaled and (c := _ratio(hand - truth, parameter, 1e-6)) is not None:
+        yield Explanation(Cause.PENALTY, f"it is off by {c:.6g} times the parameter itself, as a penalty's gradient is")
+    gap = np.max(np.abs(hand - truth)) / max(np.max(np.abs(truth)), 1e-300)
+    if gap < 3e-6 and not scaled:
+        yield Explanation(Cause.PRECISION, f"it is off by {gap:.1e} everywhere: a part of it runs in float32")
+
+
+def _ratio(a: np.ndarray, b: np.ndarray, close: float) -> float | None:
+    """c if a = c b."""
+    square = float(np.vdot(b, b))
+    c = float(np.vdot(b, a)) / square if square else 0.0
+    return c if c and same(a, c * b, close) else None
+
+
+def _factor(hand: np.ndarray, truth: np.ndarray, counts: Counts, close: float) -> Iterator[Explanation]:
+    c = _ratio(hand, truth, close)
+    if c is None:
+        return
+    every = f"every entry is {c:.9g} times the true one"
+    near = lambda a, b: abs(a - b) <= 1e-8 * abs(b)
+    size = abs(c)
+    if near(size, 1):
+        yield Explanation(Cause.SIGN, "every entry has the opposite sign")
+        return
+    sign = " with the sign flipped" if c < 0 else ""
+    for name, n in counts:
+        if near(size, n):
+            cause = Cause.SUM if "batch" in name or "data" in name else Cause.FACTOR
+            yield Explanation(cause, f"{every}: {name}{sign}")
+        if near(size, 1 / n):
+            cause = Cause.MEAN if "batch" in name or "data" in name else Cause.FACTOR
+            yield Explanation(cause, f"{every}: 1 / {name}{sign}")
+    for (name, n), (other, m) in itertools.combinations(counts, 2):
+        if near(size, n * m):
+            yield Explanation(Cause.SUM, f"{every}: {name} times {other}{sign}")
+        if near(size, 1 / (n * m)):
+            yield Explanation(Cause.MEAN, f"{every}: 1 / ({name} times {other}){sign}")
+    for value, name in ((2, "2"), (0.5, "1/2"), (4, "4"), (0.25, "1/4")):
+        if near(size, value):
+            yield Explanation(Cause.FACTOR, f"{every}: a factor {name}{sign}, as of a square's derivative")
+    if any(near(size, rate) for rate in RATES):
+        yield Explanation(Cause.FACTOR, f"{every}: it looks like a learning rate{sign}")
+    yield Explanation(Cause.FACTOR, every)
+
+
+def _swapped(path: str, hand: np.ndarray, all_truth: Arrays, close: float) -> Iterator[Explanation]:
+    for other, theirs in all_truth.items():
+        if other != path and theirs is not None and same(hand, theirs, close):
+            yield Explanation(Cause.SWAPPED, f"it is the true gradient of {other}")
+
+
+def _arranged(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Explanation]:
+    """The right numbers in other places."""
+    if truth.ndim >= 2:
+        for axes in itertools.permutations(range(truth.ndim)) if truth.ndim <= 4 else ():
+            if axes == tuple(range(truth.ndim)):
+                continue
+            turned = truth.transpose(axes)
+            if same(hand, turned, close):
+                yield Explanation(Cause.TRANSPOSED, f"it is the true one with its axes in the order {axes}")
+            elif same(hand, turned.reshape(truth.shape), close):
+                yield Explanation(Cause.TRANSPOSED, f"it is the true one with its axes in the order {axes}, reshaped")
+    for count in range(1, truth.ndim + 1) if truth.ndim <= 5 else ():
+        for axes in itertools.combinations(range(truth.ndim), count):
+            if same(hand, np.flip(truth, axes), close):
+                yield Explanation(Cause.FLIPPED, f"it is the true one reversed along the axes {axes}")
+    for axis in range(truth.ndim):
+        order = _order(hand, truth, axis, close)
+        if order is not None:
+            yield Explanation(Cause.ORDER, f"it is the true one with axis {axis} in the order {_blocks(order)}")
+
+
+def _order(hand: np.ndarray, truth: np.ndarray, axis: int, close: float) -> list[int] | None:
+    """The permutation of an axis that makes hand of truth."""
+    rows = lambda a: np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1)
+    h, t = rows(hand), rows(truth)
+    if len(t) > 512:
+        return None
+    scale = close * max(float(np.max(np.abs(t), initial=0)), 1e-300)
+    gaps = np.stack([np.max(np.abs(t - row), 1, initial=0) for row in h]) if len(t) else np.zeros((0, 0))
+    order = [int(i) for i in np.argmin(gaps, 1)] if len(t) else []
+    fits = len(set(order)) == len(order) and all(gaps[i, j] <= scale for i, j in enumerate(order))
+    return order if fits and order != sorted(order) else None
+
+
+def _blocks(order: list[int]) -> str:
+    """A permutation in its largest equal blocks: [2, 3, 0, 1] is blocks 1, 0."""
+    for size in sorted((s for s in range(1, len(order) + 1) if len(order) % s == 0), reverse=True):
+        starts = order[::size]
+        if all(
+            order[i + k] == s + k for i, s in zip(range(0, len(order), size), starts, strict=True) for k in range(size)
+        ) and all(s % size == 0 for s in starts):
+            return f"{[s // size for s in starts]}" + (f" of blocks of {size}" if size > 1 else "")
+    return str(order)
+
+
+def _summed(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Explanation]:
+    """Sums over axes that were to be kept, spread out again."""
+    if truth.size < 2:
+        return
+    for count in range(1, truth.ndim + 1):
+        for axes in itertools.combinations(range(truth.ndim), count):
+            if np.prod([truth.shape[a] for a in axes]) < 2:
+                continue
+            spread = np.broadcast_to(truth.sum(axes, keepdims=True), truth.shape)
+            if same(hand, spread, close):
+                yield Explanation(Cause.AXES, f"its axes {axes} are summed too, and the sum stands at every entry")
+            elif same(hand, spread / np.prod([truth.shape[a] for a in axes]), close):
+                yield Explanation(Cause.AXES, f"its axes {axes} are averaged, and the mean stands at every entry")
+
+
+def _shifted(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Explanation]:
+    for axis in range(truth.ndim):
+        if truth.shape[axis] < 2:
+            continue
+        for shift, words in ((1, "later"), (-1, "earlier")):
+            rolled = np.roll(truth, shift, axis)
+            edge = [slice(None)] * truth.ndim
+            edge[axis] = slice(0, 1) if shift > 0 else slice(-1, None)
+            pushed = rolled.copy()
+            pushed[tuple(edge)] = 0
+            if same(hand, rolled, close) or same(hand, pushed, close):
+                yield Explanation(Cause.SHIFTED, f"it is the true one, one place {words} along axis {axis}")
+
+
+def _partly(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Explanation]:
+    """Right but for one end of an axis, where it is zero; or zero but for one end."""
+    for axis in range(truth.ndim):
+        if truth.shape[axis] < 2:
+            continue
+        for at, name in ((-1, "last"), (0, "first")):
+            without, alone = truth.copy(), np.zeros_like(truth)
+            np.moveaxis(without, axis, 0)[at] = 0
+            np.moveaxis(alone, axis, 0)[at] = np.moveaxis(truth, axis, 0)[at]
+            cause = Cause.DROPPED if axis == 0 else Cause.LAST_STEP
+            if same(hand, without, close):
+                yield Explanation(cause, f"it is right but for the {name} entry of axis {axis}, which is 0")
+            if same(hand, alone, close):
+                yield Explanation(Cause.OVERWRITTEN, f"only the {name} entry of axis {axis} is there")
+
+
+def _shapes(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Explanation]:
+    """A leaf of another shape: what makes the true one of it."""
+    stands = f"its shape is {hand.shape}, and the leaf's is {truth.shape}"
+    if hand.size == truth.size:
+        for axes in itertools.permutations(range(hand.ndim)) if hand.ndim <= 4 else ():
+            if same(hand.transpose(axes).reshape(truth.shape), truth, close):
+                turned = axes != tuple(range(hand.ndim))
+                yield Explanation(
+                    Cause.TRANSPOSED if turned else Cause.BROADCAST,
+                    f"{stands}: the right numbers" + (", transposed" if turned else ""),
+                )
+                return
+    for count in range(1, hand.ndim + 1):
+        for axes in itertools.combinations(range(hand.ndim), count):
+            total = hand.sum(axes)
+            if total.size == truth.size and same(total.reshape(truth.shape), truth, close):
+                yield Explanation(Cause.BROADCAST, f"{stands}: it is not summed over its axes {axes}")
+                return
+    if truth.ndim and hand.size < truth.size:
+        for count in range(1, truth.ndim + 1):
+            for axes in itertools.combinations(range(truth.ndim), count):
+                total = truth.sum(axes)
+                if total.size == hand.size and same(hand.reshape(total.shape), total, close):
+                    yield Explanation(Cause.AXES, f"{stands}: its axes {axes} are summed too")
+                    return
+    yield Explanation(Cause.BROADCAST, stands)

@@ -1,0 +1,348 @@
+"""The one shape that every check takes: a hand-written derivative, and the function that it claims to differentiate.
+
+Whatever was given (a gradient function and a loss, a function with a custom_vjp, a layer, a model with its loss)
+becomes a `Problem` over a flat dict of float64 leaves: `forward(leaves) -> outputs` and `pullback(leaves, dy) ->
+like leaves`. What the user gave and cannot be used ends here, in one line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.backprop import value_and_grad
+from jaxbp.check.operations import undecorated
+from jaxbp.check.oracle import autodiff
+from jaxbp.core import Context, Layer, PyTree, label, path_name
+from jaxbp.core import leaves as layers_in
+from jaxbp.errors import InputError
+
+Leaves = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A derivative to be judged.
+
+    forward(leaves) -> output tree; pullback(leaves, dy) -> {path: the hand-written derivative of <dy, forward>},
+    None for a missing leaf. variant(change, dtype) is the same problem with change(batch) for its batch and in
+    another precision.
+    """
+
+    name: str
+    forward: Callable[[Leaves], PyTree]
+    pullback: Callable[[Leaves, PyTree], dict[str, jax.Array | None]]
+    leaves: Leaves
+    dy: PyTree
+    dtypes: dict[str, str]  # what the user's leaves had
+    variant: Callable[[Callable[[PyTree], PyTree], Any], Problem]
+    size: int | None = None  # examples in the batch; None where the batch axis is not known
+    differentiable: bool = True  # JAX can differentiate forward
+    traceable: bool = True  # the hand-written part can run under jit
+    by_row: bool = False  # the output has the batch axis first, and no row sees another
+    layer: Layer | None = None
+    setting: tuple = ()  # the layer's (params, x, ctx)
+    delta: Callable[[], tuple[PyTree, PyTree]] | None = None  # the loss's dy, hand-written and true
+    counts: tuple[tuple[str, float], ...] = ()  # named numbers that a wrong factor may be
+
+
+def gradient_problem(
+    gradient: Callable, loss: Callable, params: PyTree, *batch: PyTree, dtype: Any = np.float64
+) -> Problem:
+    """gradient(params, *batch) -> like params, said to be the derivative of the scalar loss(params, *batch)."""
+    dtypes, (params, batch) = _dtypes(params), in_dtype((params, batch), dtype)
+    leaves, rebuild = split(params, "parameters")
+    size = batch_size(batch)
+
+    def forward(leaves: Leaves) -> jax.Array:
+        value = loss(rebuild(leaves), *batch)
+        if np.shape(value) != ():
+            raise InputError(f"the loss must be a scalar: {name_of(loss)} returned the shape {np.shape(value)}")
+        return value
+
+    def pullback(leaves: Leaves, dy: jax.Array) -> dict[str, jax.Array | None]:
+        found = aligned(gradient(rebuild(leaves), *batch), leaves, name_of(gradient), params)
+        return {path: None if g is None else dy * g for path, g in found.items()}
+
+    differentiable = runs(forward, leaves, name_of(loss))
+    traceable = runs(lambda leaves: pullback(leaves, jnp.ones((), dtype)), leaves, name_of(gradient))
+    variant = lambda change, dtype: gradient_problem(gradient, loss, params, *change(batch), dtype=dtype)
+    return Problem(
+        name_of(gradient),
+        forward,
+        pullback,
+        leaves,
+        jnp.ones((), dtype),
+        dtypes,
+        variant,
+        size,
+        differentiable,
+        traceable,
+        counts=counts(size, batch, (), leaves),
+    )
+
+
+def function_problem(
+    function: Callable, *arguments: PyTree, reference: Callable | None = None, dtype: Any = np.float64
+) -> Problem:
+    """function(*arguments) with its own jax.custom_vjp or custom_jvp, against the plain `reference` of the same
+    forward.
+
+    Without a reference, the function itself with its custom rules taken off is what JAX differentiates.
+    """
+    dtypes, arguments = _dtypes(_named(function, arguments)), in_dtype(arguments, dtype)
+    leaves, rebuild = split(_named(function, arguments), "arguments")
+    decorated = lambda leaves: _floating(function(*rebuild(leaves).values()))
+    runs(decorated, leaves, name_of(function), needed=True)
+    y = jax.eval_shape(decorated, leaves)
+    if not y:
+        raise InputError(f"{name_of(function)} returns nothing floating: there is nothing to differentiate")
+    forward = undecorated(decorated)
+    if reference:
+        forward = lambda leaves: _floating(reference(*rebuild(leaves).values()))
+        differentiable = runs(forward, leaves, name_of(reference))
+        if differentiable and jax.tree.map(jnp.shape, jax.eval_shape(forward, leaves)) != jax.tree.map(jnp.shape, y):
+            raise InputError(
+                f"not the same forward: {name_of(function)} returns {_shapes(y)} and the reference "
+                f"{name_of(reference)} {_shapes(jax.eval_shape(forward, leaves))}"
+            )
+    pullback = lambda leaves, dy: jax.vjp(decorated, leaves)[1](dy)[0]
+    variant = lambda change, dtype: function_problem(function, *change(arguments), reference=reference, dtype=dtype)
+    return Problem(
+        name_of(function),
+        forward,
+        pullback,
+        leaves,
+        cotangent(y, dtype),
+        dtypes,
+        variant,
+        counts=counts(None, arguments, y, leaves),
+    )
+
+
+def layer_problem(layer: Layer, params: PyTree, x: PyTree, ctx: Context, dtype: Any = np.float64) -> Problem:
+    """A layer's backward against its own forward: leaves `grads/...` and, for floating inputs, `dx`."""
+    dtypes, (params, x, ctx) = _dtypes({"grads": params, "dx": x}), in_dtype((params, x, ctx), dtype)
+    leaves, rebuild = split({"grads": params, "dx": x}, "layer's parameters and inputs")
+    parts = lambda leaves: rebuild(leaves).values()
+
+    def forward(leaves: Leaves) -> PyTree:
+        x, params = parts(leaves)
+        return layer.forward(params, x, ctx)[0]
+
+    def pullback(leaves: Leaves, dy: PyTree) -> dict[str, jax.Array | None]:
+        x, params = parts(leaves)
+        dx, grads = layer.backward(params, layer.forward(params, x, ctx)[1], dy)
+        return aligned({"grads": grads, "dx": dx}, leaves, label(layer), {"grads": params, "dx": x})
+
+    runs(forward, leaves, label(layer), needed=True)
+    y = jax.eval_shape(forward, leaves)
+    runs(lambda leaves: pullback(leaves, cotangent(y, dtype)), leaves, f"{label(layer)}.backward", needed=True)
+    variant = lambda change, dtype: layer_problem(layer, params, change(x), ctx, dtype)
+    size = len(jax.tree.leaves(x)[0])
+    return Problem(
+        label(layer),
+        forward,
+        pullback,
+        leaves,
+        cotangent(y, dtype),
+        dtypes,
+        variant,
+        size,
+        by_row=not any(leaf.couples_batch for leaf in layers_in(layer)),
+        layer=layer,
+        setting=(params, x, ctx),
+        counts=counts(size, x, y, leaves),
+    )
+
+
+def model_problem(
+    model: Layer,
+    loss: Any,
+    params: PyTree,
+    batch: PyTree,
+    ctx: Context,
+    penalties: Sequence[Any] = (),
+    dtype: Any = np.float64,
+) -> Problem:
+    """value_and_grad(model, loss, penalties) against jax.grad of the same forward passes."""
+    dtypes, (params, batch, ctx) = _dtypes(params), in_dtype((params, batch, ctx), dtype)
+    leaves, rebuild = split(params, "parameters")
+    hand, auto = value_and_grad(model, loss, penalties), autodiff(model, loss, penalties)
+    forward = lambda leaves: auto(rebuild(leaves), batch, ctx).value
+
+    def pullback(leaves: Leaves, dy: jax.Array) -> dict[str, jax.Array | None]:
+        found = aligned(hand(rebuild(leaves), batch, ctx).grads, leaves, label(model), params)
+        return {path: None if g is None else dy * g for path, g in found.items()}
+
+    runs(forward, leaves, label(model), needed=True)
+
+    def delta() -> tuple[PyTree, PyTree]:
+        y = model.forward(params, batch["x"], ctx)[0]
+        value = lambda y: loss.forward(y, batch["y"], batch["weight"])[0]
+        return loss.backward(loss.forward(y, batch["y"], batch["weight"])[1]), jax.grad(value)(y)
+
+    variant = lambda change, dtype: model_problem(model, loss, params, change(batch), ctx, penalties, dtype)
+    return Problem(
+        label(model),
+        forward,
+        pullback,
+        leaves,
+        jnp.ones((), dtype),
+        dtypes,
+        variant,
+        len(batch["weight"]),
+        layer=model,
+        setting=(params, batch["x"], ctx),
+        delta=delta,
+        counts=counts(len(batch["weight"]), batch["x"], (), leaves),
+    )
+
+
+# The pieces.
+
+
+def split(tree: PyTree, what: str) -> tuple[Leaves, Callable[[Leaves], PyTree]]:
+    """(the differentiable leaves by path, a function that puts others in their place)."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
+    names = [path_name(path) or "params" for path, _ in flat]
+    taken = [is_float(leaf) for _, leaf in flat]
+    leaves = {name: jnp.asarray(leaf) for name, (_, leaf), t in zip(names, flat, taken, strict=True) if t}
+    if not leaves:
+        raise InputError(f"nothing to differentiate: no leaf of the {what} is a floating-point array")
+    rest = [leaf for _, leaf in flat]
+
+    def rebuild(leaves: Leaves) -> PyTree:
+        return structure.unflatten([leaves.get(name, leaf) for name, leaf in zip(names, rest, strict=True)])
+
+    return leaves, rebuild
+
+
+def aligned(given: PyTree, leaves: Leaves, who: str, like: PyTree) -> dict[str, jax.Array | None]:
+    """A hand-written gradient by path. Integer leaves may hold anything; a floating leaf may be None: it is missing."""
+    flat = jax.tree_util.tree_flatten_with_path(given, is_leaf=lambda node: node is None)[0]
+    found = {path_name(path) or next(iter(leaves)): g for path, g in flat}
+    known = {path_name(path) or "params" for path, _ in jax.tree_util.tree_flatten_with_path(like)[0]}
+    strangers = sorted(path for path, g in found.items() if path not in known and g is not None and path not in leaves)
+    if strangers:
+        raise InputError(
+            f"{who} returned a leaf '{strangers[0]}' that its parameters do not have "
+            f"(they have {', '.join(sorted(known))})"
+        )
+    absent = sorted(path for path in leaves if path not in found)
+    if absent:
+        raise InputError(
+            f"the tree that {who} returned does not match: it has no '{absent[0]}' (found "
+            f"{', '.join(sorted(found)) or 'nothing'}); return None for a leaf that has no gradient"
+        )
+    return {path: None if found[path] is None else jnp.asarray(found[path]) for path in leaves}
+
+
+def cotangent(y: PyTree, dtype: Any, seed: int = 5) -> PyTree:
+    """A random dy of an output's shape, each entry at least 0.2 from zero so that nothing hides behind it."""
+
+    def draw(i: int, s: Any) -> jax.Array:
+        z = np.random.default_rng((seed, i)).normal(size=s.shape)
+        return jnp.asarray(z + np.where(z < 0, -0.2, 0.2), dtype)
+
+    leaves, tree = jax.tree.flatten(y)
+    return tree.unflatten([draw(i, s) for i, s in enumerate(leaves)])
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf is one to differentiate in. Complex leaves are refused."""
+    dtype = getattr(leaf, "dtype", None)
+    if isinstance(leaf, complex) or (dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating)):
+        raise InputError("a complex leaf cannot be checked: split it into its real and imaginary parts")
+    return isinstance(leaf, float) or (dtype is not None and jnp.issubdtype(dtype, jnp.floating))
+
+
+def batch_size(batch: PyTree) -> int | None:
+    """The length that the first axes of all arrays of the batch share; None if they do not."""
+    sizes = {
+        np.shape(a)[0] if np.ndim(a) else None for a in jax.tree.leaves(batch) if hasattr(a, "shape") and np.ndim(a)
+    }
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def name_of(function: Callable) -> str:
+    """How messages call a function."""
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
+    """Every floating leaf in `dtype`, Python numbers included; what is no array stays as it is."""
+    found = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if is_float(leaf) else leaf, tree)
+    if any(leaf.dtype != dtype for leaf in jax.tree.leaves(found) if is_float(leaf)):
+        raise InputError(f"{np.dtype(dtype).name} is not available here, and the check needs it: set jax_enable_x64")
+    return found
+
+
+def _floating(y: PyTree) -> PyTree:
+    """The floating outputs of a function, by path: the others have no cotangent."""
+    flat = {path_name(path): a for path, a in jax.tree_util.tree_flatten_with_path(y)[0]}
+    return {path: jnp.asarray(a) for path, a in flat.items() if is_float(a)}
+
+
+def runs(call: Callable, leaves: Leaves, who: str, needed: bool = False) -> bool:
+    """Whether `call` can be traced; if it fails without tracing too, or `needed`, its error in one line."""
+    try:
+        jax.eval_shape(call, leaves)
+        return True
+    except InputError:
+        raise
+    except jax.errors.JAXTypeError as error:  # it wants numbers, not tracers: NumPy code
+        if needed:
+            raise InputError(f"{who} cannot be traced by JAX: {_first_line(error)}") from None
+    except Exception as error:
+        raise InputError(f"{who} raised {type(error).__name__}: {_first_line(error)}") from None
+    try:
+        call(leaves)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{who} raised {type(error).__name__}: {_first_line(error)}") from None
+    return False
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["(no message)"])[0]
+
+
+def _named(function: Callable, arguments: tuple) -> dict[str, PyTree]:
+    """The arguments by the names that the function gives them."""
+    try:
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        names = [p.name for p in inspect.signature(function).parameters.values() if p.kind in kinds]
+    except (TypeError, ValueError):
+        names = []
+    names = names if len(names) >= len(arguments) else [f"argument{i}" for i in range(len(arguments))]
+    return dict(zip(names, arguments, strict=False))
+
+
+def _shapes(tree: PyTree) -> str:
+    return ", ".join(str(tuple(a.shape)) for a in jax.tree.leaves(tree)) or "nothing floating"
+
+
+def _dtypes(tree: PyTree) -> dict[str, str]:
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(path) or "params": str(getattr(leaf, "dtype", type(leaf).__name__)) for path, leaf in flat}
+
+
+def counts(size: int | None, data: PyTree, output: PyTree, leaves: Leaves) -> tuple[tuple[str, float], ...]:
+    """Named numbers that a missing or extra factor may be."""
+    numbers = {}
+    for what, arrays in (("data", data), ("output", output)):
+        for a in jax.tree.leaves(arrays):
+            numbers |= {f"the length {n} of the {what}'s axis {axis}": n for axis, n in enumerate(np.shape(a)[1:], 1)}
+    for path, a in leaves.items():
+        numbers |= {f"the length {n} of axis {axis} of {path}": n for axis, n in enumerate(a.shape)}
+    if size:
+        numbers[f"the batch size {size}"] = size
+    return tuple((name, float(n)) for name, n in numbers.items() if n > 1)

@@ -1,0 +1,132 @@
+"""What a check found: one row a parameter, one line a law, the likely causes, and the first wrong step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jaxbp.check.causes import Cause
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A cause that reproduces the wrong numbers, and how one sees it."""
+
+    cause: Cause
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """The verdict on one leaf of a gradient. Errors are relative (`compare`); nan where a method does not apply."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    verdict: str  # "pass", "FAIL", or "kink": nothing can be said here
+    error: float  # against autodiff, the largest entry
+    difference_error: float  # against central differences along random directions
+    index: tuple[int, ...] = ()  # where it is worst, with both values there
+    hand: float = math.nan
+    truth: float = math.nan
+    causes: tuple[Explanation, ...] = ()  # the likeliest first
+
+    @property
+    def passed(self) -> bool:
+        """Nothing wrong was found."""
+        return self.verdict != "FAIL"
+
+    @property
+    def ratio(self) -> float:
+        """Hand-written over true at the worst entry."""
+        return self.hand / self.truth if self.truth else math.nan
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one law or method for the whole function; `passed` is None where it could not be asked."""
+
+    method: str
+    passed: bool | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of it. `passed` if nothing failed; str(report) is the text that people read."""
+
+    name: str
+    leaves: tuple[Leaf, ...]
+    findings: tuple[Finding, ...] = ()
+    step: str = ""  # for a model: the first wrong layer in backward order, and what is wrong with it
+
+    @property
+    def passed(self) -> bool:
+        """No leaf failed and no law is broken."""
+        return all(leaf.passed for leaf in self.leaves) and all(f.passed is not False for f in self.findings)
+
+    def __getitem__(self, path: str) -> Leaf:
+        """The leaf of that path."""
+        return next(leaf for leaf in self.leaves if leaf.path == path)
+
+    def __str__(self) -> str:
+        failed = [leaf for leaf in self.leaves if not leaf.passed]
+        broken = [f for f in self.findings if f.passed is False]
+        counts = f"{len(self.leaves) - len(failed)} of {len(self.leaves)} leaves right"
+        verdict = "pass" if self.passed else "FAIL"
+        lines = [
+            f"gradient check of {self.name}: {verdict}, {counts}" + (f", {len(broken)} laws broken" if broken else "")
+        ]
+        lines += ["", *table(self.leaves)]
+        for leaf in failed:
+            first, *others = leaf.causes or (
+                Explanation(Cause.UNKNOWN, "none of the known mistakes gives these numbers"),
+            )
+            lines += ["", f"{leaf.path}: likely cause: {first}"]
+            lines += [f"    or {other}" for other in others[:3]]
+        if self.step:
+            lines += ["", f"first wrong step in backward order: {self.step}"]
+        if self.findings:
+            mark = {True: "pass", False: "FAIL", None: "-   "}
+            lines += ["", *(f"{mark[f.passed]}  {f.method}: {f.text}" for f in self.findings)]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; numbers that are not finite as text."""
+        plain = lambda v: str(v) if isinstance(v, float) and not math.isfinite(v) else v
+        rows = [asdict(leaf) | {"ratio": leaf.ratio} for leaf in self.leaves]
+        rows = [{key: plain(value) for key, value in row.items()} for row in rows]
+        return {
+            "name": self.name,
+            "passed": self.passed,
+            "step": self.step,
+            "leaves": rows,
+            "findings": [asdict(f) for f in self.findings],
+        }
+
+
+def table(leaves: tuple[Leaf, ...]) -> list[str]:
+    """The rows as text, columns aligned."""
+    head = ("leaf", "shape", "dtype", "autodiff", "differences", "worst at", "hand-written", "true", "ratio", "verdict")
+    number = lambda v, form: "-" if math.isnan(v) else format(v, form)
+    rows = [head] + [
+        (
+            leaf.path,
+            str(leaf.shape),
+            leaf.dtype,
+            number(leaf.error, ".1e"),
+            number(leaf.difference_error, ".1e"),
+            str(leaf.index) if leaf.index else "-",
+            number(leaf.hand, ".6g"),
+            number(leaf.truth, ".6g"),
+            number(leaf.ratio, ".6g"),
+            leaf.verdict,
+        )
+        for leaf in leaves
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
