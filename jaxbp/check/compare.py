@@ -35,7 +35,8 @@ def leaf_error(got: jax.Array, want: jax.Array, top: float) -> float:
     if not np.array_equal(np.isfinite(got), np.isfinite(want)):
         return float("inf")
     gap = largest_entry(got - want)
-    return gap / max(largest_entry(want), 1e-3 * top) if gap else 0.0
+    scale = max(largest_entry(want), 1e-3 * top)
+    return gap / scale if scale else float("inf") if gap else 0.0
 
 
 def worst(got: PyTree, want: PyTree) -> float:

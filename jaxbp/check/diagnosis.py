@@ -8,6 +8,7 @@ one (a factor, transposed, flipped, permuted, summed, swapped);
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check.causes import Cause
-from jaxbp.check.mutation import mutants
+from jaxbp.check.mutation import mutants, operands
+from jaxbp.check.operations import traced
 from jaxbp.check.passes import Program
 from jaxbp.check.patterns import patterns, same
 from jaxbp.check.problem import Leaves, Problem
@@ -58,6 +60,17 @@ class Evidence:
         ]
 
     @cached_property
+    def counts(self) -> tuple[tuple[str, float], ...]:
+        """Named numbers that a wrong factor may be: lengths, and the positions that a mean may go over."""
+        if not self.problem.differentiable:
+            return self.problem.counts
+        closed, _ = traced(self.problem.forward, self.problem.leaves)
+        shapes = {getattr(v.aval, "shape", ()) for v in operands(closed.jaxpr)}
+        positions = {f"the {math.prod(s[:-1])} positions of a value of shape {s}": math.prod(s[:-1]) for s in shapes}
+        entries = {f"the {math.prod(s)} entries of a value of shape {s}": math.prod(s) for s in shapes}
+        return (*self.problem.counts, *((k, float(n)) for k, n in sorted((positions | entries).items()) if n > 1))
+
+    @cached_property
     def still(self) -> dict[str, str]:
         """Path -> what was moved without any effect on the hand-written gradient, though the true one moves."""
         found = {}
@@ -90,9 +103,7 @@ def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
     if truth is None:
         return leaf
     found = list(
-        patterns(
-            leaf.path, hand, truth, evidence.truth, evidence.problem.leaves, evidence.problem.counts, evidence.close
-        )
+        patterns(leaf.path, hand, truth, evidence.truth, evidence.problem.leaves, evidence.counts, evidence.close)
     )
     vague = [e for e in found if e.cause in (Cause.FACTOR, Cause.PRECISION, Cause.UNKNOWN)]
     if leaf.path in evidence.still:

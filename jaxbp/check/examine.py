@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import jax
@@ -10,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check.bisect import first_wrong_step
-from jaxbp.check.compare import FLOAT64_TOLERANCE, largest_entry, leaf_error
+from jaxbp.check.compare import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst
 from jaxbp.check.diagnosis import Evidence, explain
-from jaxbp.check.differences import TOLERANCE, Slope, slope
+from jaxbp.check.differences import TOLERANCE, Slope, along, only_kinks
 from jaxbp.check.laws import laws
 from jaxbp.check.passes import Pass, Program
 from jaxbp.check.problem import Leaves, Problem
@@ -32,7 +33,12 @@ def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT6
     accuracy = max(accuracy, TOLERANCE) if numeric else accuracy
     slopes = {path: _slopes(run, path, seed) for path in problem.leaves}
     verdicts = judge(problem, found, truth, slopes, accuracy)
-    findings = [f for f in (_adjoint(run, found, accuracy, seed), _linear(run, found, accuracy)) if f is not None]
+    at_kinks = lambda path: only_kinks(run, path, found.hand[path], truth[path])
+    verdicts = [replace(v, verdict="kink") if not v.passed and at_kinks(v.path) else v for v in verdicts]
+    bent = any(v.verdict == "kink" for v in verdicts)
+    adjoint = None if bent else _adjoint(run, found, accuracy, seed)
+    asked = (_same_forward(problem, accuracy), adjoint, _linear(run, found, accuracy))
+    findings = [finding for finding in asked if finding is not None]
     if any(not leaf.passed for leaf in verdicts):
         evidence = Evidence(problem, found.hand, truth, accuracy, run.gradients)
         verdicts = [leaf if leaf.passed else explain(leaf, evidence) for leaf in verdicts]
@@ -48,55 +54,44 @@ def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT6
 
 def judge(problem: Problem, found: Pass, truth: dict, slopes: dict[str, list] | None, accuracy: float) -> list[Leaf]:
     """The verdict on every leaf, against the true gradient and, if they were taken, the slopes along directions."""
-    top = max(largest_entry({k: v for k, v in truth.items() if v is not None}), 1e-300)
+    top = max(largest_entry({k: np.nan_to_num(v) for k, v in truth.items() if v is not None}), 1e-300)
     return [_judged(problem, k, found, truth, (slopes or {}).get(k, []), accuracy, top) for k in problem.leaves]
 
 
-def _judged(
-    problem: Problem,
-    path: str,
-    found: Pass,
-    truth: dict,
-    slopes: list[tuple[float, Slope]],
-    accuracy: float,
-    top: float,
-) -> Leaf:
+def _judged(problem: Problem, path: str, found: Pass, truth: dict, slopes: list, accuracy: float, top: float) -> Leaf:
     hand, want = found.hand[path], truth[path]
     shape, dtype = problem.leaves[path].shape, problem.dtypes.get(path, "float64")
     if hand is None:
         return Leaf(path, shape, dtype, "FAIL", math.inf, math.nan)
     difference, unsure, bent = _against_slopes(hand, shape, slopes, top)
-    kink = bent and found.truth is None
+    agrees = bent or math.isnan(difference) or difference <= max(TOLERANCE, accuracy) + unsure
     if want is None:  # too large to difference entry by entry
-        wrong = difference > TOLERANCE + unsure
-        return Leaf(path, shape, dtype, "kink" if kink else "FAIL" if wrong else "pass", math.nan, difference)
+        return Leaf(path, shape, dtype, "kink" if bent else "pass" if agrees else "FAIL", math.nan, difference)
+    kinks = np.isnan(want) if found.truth is None else np.zeros(want.shape, bool)
+    if hand.shape == want.shape:
+        hand, want = np.where(kinks, 0, hand), np.where(kinks, 0, want)
     error = leaf_error(hand, want, top)
-    right = error <= accuracy and (bent or difference <= max(TOLERANCE, accuracy) + unsure)
-    verdict = "pass" if right else "kink" if kink else "FAIL"
+    verdict = "FAIL" if error > accuracy or not agrees else "kink" if kinks.any() else "pass"
     if hand.shape != want.shape or not want.size:
         return Leaf(path, shape, dtype, verdict, error, difference)
     gap = np.where(np.isfinite(hand - want), np.abs(hand - want), np.inf)
     index = tuple(int(i) for i in np.unravel_index(np.argmax(gap), want.shape))
-    shown = math.nan if found.truth is None else error
+    shown = error if found.truth is not None else math.nan
     return Leaf(path, shape, dtype, verdict, shown, difference, index, float(hand[index]), float(want[index]))
 
 
 def _against_slopes(hand: np.ndarray, shape: tuple, slopes: list, top: float) -> tuple[float, float, bool]:
     """(largest relative gap to the central differences, how far those may be off, whether there is a kink)."""
-    if hand.shape != shape or not hand.size:
-        return math.nan, math.inf, False
+    if hand.shape != shape or not hand.size or not slopes:
+        return math.nan, 0.0, False
+    if not np.all(np.isfinite(hand)):
+        return math.inf, 0.0, False
     gap = unsure = 0.0
     for v, found in slopes:
         along = float(np.vdot(hand, v))
         scale = max(abs(along), abs(found.value), 1e-3 * top)
         gap, unsure = max(gap, abs(along - found.value) / scale), max(unsure, 10 * found.error / scale)
-    return (gap if math.isfinite(gap) else math.inf), unsure, any(s.kink for _, s in slopes)
-
-
-def _moved(run: Program, path: str, v: np.ndarray) -> Slope:
-    leaf = run.problem.leaves[path]
-    f = lambda h: run.value(run.problem.leaves | {path: leaf + h * v})
-    return slope(f, max(1.0, float(jnp.max(jnp.abs(leaf), initial=0))) / max(float(np.abs(v).max(initial=0)), 1e-300))
+    return gap, unsure, any(s.kink for _, s in slopes)
 
 
 def _slopes(run: Program, path: str, seed: int) -> list[tuple[np.ndarray, Slope]]:
@@ -106,17 +101,28 @@ def _slopes(run: Program, path: str, seed: int) -> list[tuple[np.ndarray, Slope]
         np.random.default_rng((seed, i)).normal(size=shape) for i in range(DIRECTIONS if np.prod(shape) else 0)
     ]
     directions = [v / np.linalg.norm(v) for v in directions]
-    return [(v, _moved(run, path, v)) for v in directions]
+    return [(v, along(run, path, v)) for v in directions]
 
 
 def _differenced(run: Program) -> dict[str, np.ndarray | None]:
-    """The derivative of every entry by central differences; None for leaves that are too large for that."""
+    """Every entry's derivative by central differences, nan at a kink; None for a leaf that is too large for that."""
     truth = {}
     for path, leaf in run.problem.leaves.items():
         unit = np.eye(leaf.size).reshape(leaf.size, *leaf.shape) if leaf.size <= ENTRIES else None
-        each = None if unit is None else [_moved(run, path, v).value for v in unit]
-        truth[path] = None if each is None else np.asarray(each, np.float64).reshape(leaf.shape)
+        each = None if unit is None else [along(run, path, v) for v in unit]
+        values = None if each is None else [math.nan if s.kink else s.value for s in each]
+        truth[path] = None if values is None else np.asarray(values, np.float64).reshape(leaf.shape)
     return truth
+
+
+def _same_forward(problem: Problem, accuracy: float) -> Finding | None:
+    """Whether the function with the rule and its reference have the same values."""
+    if problem.decorated is None:
+        return None
+    error = worst(jax.device_get(problem.decorated(problem.leaves)), jax.device_get(problem.forward(problem.leaves)))
+    return Finding(
+        "same forward", bool(error <= max(accuracy, 1e-9)), f"its value and the reference's differ by {error:.1e}"
+    )
 
 
 def _adjoint(run: Program, found: Pass, accuracy: float, seed: int) -> Finding | None:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
 from jaxbp.check.compare import FLOAT64_TOLERANCE
 from jaxbp.check.examine import Level, examine
-from jaxbp.check.problem import function_problem, gradient_problem, layer_problem, model_problem
+from jaxbp.check.problem import Problem, function_problem, gradient_problem, layer_problem, model_problem
 from jaxbp.check.report import Report
-from jaxbp.core import Case, Context, Layer, PyTree
+from jaxbp.core import Case, Context, Layer, PyTree, label
+from jaxbp.errors import InputError, unknown
 
 
 def check_gradient(
@@ -66,12 +67,16 @@ def check_layer(
     sample(key, spec) draws inputs that keep off kinks. A combinator is checked as a whole, and bisected where it fails.
     """
 
-    def problem() -> Any:
+    def problem() -> Problem:
         keys = jax.random.split(jax.random.key(seed), 3)
-        params = layer.init(keys[0], spec)
-        params = {**jax.tree.map(lambda p: p + 0.1 * np.random.default_rng(p.size).normal(size=p.shape), params)}
-        x = Case(layer, spec, sample).draw(keys[1])
-        return layer_problem(layer, params, x, Context(keys[2], layer.init_state(spec), train))
+        jitter = lambda p: p + 0.1 * np.random.default_rng(p.size).normal(size=p.shape).astype(p.dtype)
+        try:
+            params, state = jax.tree.map(jitter, layer.init(keys[0], spec)), layer.init_state(spec)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{label(layer)}.init raised {type(error).__name__}: {error}") from None
+        return layer_problem(layer, params, Case(layer, spec, sample).draw(keys[1]), Context(keys[2], state, train))
 
     return _examined(problem, level, accuracy, seed)
 
@@ -91,15 +96,20 @@ def check_model(
     return _examined(lambda: model_problem(model, loss, params, batch, ctx, penalties), level, accuracy, seed)
 
 
-def _examined(problem: Callable, level: Level, accuracy: float, seed: int) -> Report:
-    plain = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"), plain[0], plain[1]:
+def _examined(problem: Callable[[], Problem], level: Level, accuracy: float, seed: int) -> Report:
+    if level not in get_args(Level):
+        raise unknown("level", str(level), get_args(Level))
+    if not accuracy > 0:
+        raise InputError(f"accuracy, the largest relative error that is right, must be above 0, got {accuracy}")
+    promotion = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), promotion[0], promotion[1]:
         return examine(problem(), level, accuracy, seed)
 
 
 def _asserting(check: Callable[..., Report]) -> Callable[..., Report]:
     @wraps(check)
     def assert_right(*args: Any, **kwargs: Any) -> Report:
+        __tracebackhide__ = True
         report = check(*args, **kwargs)
         if not report.passed:
             raise AssertionError(str(report))

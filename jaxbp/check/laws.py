@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check.compare import FLOAT64_TOLERANCE, largest_entry, leaf_errors, worst
+from jaxbp.check.differences import only_kinks
 from jaxbp.check.passes import Program
 from jaxbp.check.problem import Leaves, Problem, in_dtype
 from jaxbp.check.report import Finding
@@ -160,4 +161,9 @@ def _hard_points(problem: Problem, accuracy: float) -> Iterator[Finding]:
             finite = all(np.all(np.isfinite(g)) for g in found.hand.values() if g is not None)
             yield Finding(name, None, "autodiff is not finite here" + (", the hand-written one is" if finite else ""))
             continue
-        yield _compared(name, found.hand, found.truth, max(accuracy, 1e-9))
+        finding = _compared(name, found.hand, found.truth, max(accuracy, 1e-9))
+        errors = leaf_errors(found.hand, found.truth) if finding.passed is False else {}
+        wrong = [path for path, error in errors.items() if error > max(accuracy, 1e-9)]
+        if wrong and all(only_kinks(run, path, found.hand[path], found.truth[path], leaves) for path in wrong):
+            finding = Finding(name, None, f"a kink: {', '.join(wrong)} takes another side's slope than autodiff")
+        yield finding

@@ -95,8 +95,12 @@ def _product(
             text = f"the other factor is transposed in the {name} derivative of"
             yield Cause.TRANSPOSED, text, _paired(eqn, inputs, ct, cts, i, other.T)
         if f"{path}~" in others:
-            for near, words in zip(others[f"{path}~"][1 - i], ("before", "after"), strict=True):
-                text = f"the {name} derivative takes the step {words} in"
+            for near, words in zip(
+                others[f"{path}~"][1 - i],
+                ("before, the first the last", "before", "after", "after, the last none"),
+                strict=True,
+            ):
+                text = f"the {name} derivative meets the step {words} in"
                 yield Cause.SHIFTED, text, _paired(eqn, inputs, ct, cts, i, near)
     yield from _rows(eqn, inputs, out, ct, cts, others, path)
 
@@ -141,13 +145,22 @@ def _rows(
                     )
 
 
+def _added(
+    eqn: JaxprEqn, inputs: list, out: jax.Array, ct: jax.Array, cts: list, others: dict, path: str
+) -> Iterator[Mistake]:
+    """A sum that spreads one of its terms, such as a bias, over the other's rows."""
+    spread = [jnp.shape(x) != out.shape for x in inputs]
+    for cause, text, wrong in _rows(eqn, inputs, out, ct, cts, others, path) if any(spread) else ():
+        yield cause, text, [w if is_spread else c for w, c, is_spread in zip(wrong, cts, spread, strict=True)]
+
+
 def _broadcast(
     eqn: JaxprEqn, inputs: list, out: jax.Array, ct: jax.Array, cts: list, others: dict, path: str
 ) -> Iterator[Mistake]:
-    if inputs[0].ndim != 1 or out.ndim < 2 or cts[0] is None:
+    if not inputs or cts[0] is None:
         return
-    here, n = eqn.params["broadcast_dimensions"][0], len(inputs[0])
-    for axis in range(out.ndim):
+    here, n = eqn.params["broadcast_dimensions"][-1] if inputs[0].ndim == 1 else 0, inputs[0].size
+    for axis in range(out.ndim if inputs[0].ndim == 1 else 0):
         if axis != here and out.shape[axis] == n:
             yield (
                 Cause.AXES,
@@ -172,6 +185,8 @@ def _gather(
 MISTAKES: dict[str, Callable[..., Iterator[Mistake]]] = {
     **dict.fromkeys(BENT, _bent),
     "mul": _scaled,
+    "add": _added,
+    "sub": _added,
     "div": _scaled,
     "dot_general": _product,
     "conv_general_dilated": _convolution,

@@ -8,6 +8,7 @@ holds all mutants: an index chooses the one that is alive.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class Mutant:
 def mutants(forward: Callable[[PyTree], PyTree], leaves: PyTree, dy: PyTree) -> list[tuple[Mutant, PyTree]]:
     """Every mutant of the derivative of <dy, forward(leaves)>, with what it gives (NumPy arrays, like leaves)."""
     closed, _ = traced(forward, leaves)
-    book = Book(Counter(_operands(closed.jaxpr)))
+    book = Book(Counter(operands(closed.jaxpr)))
 
     def gradient(which: jax.Array, leaves: PyTree, dy: PyTree) -> PyTree:
         book.alive = which
@@ -61,9 +62,8 @@ class Book:
 
     uses: Counter
     found: dict[tuple[str, str], Mutant] = field(default_factory=dict)
-    places: dict[str, tuple[str, str]] = field(
-        default_factory=dict
-    )  # path -> the operation's name, and where it stands
+    places: dict[str, tuple[str, str]] = field(default_factory=dict)  # path -> the operation's name, and its place
+    lengths: set[int] = field(default_factory=set)  # of loops: an axis so long may be time
     alive: Any = None
 
     def on(self, path: str, cause: Cause, text: str) -> jax.Array:
@@ -72,6 +72,10 @@ class Book:
         self.found.setdefault(key, Mutant(cause, text))
         return self.alive == list(self.found).index(key)
 
+    def dim(self, x: Any, path: str, cause: Cause, text: str, where: Any = True) -> Any:
+        """x, whose cotangent this mutant makes zero `where`."""
+        return dimmed(x, self.on(path, cause, text) & where) if _floating(x) else x
+
 
 @jax.custom_vjp
 def dimmed(x: jax.Array, dead: jax.Array) -> jax.Array:
@@ -79,10 +83,20 @@ def dimmed(x: jax.Array, dead: jax.Array) -> jax.Array:
     return x
 
 
+@jax.custom_vjp
+def crossed(a: jax.Array, b: jax.Array, on: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(a, b); backward, each gets the other's cotangent if `on`."""
+    return a, b
+
+
 dimmed.defvjp(lambda x, dead: (x, dead), lambda dead, ct: (jnp.where(dead, jnp.zeros_like(ct), ct), None))
+crossed.defvjp(
+    lambda a, b, on: ((a, b), on),
+    lambda on, cts: (jnp.where(on, cts[1], cts[0]), jnp.where(on, cts[0], cts[1]), None),
+)
 
 
-def _operands(jaxpr: Any) -> Iterator[Any]:
+def operands(jaxpr: Any) -> Iterator[Any]:
     """Every use of every variable, calls and loops included."""
     for eqn in jaxpr.eqns:
         yield from (v for v in eqn.invars if not isinstance(v, Literal))
@@ -90,7 +104,7 @@ def _operands(jaxpr: Any) -> Iterator[Any]:
             list(eqn.params.values()), is_leaf=lambda n: hasattr(n, "eqns") or hasattr(n, "jaxpr")
         ):
             if hasattr(held, "eqns") or hasattr(held, "jaxpr"):
-                yield from _operands(getattr(held, "jaxpr", held))
+                yield from operands(getattr(held, "jaxpr", held))
 
 
 def _watch(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> list:
@@ -98,10 +112,12 @@ def _watch(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> li
     if (held := inner(eqn, INLINED)) is not None:
         return evaluate(held, inputs, partial(_watch, book, seen), path)
     if eqn.primitive.name == "scan":
+        book.lengths.add(eqn.params["length"])
 
-        def step(consts: list, carry: list, x: list, extra: None) -> tuple[list, dict]:
+        def step(consts: list, carry: list, x: list, extra: None) -> tuple[list, tuple]:
             kept: dict = {}
-            return evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], partial(_watch, book, kept), path), kept
+            found = evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], partial(_watch, book, kept), path)
+            return found, (kept, found[: len(carry)])
 
         out, seen[path] = scan(eqn, inputs, step, None)
         return out
@@ -118,9 +134,11 @@ def _visit(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> li
     if eqn.primitive.name == "scan":
         return _visit_scan(book, seen, eqn, inputs, path)
     for i, (variable, x) in enumerate(zip(eqn.invars, inputs, strict=True)):
-        if not isinstance(variable, Literal) and book.uses[variable] > 1 and _floating(x):
+        if not isinstance(variable, Literal) and book.uses[variable] > 1:
             text = f"what flows back through operand {i} of {place(eqn)} is missing"
-            inputs = [*inputs[:i], dimmed(x, book.on(path, Cause.PATH, text)), *inputs[i + 1 :]]
+            inputs = [*inputs[:i], book.dim(x, path, Cause.PATH, text), *inputs[i + 1 :]]
+    if eqn.primitive.name == "split":
+        return _visit_split(book, eqn, bind(eqn, *inputs), path)
     if not any(_floating(x) for x in inputs) or len(eqn.outvars) != 1 or eqn.primitive.name not in MISTAKES:
         return bind(eqn, *inputs)
     return [_altered(book, seen, eqn, path)(*inputs)]
@@ -128,7 +146,7 @@ def _visit(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> li
 
 def _altered(book: Book, seen: dict, eqn: JaxprEqn, path: str) -> Callable[..., jax.Array]:
     kin = lambda k: k.endswith("~") or (k != path and book.places.get(k, ("",))[0] == eqn.primitive.name)
-    alive, others = book.alive, {k: v for k, v in seen.items() if not isinstance(v, dict) and kin(k)}
+    alive, others = book.alive, {k: v for k, v in seen.items() if not isinstance(v, tuple) and kin(k)}
 
     @jax.custom_vjp
     def run(alive: jax.Array, others: dict, *inputs: jax.Array) -> jax.Array:
@@ -142,7 +160,8 @@ def _altered(book: Book, seen: dict, eqn: JaxprEqn, path: str) -> Callable[..., 
         for cause, text, wrong in MISTAKES[eqn.primitive.name](eqn, list(inputs), out, ct, cts, others, path):
             for other in others:
                 text = text.replace(f"<{other}>", book.places.get(other, ("", ""))[1])
-            on = book.on(path, cause, f"{text} {place(eqn)}")
+            in_time = cause == Cause.DROPPED and out.shape[0] in book.lengths
+            on = book.on(path, Cause.LAST_STEP if in_time else cause, f"{text} {place(eqn)}")
             cts = [
                 c if c is None or w is None or w.shape != c.shape else jnp.where(on, w, c)
                 for c, w in zip(cts, wrong, strict=True)
@@ -154,39 +173,70 @@ def _altered(book: Book, seen: dict, eqn: JaxprEqn, path: str) -> Callable[..., 
     return partial(run, alive, others)
 
 
+def _visit_split(book: Book, eqn: JaxprEqn, pieces: list, path: str) -> list:
+    """A split whose pieces get each other's cotangents: gates in another order."""
+    for i, j in itertools.combinations(range(len(pieces)), 2):
+        if pieces[i].shape == pieces[j].shape and _floating(pieces[i]):
+            text = f"pieces {i} and {j} of {place(eqn)} get each other's delta"
+            pieces[i], pieces[j] = crossed(pieces[i], pieces[j], book.on(path, Cause.ORDER, text))
+    return pieces
+
+
 def _visit_scan(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> list:
-    """A loop: its carry cut, a step left out of a weight's sum, and the activations of the step before or after."""
-    length, kept = eqn.params["length"], seen[path]
-    last = 0 if eqn.params["reverse"] else length - 1
+    """A loop: its carry cut, steps left out of a weight's sum, and the activations of the step before or after."""
+    length, here = eqn.params["length"], place(eqn)
+    first, last = (length - 1, 0) if eqn.params["reverse"] else (0, length - 1)
 
     def step(consts: list, carry: list, x: list, extra: tuple) -> tuple[list, None]:
         t, near = extra
-        for i, c in enumerate(carry):
-            if _floating(c):
-                cut = book.on(
-                    f"{path}c{i}",
-                    Cause.PATH,
-                    f"the delta of carry {i} does not go to the step before, in {place(eqn)}",
-                )
-                carry = [*carry[:i], dimmed(c, cut), *carry[i + 1 :]]
-        for i, c in enumerate(consts):
-            if _floating(c):
-                for end, where, name in (
-                    ("last", last, Cause.LAST_STEP),
-                    ("first", length - 1 - last, Cause.LAST_STEP),
-                ):
-                    text = f"the {end} step's part of constant {i} is left out in {place(eqn)}"
-                    c = dimmed(c, book.on(f"{path}k{i}", name, text) & (t == where))
-                consts = [*consts[:i], c, *consts[i + 1 :]]
+        ends = (
+            (Cause.LAST_STEP, "the last step's part is left out", t == last),
+            (Cause.LAST_STEP, "the first step's part is left out", t == first),
+            (Cause.OVERWRITTEN, "only the first step's part counts", t != first),
+            (Cause.OVERWRITTEN, "only the last step's part counts", t != last),
+        )
+        for i, (cause, text, where) in itertools.product(range(len(consts)), ends):
+            consts = [*consts]
+            consts[i] = book.dim(consts[i], f"{path}k{i}", cause, f"{text} for constant {i} of {here}", where)
+        cut = "the delta of carry {} does not go to the step before, in"
+        carry = [book.dim(c, f"{path}c{i}", Cause.PATH, f"{cut.format(i)} {here}") for i, c in enumerate(carry)]
         return evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], partial(_visit, book, near), path), None
 
-    near = {
-        k: [jnp.stack([jnp.roll(a, s, 0) for s in (1, -1)], 1) for a in v]
-        for k, v in kept.items()
-        if not isinstance(v, dict)
-    }
-    near = {f"{k}~": v for k, v in near.items()}
-    return scan(eqn, inputs, step, (jnp.arange(length), near))[0]
+    out = scan(eqn, inputs, step, (jnp.arange(length), _near(eqn, seen[path], path)))[0]
+    for i in range(eqn.params["num_carry"], len(out)):
+        rows = jnp.arange(length).reshape(-1, *[1] * (out[i].ndim - 1))
+        for where, text in (
+            (rows == last, "the last step's output does not count"),
+            (rows == first, "the first does not"),
+        ):
+            out[i] = book.dim(out[i], f"{path}y{i}", Cause.LAST_STEP, f"{text} in {here}", where)
+        text = f"only the last step's output counts in {here}"
+        out[i] = book.dim(out[i], f"{path}y{i}", Cause.OVERWRITTEN, text, rows != last)
+    return out
+
+
+def _near(eqn: JaxprEqn, seen: tuple[dict, list], path: str) -> dict[str, list]:
+    """For every product in a loop, its inputs one step before and after: rolled, pushed, and a carry as it leaves."""
+    kept, after = seen
+    first = eqn.params["num_consts"]
+    carries = list(eqn.params["jaxpr"].jaxpr.invars[first : first + len(after)])
+    body = eqn.params["jaxpr"].jaxpr.eqns
+    near = {}
+    for name, inputs in kept.items():
+        number = name.removeprefix(f"{path}/")
+        if isinstance(inputs, tuple) or not number.isdigit() or body[int(number)].primitive.name != "dot_general":
+            continue
+        variables = body[int(number)].invars
+        leaving = [
+            after[carries.index(v)] if v in carries else jnp.roll(a, -1, 0)
+            for v, a in zip(variables, inputs, strict=True)
+        ]
+        pushed = lambda a, s: jnp.roll(a, s, 0).at[0 if s > 0 else -1].set(0)
+        near[f"{name}~"] = [
+            jnp.stack([jnp.roll(a, 1, 0), pushed(a, 1), out, pushed(a, -1)], 1)
+            for a, out in zip(inputs, leaving, strict=True)
+        ]
+    return near
 
 
 def _floating(x: Any) -> bool:

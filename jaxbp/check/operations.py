@@ -73,16 +73,19 @@ def traced(function: Callable[[PyTree], PyTree], argument: PyTree) -> tuple[Clos
 
 
 def undecorated(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
-    """The same function of one tree, with every jax.custom_vjp and jax.custom_jvp in it taken off."""
+    """The same function of one tree, with its outermost jax.custom_vjp and jax.custom_jvp rules taken off.
+
+    Rules inside those (jax.nn.relu in the body of a custom_vjp) are JAX's or somebody else's, and stay.
+    """
 
     def visit(eqn: JaxprEqn, inputs: list, path: str) -> list:
-        if (held := inner(eqn, INLINED | RULED)) is not None:
+        if (held := inner(eqn, RULED)) is not None:
+            return evaluate(held, inputs, lambda eqn, inputs, path: bind(eqn, *inputs), path)
+        if (held := inner(eqn, INLINED)) is not None:
             return evaluate(held, inputs, visit, path)
         if eqn.primitive.name == "scan":
-            step = lambda consts, carry, x, extra: (
-                evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], visit, path),
-                None,
-            )
+            body = eqn.params["jaxpr"]
+            step = lambda consts, carry, x, extra: (evaluate(body, [*consts, *carry, *x], visit, path), None)
             return scan(eqn, inputs, step, None)[0]
         return choose(eqn, inputs, visit, path) if eqn.primitive.name == "cond" else bind(eqn, *inputs)
 

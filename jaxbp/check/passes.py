@@ -51,7 +51,9 @@ class Program:
         """<dy, forward> at other leaves."""
         p = self.problem
         if not p.differentiable:
-            return float(p.forward(leaves))
+            return float(
+                sum(np.vdot(d, y) for d, y in zip(*map(jax.tree.leaves, (p.dy, p.forward(leaves))), strict=True))
+            )
         return float(self._compiled(leaves, p.dy, leaves)[0])
 
     def _everything(self, leaves: Leaves, dy: PyTree, tangent: Leaves) -> tuple:

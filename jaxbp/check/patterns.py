@@ -49,6 +49,8 @@ def patterns(
     if not scaled and (c := _ratio(hand - truth, parameter, 1e-6)) is not None:
         yield Explanation(Cause.PENALTY, f"it is off by {c:.6g} times the parameter itself, as a penalty's gradient is")
     gap = np.max(np.abs(hand - truth)) / max(np.max(np.abs(truth)), 1e-300)
+    if 3e-6 <= gap < 0.02 and not scaled:
+        yield Explanation(Cause.PRECISION, f"it is off by {gap:.1e} of its largest entry: a part may run in bfloat16")
     if gap < 3e-6 and not scaled:
         yield Explanation(Cause.PRECISION, f"it is off by {gap:.1e} everywhere: a part of it runs in float32")
 
@@ -72,15 +74,13 @@ def _factor(hand: np.ndarray, truth: np.ndarray, counts: Counts, close: float) -
         return
     sign = " with the sign flipped" if c < 0 else ""
     for name, n in counts:
+        averaged = any(word in name for word in ("batch", "data", "output", "positions", "entries"))
         if near(size, n):
-            cause = Cause.SUM if "batch" in name or "data" in name else Cause.FACTOR
-            yield Explanation(cause, f"{every}: {name}{sign}")
+            yield Explanation(Cause.SUM if averaged else Cause.FACTOR, f"{every}: {name}{sign}")
         if near(size, 1 / n):
-            cause = Cause.MEAN if "batch" in name or "data" in name else Cause.FACTOR
-            yield Explanation(cause, f"{every}: 1 / {name}{sign}")
-    for (name, n), (other, m) in itertools.combinations(counts, 2):
-        if near(size, n * m):
-            yield Explanation(Cause.SUM, f"{every}: {name} times {other}{sign}")
+            yield Explanation(Cause.MEAN if averaged else Cause.FACTOR, f"{every}: 1 / {name}{sign}")
+    lengths = [(name, n) for name, n in counts if "batch" in name or "'s axis" in name]
+    for (name, n), (other, m) in itertools.combinations(lengths, 2):
         if near(size, 1 / (n * m)):
             yield Explanation(Cause.MEAN, f"{every}: 1 / ({name} times {other}){sign}")
     for value, name in ((2, "2"), (0.5, "1/2"), (4, "4"), (0.25, "1/4")):

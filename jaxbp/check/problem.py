@@ -45,6 +45,9 @@ class Problem:
     size: int | None = None  # examples in the batch; None where the batch axis is not known
     differentiable: bool = True  # JAX can differentiate forward
     traceable: bool = True  # the hand-written part can run under jit
+    decorated: Callable[[Leaves], PyTree] | None = (
+        None  # the function that carries the rule, if it is another than forward
+    )
     by_row: bool = False  # the output has the batch axis first, and no row sees another
     layer: Layer | None = None
     setting: tuple = ()  # the layer's (params, x, ctx)
@@ -62,8 +65,9 @@ def gradient_problem(
 
     def forward(leaves: Leaves) -> jax.Array:
         value = loss(rebuild(leaves), *batch)
-        if np.shape(value) != ():
-            raise InputError(f"the loss must be a scalar: {name_of(loss)} returned the shape {np.shape(value)}")
+        if not jax.tree.leaves(value) or np.shape(value) != () or not is_float(jnp.asarray(value)):
+            what = f"{_shapes(value)} of {jax.tree.leaves(value)[0].dtype}" if hasattr(value, "dtype") else repr(value)
+            raise InputError(f"the loss must be a scalar of a floating type: {name_of(loss)} returned {what}")
         return value
 
     def pullback(leaves: Leaves, dy: jax.Array) -> dict[str, jax.Array | None]:
@@ -97,31 +101,43 @@ def function_problem(
     Without a reference, the function itself with its custom rules taken off is what JAX differentiates.
     """
     dtypes, arguments = _dtypes(_named(function, arguments)), in_dtype(arguments, dtype)
-    leaves, rebuild = split(_named(function, arguments), "arguments")
-    decorated = lambda leaves: _floating(function(*rebuild(leaves).values()))
+    named = _named(function, arguments)
+    leaves, rebuild = split(named, "arguments")
+
+    def call(f: Callable, leaves: Leaves) -> PyTree:
+        given = rebuild(leaves)
+        return _floating(f(*(given[name] for name in named)))
+
+    decorated = lambda leaves: call(function, leaves)
     runs(decorated, leaves, name_of(function), needed=True)
     y = jax.eval_shape(decorated, leaves)
     if not y:
         raise InputError(f"{name_of(function)} returns nothing floating: there is nothing to differentiate")
-    forward = undecorated(decorated)
+    forward, differentiable = undecorated(decorated), True
     if reference:
-        forward = lambda leaves: _floating(reference(*rebuild(leaves).values()))
+        forward = lambda leaves: call(reference, leaves)
         differentiable = runs(forward, leaves, name_of(reference))
-        if differentiable and jax.tree.map(jnp.shape, jax.eval_shape(forward, leaves)) != jax.tree.map(jnp.shape, y):
+        wanted = jax.eval_shape(forward, leaves) if differentiable else forward(leaves)
+        if jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, y):
             raise InputError(
                 f"not the same forward: {name_of(function)} returns {_shapes(y)} and the reference "
-                f"{name_of(reference)} {_shapes(jax.eval_shape(forward, leaves))}"
+                f"{name_of(reference)} {_shapes(wanted)}"
             )
     pullback = lambda leaves, dy: jax.vjp(decorated, leaves)[1](dy)[0]
+    dy = cotangent(y, dtype)
+    runs(lambda leaves: pullback(leaves, dy), leaves, f"the derivative of {name_of(function)}", needed=True)
     variant = lambda change, dtype: function_problem(function, *change(arguments), reference=reference, dtype=dtype)
     return Problem(
         name_of(function),
         forward,
         pullback,
         leaves,
-        cotangent(y, dtype),
+        dy,
         dtypes,
         variant,
+        None,
+        differentiable,
+        decorated=decorated,
         counts=counts(None, arguments, y, leaves),
     )
 
@@ -213,6 +229,8 @@ def split(tree: PyTree, what: str) -> tuple[Leaves, Callable[[Leaves], PyTree]]:
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
     names = [path_name(path) or "params" for path, _ in flat]
     taken = [is_float(leaf) for _, leaf in flat]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two leaves of the {what} have the same path '{twice[0]}': rename a key that contains '/'")
     leaves = {name: jnp.asarray(leaf) for name, (_, leaf), t in zip(names, flat, taken, strict=True) if t}
     if not leaves:
         raise InputError(f"nothing to differentiate: no leaf of the {what} is a floating-point array")
@@ -295,8 +313,8 @@ def runs(call: Callable, leaves: Leaves, who: str, needed: bool = False) -> bool
     try:
         jax.eval_shape(call, leaves)
         return True
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error)) from None
     except jax.errors.JAXTypeError as error:  # it wants numbers, not tracers: NumPy code
         if needed:
             raise InputError(f"{who} cannot be traced by JAX: {_first_line(error)}") from None
@@ -304,8 +322,8 @@ def runs(call: Callable, leaves: Leaves, who: str, needed: bool = False) -> bool
         raise InputError(f"{who} raised {type(error).__name__}: {_first_line(error)}") from None
     try:
         call(leaves)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error)) from None
     except Exception as error:
         raise InputError(f"{who} raised {type(error).__name__}: {_first_line(error)}") from None
     return False

@@ -71,7 +71,7 @@ class Report:
 
     def __getitem__(self, path: str) -> Leaf:
         """The leaf of that path."""
-        return next(leaf for leaf in self.leaves if leaf.path == path)
+        return {leaf.path: leaf for leaf in self.leaves}[path]
 
     def __str__(self) -> str:
         failed = [leaf for leaf in self.leaves if not leaf.passed]

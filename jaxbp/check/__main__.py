@@ -1,0 +1,221 @@
+"""The gradient check of code in a file, leaf by leaf, in float64:
+
+    python -m jaxbp.check --function=FILE:gradient --loss=FILE:loss --example=FILE:example
+        a hand-written gradient(params, *batch) of a scalar loss(params, *batch); example() returns (params, *batch)
+
+    python -m jaxbp.check --function=FILE:f [--reference=FILE:plain] --example=FILE:example
+        a function with a jax.custom_vjp, against a plain one or against itself with its rules taken off; example()
+        returns its arguments, a tuple
+
+    python -m jaxbp.check --layer=FILE:Layer --shape=5,3
+        a layer, or a class that is one without arguments, on random inputs of that shape, batch first
+
+All but a custom_vjp may be NumPy code. Exit status: 0 all right, 1 something is wrong, 2 it cannot be checked (one line
+on stderr).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from jaxbp.check.gradients import check_function, check_gradient, check_layer
+from jaxbp.check.report import Report
+from jaxbp.core import Layer, shaped
+from jaxbp.errors import InputError, unknown
+from jaxbp.train.files import write_json
+
+
+def main(words: Sequence[str]) -> int:
+    """Checks what the words of the command line name; returns the exit status."""
+    options = _options(words)
+    report = _report(options)
+    print(report)
+    if options.json:
+        try:
+            write_json(options.json, report.to_json())
+        except OSError as error:
+            raise InputError(f"--json: {options.json} cannot be written: {error.strerror}") from None
+    return 0 if report.passed else 1
+
+
+def _report(given: argparse.Namespace) -> Report:
+    settings = {"level": given.level, "accuracy": given.accuracy, "seed": given.seed}
+    if given.layer:
+        _needs("--layer", given, takes={"layer", "shape"})
+        return check_layer(_layer(given.layer), shaped(*given.shape), **settings)
+    if given.loss:
+        _needs("--loss", given, takes={"function", "loss", "example"})
+        return check_gradient(_callable(given.function), _callable(given.loss), *_example(given.example), **settings)
+    _needs("--function", given, takes={"function", "example"}, may={"reference"})
+    reference = _callable(given.reference) if given.reference else None
+    return check_function(_callable(given.function), *_example(given.example), reference=reference, **settings)
+
+
+# The command line.
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (--help shows how it is called)")
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        "python -m jaxbp.check",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = functools.partial(parser.add_argument, metavar="FILE:NAME")
+    add("--function", help="the hand-written gradient, or the function with a custom rule")
+    add("--loss", help="the scalar function that the gradient is of")
+    add("--reference", help="the same function without a custom rule")
+    add("--example", help="a function of no arguments that returns the arguments to check at")
+    add("--layer", help="a jaxbp.Layer")
+    add("--shape", type=_shape, metavar="N,...", help="the shape of the layer's input")
+    add(
+        "--level",
+        choices=["default", "full"],
+        default="default",
+        metavar="LEVEL",
+        help="full: also other precisions, batches, transformations and hard points",
+    )
+    add("--accuracy", type=_accuracy, default=1e-11, metavar="E", help="the largest relative error that is right")
+    add(
+        "--seed",
+        type=_count,
+        default=0,
+        metavar="SEED",
+        help="of random directions, and of the layer's parameters and inputs",
+    )
+    add("--json", type=_writable, metavar="FILE", help="also write the report to this file")
+    return parser.parse_args(words)
+
+
+def _needs(form: str, given: argparse.Namespace, takes: set[str], may: frozenset[str] | set[str] = frozenset()) -> None:
+    """One of the three forms with all that it needs, and nothing of the others."""
+    found = {name for name in ("function", "loss", "reference", "example", "layer", "shape") if getattr(given, name)}
+    if missing := sorted(takes - found):
+        raise InputError(f"{form} needs --{missing[0]} too (--help shows how it is called)")
+    if strange := sorted(found - takes - may):
+        raise InputError(f"{form} does not go with --{strange[0]} (--help shows how it is called)")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no shape: it must be sizes of at least 1, as in 5,3")
+    return sizes
+
+
+def _accuracy(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' must be a number between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' must be an integer of at least 0")
+    return int(text)
+
+
+def _writable(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is a folder" if path.is_dir() else f"there is no folder '{path.parent}'"
+        )
+    return path
+
+
+# What the words name.
+
+
+def _found(place: str) -> Any:
+    """The object of 'file.py:name'."""
+    file, _, name = place.rpartition(":")
+    if not file or not name:
+        raise InputError(f"'{place}' names nothing: it must be FILE:NAME, as in model.py:loss")
+    own = vars(_module(Path(file)))
+    if name not in own:
+        raise unknown(f"name in {file}", name, [known for known in own if not known.startswith("_")])
+    return own[name]
+
+
+@functools.cache
+def _module(path: Path) -> ModuleType:
+    """The file, run once however many of its names are asked for. It may import the files beside it."""
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.py"))
+        raise unknown("file", str(path), near) if near else InputError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"checked_{path.stem}", path)
+    if spec is None:
+        raise InputError(f"{path} is no Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses of the file look their annotations up
+    sys.path.insert(0, str(path.parent.resolve()))
+    _run(lambda: spec.loader.exec_module(module), f"{path}:import")
+    return module
+
+
+def _callable(place: str) -> Callable:
+    value = _found(place)
+    if not callable(value):
+        raise InputError(f"{place} must be a function, got {type(value).__name__}")
+    return value
+
+
+def _example(place: str) -> tuple:
+    found = _run(_callable(place), place)
+    if not isinstance(found, tuple):
+        raise InputError(f"{place} must return a tuple of arguments, got {type(found).__name__}")
+    if not found:
+        raise InputError(f"{place} must return a tuple of arguments, got an empty one")
+    return found
+
+
+def _layer(place: str) -> Layer:
+    found = _found(place)
+    if isinstance(found, type) and issubclass(found, Layer):
+        found = _run(found, place)
+    if not isinstance(found, Layer):
+        raise InputError(f"{place} must be a jaxbp.Layer, got {type(found).__name__}")
+    return found
+
+
+def _run(call: Callable, place: str) -> Any:
+    """What `call` returns. What it raises becomes one line, with the line of the file where that happened."""
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        file = os.path.abspath(place.rpartition(":")[0])
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        at = f" (line {lines[-1]})" if lines else ""
+        text = next(iter(str(error).splitlines()), "")
+        raise InputError(f"{place} raised {type(error).__name__}{at}: {text}") from None
+
+
+if __name__ == "__main__":
+    try:
+        status = main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)

@@ -1,0 +1,88 @@
+"""The gradient check in the tests of any project: pytest finds this module wherever jaxbp is installed.
+
+    def test_my_layer(gradients):
+        gradients.function(my_function, x, reference=plain)
+
+    @pytest.mark.gradients(level="full", accuracy=1e-9)
+    def test_my_training_step(gradients):
+        gradients.gradient(my_gradient, my_loss, params, x, y)
+
+It stands beside the package and not in it: pytest imports it at every start, and importing the package imports JAX.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from jaxbp.check import Report
+
+SETTINGS = ("level", "accuracy", "seed")
+MARKER = "gradients(level='default', accuracy=1e-11, seed=0): what the checks of the fixture `gradients` are asked with"
+
+
+class Gradients:
+    """jaxbp.check for one test. A gradient that is wrong fails the test with the report as its message.
+
+    Arguments are those of jaxbp.check.check_function and its like; level, accuracy and seed are the marker's where a
+    call does not say otherwise. Each returns the report of what passed. Raises jaxbp.InputError for what cannot be
+    checked.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    def gradient(self, *args: Any, **options: Any) -> Report:
+        """jaxbp.check.check_gradient(gradient, loss, params, *batch)."""
+        __tracebackhide__ = True
+        return self._passed("check_gradient", args, options)
+
+    def function(self, *args: Any, **options: Any) -> Report:
+        """jaxbp.check.check_function(function, *arguments, reference=None)."""
+        __tracebackhide__ = True
+        return self._passed("check_function", args, options)
+
+    def layer(self, *args: Any, **options: Any) -> Report:
+        """jaxbp.check.check_layer(layer, spec)."""
+        __tracebackhide__ = True
+        return self._passed("check_layer", args, options)
+
+    def model(self, *args: Any, **options: Any) -> Report:
+        """jaxbp.check.check_model(model, loss, params, batch)."""
+        __tracebackhide__ = True
+        return self._passed("check_model", args, options)
+
+    def _passed(self, name: str, args: tuple, options: dict[str, Any]) -> Report:
+        __tracebackhide__ = True
+        from jaxbp import InputError, check
+
+        try:
+            report = getattr(check, name)(*args, **self.settings | options)
+        except InputError as error:
+            raise error.with_traceback(None) from None  # the line of the test, and not the check's own frames
+        if not report.passed:
+            pytest.fail(str(report))
+        return report
+
+
+@pytest.fixture
+def gradients(request: pytest.FixtureRequest) -> Gradients:
+    """The gradient checks: .gradient, .function, .layer and .model; the marker `gradients` sets their defaults."""
+    return Gradients(_merged(request.node.iter_markers("gradients")))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER)
+
+
+def _merged(markers: Iterable[pytest.Mark]) -> dict[str, Any]:
+    """What the markers say, those nearest to the test first."""
+    settings: dict[str, Any] = {}
+    for marker in markers:
+        if strange := [*map(repr, marker.args), *(name for name in marker.kwargs if name not in SETTINGS)]:
+            allowed = ", ".join(SETTINGS)
+            pytest.fail(f"the marker gradients takes no argument {strange[0]} (only {allowed}, by name)", pytrace=False)
+        settings = marker.kwargs | settings
+    return settings
