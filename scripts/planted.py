@@ -184,7 +184,7 @@ def gradient(p, x, y):
         ("(1 - hs[t] ** 2)", "1", Cause.DERIVATIVE, "wx"),
         ('dout[t] @ p["wy"].T + carry', 'jnp.where(t == len(x) - 1, dout[t] @ p["wy"].T, 0) + carry',
          Cause.OVERWRITTEN, "wx"),
-        ('gwy = jnp.einsum("tnh,tno->ho", hs, dout)', 'gwy = jnp.einsum("tnh,tno->ho", hs, dout) / 5', Cause.MEAN, "wy"),
+        ('"tnh,tno->ho", hs, dout)', '"tnh,tno->ho", hs, dout) / 5', Cause.MEAN, "wy"),
         ('gwy = jnp.einsum("tnh,tno->ho", hs, dout)', 'gwy = jnp.einsum("tnh,tno->ho", hs[:-1], dout[:-1])',
          Cause.LAST_STEP, "wy"),
     ),
@@ -229,7 +229,7 @@ def gradient(p, x, y):
     {"wx": (2, 12), "wh": (3, 12), "b": (12,)},
     lambda r: (r.normal(size=(4, 5, 2)), r.normal(size=(4, 5, 3))),
     (
-        ("[di * i * (1 - i), df * f * (1 - f),", "[df * f * (1 - f), di * i * (1 - i),", Cause.UNKNOWN, "wx"),
+        ("[di * i * (1 - i), df * f * (1 - f),", "[df * f * (1 - f), di * i * (1 - i),", Cause.ORDER, "wx"),
         ("return grads", 'return grads | {"b": jnp.concatenate([grads["b"][3:6], grads["b"][:3], grads["b"][6:]])}',
          Cause.ORDER, "b"),
         ("return grads", 'return grads | {"wh": jnp.roll(grads["wh"], 3, 1)}', Cause.ORDER, "wh"),

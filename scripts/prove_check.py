@@ -8,20 +8,22 @@ of the diagnosis, apart.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from planted import ALL, Planted
 
+from jaxbp.check.causes import Cause
 from jaxbp.check.compare import FLOAT64_TOLERANCE
 from jaxbp.check.diagnosis import Evidence, explain, moves
 from jaxbp.check.examine import judge
 from jaxbp.check.faults import Fault, faults
-from jaxbp.check.passes import Program
-from jaxbp.check.problem import Problem, layer_problem
+from jaxbp.check.passes import Pass, Program
+from jaxbp.check.problem import Problem, gradient_problem, layer_problem
 from jaxbp.core import Case, Context, layer_types
 
 flags.DEFINE_string("only", "", "layers whose name contains this word")
@@ -42,16 +44,16 @@ class Outcome:
 
     @property
     def named(self) -> bool:
-        """The planted cause is the first, or one of those that give the very same numbers."""
-        return self.planted in self.causes
+        """The planted cause is among those that give the very same numbers; or none is known, and none named."""
+        return self.planted in self.causes or (self.planted == Cause.UNKNOWN and not self.causes)
 
 
-def subjects(only: str = "") -> Iterator[tuple[str, Problem]]:
-    """Every case of every layer in float64."""
+def subjects(only: str = "") -> Iterator[tuple[str, Case]]:
+    """Every case of every layer."""
     for name, cls in layer_types().items():
         for case in cls.cases() if name.startswith("jaxbp.") else ():
             if only.lower() in f"{name} {case}".lower() and has_floats(case):
-                yield f"{cls.__name__} {case}", problem_of(case)
+                yield f"{cls.__name__} {case}", case
 
 
 def has_floats(case: Case) -> bool:
@@ -73,52 +75,52 @@ def problem_of(case: Case, rows: int = 5) -> Problem:
 def outcomes(name: str, problem: Problem) -> list[Outcome]:
     """Every fault of one subject; the right backward that they tamper with is compiled once."""
     problem = replace(problem, pullback=jax.jit(problem.pullback))
-    planted = list(faults(problem))
-    each = lambda leaves: [fault.pullback(leaves, problem.dy) for fault in planted]
+    return judged(name, problem, [(fault, fault.pullback, fault.held_out(name)) for fault in faults(problem)])
+
+
+def rewritten(planted: Planted) -> list[Outcome]:
+    """Every rewrite of a gradient function."""
+    loss, gradient = planted.functions()
+    problem, ones = gradient_problem(gradient, loss, *planted.inputs()), []
+    for rewrite in planted.rewrites:
+        _, wrong = planted.functions(rewrite)
+        pullback = gradient_problem(wrong, loss, *planted.inputs()).pullback
+        ones.append((Fault(rewrite[2], rewrite[1], rewrite[3], pullback), pullback, planted.held_out(rewrite)))
+    return judged(planted.name, problem, ones, alone=False)
+
+
+def judged(
+    name: str, problem: Problem, planted: list[tuple[Fault, Callable, bool]], alone: bool = True
+) -> list[Outcome]:
+    """What the check says of each wrong backward; what it must know of the right one is computed once."""
     run = Program(problem)
     here, elsewhere = run(), moves(problem)
-    hands = jax.device_get(each(problem.leaves))
-    moved = [jax.device_get(each(leaves)) for _, leaves in elsewhere]
     truths = [run(leaves).truth for _, leaves in elsewhere]
     found, predictions = [], None
-    for i, fault in enumerate(planted):
-        order = iter(range(len(elsewhere)))
-
-        def evaluate(_: dict, i: int = i, order: Iterator[int] = order) -> tuple[dict, dict]:
-            at = next(order)
-            return moved[at][i], truths[at]
-
-        evidence = Evidence(problem, hands[i], here.truth, FLOAT64_TOLERANCE, evaluate)
+    for fault, pullback, held_out in planted:
+        hand = jax.device_get(pullback(problem.leaves, problem.dy))
+        moved = [jax.device_get(pullback(leaves, problem.dy)) for _, leaves in elsewhere]
+        order = iter(zip(moved, truths, strict=True))
+        evidence = Evidence(problem, hand, here.truth, FLOAT64_TOLERANCE, lambda _, order=order: next(order))
         if predictions is None:
             predictions = evidence.predictions
         evidence.__dict__["predictions"] = predictions
-        found.append(outcome(name, problem, fault, hands[i], here, evidence))
+        found.append(outcome(name, problem, fault, hand, here, evidence, held_out, alone))
     return found
 
 
-def outcome(name: str, problem: Problem, fault: Fault, hand: dict, here, evidence: Evidence) -> Outcome:
+def outcome(
+    name: str, problem: Problem, fault: Fault, hand: dict, here: Pass, evidence: Evidence, held_out: bool, alone: bool
+) -> Outcome:
+    """One fault judged. alone: it spoils one leaf (or swaps two), so no other may be blamed."""
     leaves = judge(problem, here._replace(hand=hand), here.truth, None, FLOAT64_TOLERANCE)
-    wrong = [leaf for leaf in leaves if not leaf.passed]
-    partner = fault.name.removeprefix("swapped with ") if fault.cause == "leaves swapped" else fault.path
-    blamed = {leaf.path for leaf in wrong}
-    same = lambda path: (
-        hand[path] is not None
-        and hand[path].shape == here.truth[path].shape
-        and np.allclose(
-            hand[path], here.truth[path], rtol=1e-12, atol=1e-12 * np.max(np.abs(here.truth[path]), initial=1e-300)
-        )
-    )
-    causes = tuple(e.cause.value for leaf in wrong if leaf.path == fault.path for e in explain(leaf, evidence).causes)
-    return Outcome(
-        name,
-        fault.path,
-        fault.name,
-        fault.cause.value,
-        same(fault.path) and same(partner),
-        fault.path in blamed and blamed <= {fault.path, partner},
-        causes,
-        fault.held_out(name),
-    )
+    blamed = {leaf.path for leaf in leaves if not leaf.passed}
+    partner = fault.name.removeprefix("swapped with ") if fault.cause is Cause.SWAPPED and alone else fault.path
+    equal = lambda a, b: a is not None and a.shape == b.shape and float(np.max(np.abs(a - b), initial=0)) <= 1e-12
+    equivalent = all(equal(hand[path], here.truth[path]) for path in here.truth)
+    causes = [e.cause.value for leaf in leaves if leaf.path == fault.path for e in explain(leaf, evidence).causes]
+    caught = fault.path in blamed and (not alone or blamed <= {fault.path, partner})
+    return Outcome(name, fault.path, fault.name, fault.cause.value, equivalent, caught, tuple(causes), held_out)
 
 
 def summary(found: list[Outcome]) -> list[str]:
@@ -126,33 +128,41 @@ def summary(found: list[Outcome]) -> list[str]:
     groups = defaultdict(list)
     for one in found:
         groups[one.planted].append(one)
-    rows = [f"{'cause':42s} {'planted':>8s} {'equivalent':>11s} {'caught':>7s} {'named first':>12s} {'named':>6s}"]
+    columns = ("planted", "equivalent", "caught", "named", "first")
+    rows = [f"{'cause':48s}" + "".join(f"{name:>12s}" for name in columns)]
     for cause, ones in [*sorted(groups.items()), ("all", found)]:
         real = [one for one in ones if not one.equivalent]
         first = sum(one.causes[:1] == (one.planted,) for one in real)
-        rows.append(
-            f"{cause:42s} {len(ones):8d} {len(ones) - len(real):11d} {sum(o.caught for o in real):7d} "
-            f"{first:12d} {sum(o.named for o in real):6d}"
-        )
+        counts = (len(ones), len(ones) - len(real), sum(o.caught for o in real), sum(o.named for o in real), first)
+        rows.append(f"{cause:48s}" + "".join(f"{n:12d}" for n in counts))
     return rows
 
 
 def main(_: list[str]) -> None:
     with jax.enable_x64(True):
         found = []
-        for name, problem in subjects(flags.FLAGS.only):
-            ones = outcomes(name, problem)
-            found += ones
-            lost = [o for o in ones if not o.equivalent and not (o.caught and o.named)]
-            print(f"{name}: {len(ones)} faults, {len(lost)} not caught or not named", flush=True)
-            for o in lost[:40]:
-                if not o.held_out:
-                    names = ", ".join(dict.fromkeys(o.causes)) or "nothing"
-                    print(f"    {o.path} {o.fault}: planted '{o.planted}', caught {o.caught}, named {names}")
-    print()
+        for name, case in subjects(flags.FLAGS.only):
+            found += told(name, outcomes(name, problem_of(case)))
+        for planted in ALL:
+            if flags.FLAGS.only in planted.name:
+                found += told(f"gradient function {planted.name}", rewritten(planted))
     kept, out = [o for o in found if not o.held_out], [o for o in found if o.held_out]
-    print("\n".join(["the faults that the diagnosis was made with", *summary(kept)]))
+    print("\n".join(["", "the faults that the diagnosis was made with", *summary(kept)]))
     print("\n".join(["", "the tenth that was kept out of its making", *summary(out)]))
+    same = [o for o in found if o.equivalent]
+    names = "; ".join(f"{o.subject} {o.path} {o.fault}" for o in same)
+    print(f"\n{len(same)} of {len(found)} change nothing: {names}")
+
+
+def told(name: str, ones: list[Outcome]) -> list[Outcome]:
+    """The subject's line, and what went wrong with it."""
+    lost = [o for o in ones if not o.equivalent and not (o.caught and o.named)]
+    print(f"{name}: {len(ones)} faults, {len(lost)} not caught or not named", flush=True)
+    for o in lost:
+        names = ", ".join(dict.fromkeys(o.causes)) or "nothing"
+        hidden = "held out" if o.held_out else f"planted '{o.planted}', caught {o.caught}, named {names}"
+        print(f"    {o.path} {o.fault if not o.held_out else ''}: {hidden}")
+    return ones
 
 
 if __name__ == "__main__":

@@ -14,6 +14,20 @@ jax.config.update("jax_default_matmul_precision", "highest")
 flags.FLAGS.mark_as_parsed()
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of one case, or else of one file, share a worker: they share compiled programs and fixtures."""
+    for item in items:
+        case = getattr(item, "callspec", None) and item.callspec.params.get("case")
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {case or ''}"))
+
+
+@pytest.fixture
+def float64():
+    """float64 available."""
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture
 def strict():
     """float64 available, no implicit promotion of dtypes or ranks (optax fails them, so not everywhere)."""

@@ -15,14 +15,14 @@ import numpy as np
 
 from jaxbp.check.compare import largest_entry, leaf_error, worst
 from jaxbp.check.diagnosis import Evidence, explain
-from jaxbp.check.passes import Pass, Program
+from jaxbp.check.passes import Program
 from jaxbp.check.problem import Problem, layer_problem
 from jaxbp.check.report import Leaf
 from jaxbp.core import Context, Layer, PyTree, Static, map_leaves, path_name, register
 from jaxbp.layers.keep import Keep, Kept
 
 
-@partial(register, data_fields=["params", "kept", "dy", "order"], meta_fields=["layer"])
+@partial(register, data_fields=["params", "kept", "dy", "hand", "truth", "order"], meta_fields=["layer"])
 @dataclass(frozen=True)
 class Step:
     """A leaf layer's part in a backward pass; order: its turn, and the rank of its delta without depth axes."""
@@ -31,6 +31,8 @@ class Step:
     params: PyTree
     kept: Kept
     dy: PyTree
+    hand: dict[str, jax.Array | None]
+    truth: dict[str, jax.Array]
     order: Static
 
     @property
@@ -42,27 +44,38 @@ class Step:
     def problem(self) -> Problem:
         """The layer by itself, on the delta that reached it."""
         found = layer_problem(self.layer, self.params, self.kept.x, self.kept.ctx.value)
-        return replace(found, dy=jax.tree.map(lambda like, d: d, found.dy, self.dy))
+        return replace(found, dy=self.dy)
+
+    def wrong(self, accuracy: float) -> list[str]:
+        """The leaves that the layer gets wrong, given the delta that reached it."""
+        top = largest_entry(self.truth)
+        right = lambda path: (
+            self.hand[path] is not None and leaf_error(self.hand[path], self.truth[path], top) <= accuracy
+        )
+        return [path for path in self.truth if not right(path)]
 
 
 def steps(model: Layer, params: PyTree, x: PyTree, ctx: Context, dy: PyTree) -> list[tuple[str, Step]]:
     """Every leaf layer's part by name, the last layer first; the blocks of a Stack one by one."""
+    is_step = lambda node: isinstance(node, Step)
+    found = jax.tree_util.tree_flatten_with_path(_parts(model, params, x, ctx, dy), is_leaf=is_step)[0]
+    named = [(path_name(path), step) for path, step in found]
+    return _in_order(sorted(named, key=lambda pair: pair[1].order.value))
+
+
+@partial(jax.jit, static_argnums=0)
+def _parts(model: Layer, params: PyTree, x: PyTree, ctx: Context, dy: PyTree) -> PyTree:
     order = itertools.count()
 
     def part(layer: Keep, params: PyTree, kept: Kept, dy: PyTree) -> tuple[PyTree, Step]:
+        alone = layer_problem(layer.inner, params, kept.x, kept.ctx.value)
+        hand, truth = alone.pullback(alone.leaves, dy), jax.vjp(alone.forward, alone.leaves)[1](dy)[0]
         when = Static((next(order), jax.tree.leaves(dy)[0].ndim))
-        return layer.backward(params, kept, dy)[0], Step(layer.inner, params, kept, dy, when)
+        return layer.backward(params, kept, dy)[0], Step(layer.inner, params, kept, dy, hand, truth, when)
 
-    @jax.jit
-    def run(params: PyTree, x: PyTree, ctx: Context, dy: PyTree) -> PyTree:
-        watched = map_leaves(model, Keep)
-        _, cache = watched.forward(params, x, ctx)
-        return watched.sweep(part, params, cache, dy)[1]
-
-    is_step = lambda node: isinstance(node, Step)
-    found = jax.tree_util.tree_flatten_with_path(run(params, x, ctx, dy), is_leaf=is_step)[0]
-    named = [(path_name(path), step) for path, step in found]
-    return _in_order(sorted(named, key=lambda pair: pair[1].order.value))
+    watched = map_leaves(model, Keep)
+    _, cache = watched.forward(params, x, ctx)
+    return watched.sweep(part, params, cache, dy)[1]
 
 
 def _in_order(named: list[tuple[str, Step]]) -> list[tuple[str, Step]]:
@@ -88,28 +101,18 @@ def first_wrong_step(problem: Problem, accuracy: float) -> str:
         return ""
     inputs = {name: step.kept.x for name, step in parts}
     for name, step in parts:
-        local = step.problem()
-        run = Program(local)
-        found = run()
-        if (
-            found.truth is None
-            or any(g is None for g in found.hand.values())
-            or worst(found.hand, found.truth) > accuracy
-        ):
-            return f"{name}: {_wrong(local, run, found, accuracy, {k: v for k, v in inputs.items() if k != name})}"
+        if wrong := step.wrong(accuracy):
+            return f"{name}: {_told(step, wrong, accuracy, {k: v for k, v in inputs.items() if k != name})}"
     return (
         "none: each layer is right on the delta it received, so the composition is wrong (a fan-out, an order, a name)"
     )
 
 
-def _wrong(problem: Problem, run: Program, found: Pass, accuracy: float, others: dict[str, PyTree]) -> str:
+def _told(step: Step, wrong: list[str], accuracy: float, others: dict[str, PyTree]) -> str:
     """What is wrong in one layer: each wrong leaf with its likeliest cause."""
-    evidence = Evidence(problem, found.hand, found.truth, accuracy, run.gradients, others)
-    top, words = largest_entry(found.truth), []
-    for path, truth in found.truth.items():
-        hand = found.hand[path]
-        error = np.inf if hand is None else leaf_error(hand, truth, top)
-        if error > accuracy:
-            leaf = explain(Leaf(path, truth.shape, "float64", "FAIL", error, np.nan), evidence)
-            words.append(f"{path} ({leaf.causes[0] if leaf.causes else 'cause unknown'})")
-    return "; ".join(words)
+    problem = step.problem()
+    hand, truth = jax.device_get((step.hand, step.truth))
+    evidence = Evidence(problem, hand, truth, accuracy, Program(problem).gradients, others)
+    leaf = lambda path: Leaf(path, problem.leaves[path].shape, "float64", "FAIL", np.nan, np.nan)
+    causes = {path: explain(leaf(path), evidence).causes for path in wrong}
+    return "; ".join(f"{path} ({found[0] if found else 'cause unknown'})" for path, found in causes.items())

@@ -106,11 +106,11 @@ def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
         patterns(leaf.path, hand, truth, evidence.truth, evidence.problem.leaves, evidence.counts, evidence.close)
     )
     vague = [e for e in found if e.cause in (Cause.FACTOR, Cause.PRECISION, Cause.UNKNOWN)]
+    if hand.shape == truth.shape and hand.size > 1:
+        found += [e for e, arrays in evidence.predictions if same(hand, arrays[leaf.path], evidence.close)]
     if leaf.path in evidence.still:
         text = f"it stays the same when {evidence.still[leaf.path]} change, and the true one does not"
         found.append(Explanation(Cause.STALE, text))
-    if hand.shape == truth.shape and hand.size > 1:
-        found += [e for e, arrays in evidence.predictions if same(hand, arrays[leaf.path], evidence.close)]
     sure = [e for e in found if e not in vague]
     return replace(leaf, causes=tuple(dict.fromkeys(sure + vague)))
 
