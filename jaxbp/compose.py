@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxbp.backprop import add, gradient
 from jaxbp.core import Case, Context, Layer, PyTree, label, output_spec, register, shaped
 from jaxbp.errors import InputError, unknown
-from jaxbp.layers import Add, Concatenate, Dense, Dropout, Flatten, Tanh
+from jaxbp.layers import Add, Cell, Concatenate, Dense, Dropout, Flatten, Recurrent, Tanh
 
 
 class Combinator(Layer):
@@ -296,3 +296,8 @@ def parallel(*branches: Layer, join: Layer = Concatenate()) -> Graph:
     """Every branch sees x; `join` (Concatenate or Add) makes one output of theirs."""
     nodes = tuple(Node(f"branch{i}", branch, ("x",)) for i, branch in enumerate(branches))
     return Graph((*nodes, Node("join", join, tuple(node.name for node in nodes))))
+
+
+def bidirectional(cell: Cell, **options: object) -> Graph:
+    """A recurrent cell in either direction, outputs side by side [N, T, 2 H]; options are those of Recurrent."""
+    return parallel(Recurrent(cell, **options), Recurrent(cell, reverse=True, **options))

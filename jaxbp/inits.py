@@ -7,6 +7,8 @@
 | he_normal, he_uniform (kaiming_*) | the same | 2 / fan_in | He et al. 2015, eq. 10 |
 | normal, uniform | N(0, 1), U(0, 1) | | |
 | zeros, ones | constant | | zeros on weights never breaks the symmetry of hidden units |
+| orthogonal | rows or columns orthonormal | 1 / the longer side | Saxe et al. 2014, arXiv 1312.6120 |
+| identity | 1 on the diagonal | | Le et al. 2015, arXiv 1504.00941 |
 """
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxbp.errors import unknown
+from jaxbp.errors import InputError, unknown
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,33 @@ class Constant(Initializer):
         return jnp.full(shape, self.value, jnp.float32)
 
 
+@dataclass(frozen=True)
+class Orthogonal(Initializer):
+    """scale times a matrix with orthonormal rows, or columns where these are fewer; two axes."""
+
+    scale: float = 1.0
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
+        _two_axes("orthogonal", shape)
+        return jax.nn.initializers.orthogonal(self.scale)(key, shape, jnp.float32)
+
+
+@dataclass(frozen=True)
+class Identity(Initializer):
+    """scale on the diagonal, zero elsewhere; two axes."""
+
+    scale: float = 1.0
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
+        _two_axes("identity", shape)
+        return self.scale * jnp.eye(*shape, dtype=jnp.float32)
+
+
+def _two_axes(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) != 2:
+        raise InputError(f"the initializer '{name}' is for matrices, not for the shape {list(shape)}")
+
+
 NAMED: dict[str, Initializer] = {
     "zeros": Constant(0.0),
     "ones": Constant(1.0),
@@ -85,6 +114,8 @@ NAMED: dict[str, Initializer] = {
     for kind, distribution in [("normal", "truncated_normal"), ("uniform", "uniform")]
 }
 
+MATRICES: dict[str, Initializer] = {"orthogonal": Orthogonal(), "identity": Identity()}  # no biases
+
 
 def initializer(given: str | Initializer, key: str = "initializer") -> Initializer:
     """The initializer of that name, as the user's `key`; one given as a value is returned as it is.
@@ -93,6 +124,7 @@ def initializer(given: str | Initializer, key: str = "initializer") -> Initializ
     """
     if isinstance(given, Initializer):
         return given
-    if given not in NAMED:
-        raise unknown(key, given, NAMED)
-    return NAMED[given]
+    named = NAMED | MATRICES
+    if given not in named:
+        raise unknown(key, given, named)
+    return named[given]

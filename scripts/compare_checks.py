@@ -2,9 +2,9 @@
 
     python scripts/compare_checks.py [--count=400] [--json=FILE]
 
-Each fault of a sample (drawn by a seed from the corpus of `prove_check.py`) becomes a function with a jax.custom_vjp, and
-for PyTorch an autograd.Function of the same arrays. A check catches it if it raises; it names the leaf if its message
-holds the leaf's path, or its number among the inputs. Right functions count too: a check may not fail them.
+Each fault of a sample (drawn by a seed from the corpus of `prove_check.py`) becomes a function with a jax.custom_vjp,
+and for PyTorch an autograd.Function of the same arrays. A check catches it if it raises; it names the leaf if its
+message holds the leaf's path, or its number among the inputs. Right functions count too: a check may not fail them.
 """
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from jax.test_util import check_grads
 from prove_check import Outcome, problem_of, subjects
 
 from jaxbp.check.faults import Fault, faults
+from jaxbp.check.passes import dot
 from jaxbp.check.problem import Leaves, Problem
 from jaxbp.train.files import write_json
 from jaxbp.train.provenance import machine
@@ -33,18 +34,18 @@ SEED = 4
 Verdict = tuple[bool, bool]  # caught, named
 
 
-def decorated(problem: Problem, pullback: Callable) -> Callable[[Leaves], jax.Array]:
-    """<dy, forward> with the fault as its custom_vjp: a scalar function of the leaves."""
-    value = jax.jit(lambda leaves: sum(jnp.vdot(d, y) for d, y in zip(
-        jax.tree.leaves(problem.dy), jax.tree.leaves(problem.forward(leaves)), strict=True)))
+def decorated(problem: Problem, pullback: Callable, dtype: type = np.float64) -> Callable[[Leaves], jax.Array]:
+    """<dy, forward> with the fault as its custom_vjp: of the leaves, rounded to `dtype` at its ends."""
+    doubled = lambda leaves: {k: a.astype(np.float64) for k, a in leaves.items()}
+    value = jax.jit(lambda leaves: dot(problem.dy, problem.forward(doubled(leaves))).astype(dtype))
 
     @jax.custom_vjp
     def function(leaves: Leaves) -> jax.Array:
         return value(leaves)
 
     def backward(leaves: Leaves, ct: jax.Array) -> tuple[Leaves]:
-        found = pullback(leaves, problem.dy)
-        fit = lambda k: jnp.zeros_like(leaves[k]) if found[k] is None else ct * found[k].astype(leaves[k].dtype)
+        found = pullback(doubled(leaves), problem.dy)
+        fit = lambda k: jnp.zeros_like(leaves[k]) if found[k] is None else ct * found[k].astype(dtype)
         return ({k: fit(k) for k in leaves},)
 
     function.defvjp(lambda leaves: (value(leaves), leaves), backward)
@@ -54,12 +55,14 @@ def decorated(problem: Problem, pullback: Callable) -> Callable[[Leaves], jax.Ar
 def by_jax(problem: Problem, fault: Fault, dtype: type) -> Verdict:
     """jax.test_util.check_grads with its defaults, reverse mode."""
     leaves = {k: a.astype(dtype) for k, a in problem.leaves.items()}
-    return _raised(lambda: check_grads(decorated(problem, fault.pullback), (leaves,), order=1, modes=["rev"]), fault.path)
+    function = decorated(problem, fault.pullback, dtype)
+    return _raised(lambda: check_grads(function, (leaves,), order=1, modes=["rev"]), fault.path)
 
 
 def by_chex(problem: Problem, fault: Fault) -> Verdict:
     """chex.assert_numerical_grads, which takes arrays only: it is given the faulty leaf alone, in float32."""
-    function, leaves = decorated(problem, fault.pullback), jax.tree.map(lambda a: a.astype(np.float32), problem.leaves)
+    function = decorated(problem, fault.pullback, np.float32)
+    leaves = jax.tree.map(lambda a: a.astype(np.float32), problem.leaves)
     alone = lambda leaf: function(leaves | {fault.path: leaf})
     return _raised(lambda: chex.assert_numerical_grads(alone, (leaves[fault.path],), order=1), fault.path)
 
@@ -95,13 +98,16 @@ def _raised(check: Callable[[], object], name: str) -> Verdict:
 
 
 def sample(count: int) -> list[tuple[str, Problem, Fault]]:
-    """Faults drawn from every layer's corpus by a fixed seed; those that are not of the leaf's shape are left out."""
-    found = []
-    for name, case in subjects():
+    """`count` faults of as many layers' cases as there are tens of them, all drawn by a fixed seed."""
+    draw, found = np.random.default_rng(SEED), []
+    cases = list(subjects())
+    chosen = draw.choice(len(cases), min(len(cases), max(1, count // 10)), replace=False)
+    for name, case in (cases[i] for i in sorted(chosen)):
         problem = problem_of(case)
         problem = replace(problem, pullback=jax.jit(problem.pullback))
-        found += [(name, problem, fault) for fault in faults(problem)]
-    return [found[i] for i in sorted(np.random.default_rng(SEED).choice(len(found), count, replace=False))]
+        planted = list(faults(problem))
+        found += [(name, problem, planted[i]) for i in draw.choice(len(planted), 10, replace=False)]
+    return found
 
 
 def main(_: list[str]) -> None:
@@ -132,7 +138,7 @@ def main(_: list[str]) -> None:
     rows = [("jaxbp.check", sum(o.caught for o in ours), sum(o.caught for o in ours), sum(o.named for o in ours), 0)]
     rows += [(check, caught[check], named[check], 0, alarms[check]) for check in checks]
     subjects_seen = len({name for name, _, _ in drawn})
-    print(f"\n| check | caught of {len(real)} faults | leaf named | cause named | right ones failed, of {subjects_seen} |")
+    print(f"\n| check | caught, of {len(real)} | leaf named | cause named | right ones failed, of {subjects_seen} |")
     print("|---|---|---|---|---|")
     for row in rows:
         print("| " + " | ".join(map(str, row)) + " |")

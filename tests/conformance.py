@@ -17,7 +17,7 @@ Nothing else needs an edit: these tests, the gradient check and the benchmarks f
 
 
 def abstract(cls) -> bool:
-    return cls.forward is jaxbp.Layer.forward or cls.__name__ in ("Activation", "FromInput")
+    return cls.forward is jaxbp.Layer.forward or cls.__name__ in ("Activation", "Cell", "FromInput")
 
 
 def concrete_layers() -> list[type]:

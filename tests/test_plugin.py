@@ -97,7 +97,7 @@ def test_a_failure_is_the_report_and_the_line_of_the_test(outcomes, name):
 
 def test_what_cannot_be_checked_is_one_line(outcomes):
     text = outcomes["test_unusable"]
-    assert "InputError: the loss must be a scalar: <lambda> returned the shape (2,)" in text
+    assert "InputError: the loss must be a scalar of a floating type: <lambda> returned (2,) of float64" in text
     assert "jaxbp/check" not in text
     assert "pytest_jaxbp.py" not in text
 

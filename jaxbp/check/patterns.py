@@ -46,7 +46,7 @@ def patterns(
     yield from _shifted(hand, truth, close)
     yield from _partly(hand, truth, close)
     parameter = np.asarray(leaves[path])
-    if not scaled and (c := _ratio(hand - truth, parameter, 1e-6)) is not None:
+    if hand.size > 1 and not scaled and (c := _ratio(hand - truth, parameter, 1e-6)) is not None:
         yield Explanation(Cause.PENALTY, f"it is off by {c:.6g} times the parameter itself, as a penalty's gradient is")
     gap = np.max(np.abs(hand - truth)) / max(np.max(np.abs(truth)), 1e-300)
     if 3e-6 <= gap < 0.02 and not scaled:
@@ -67,7 +67,7 @@ def _factor(hand: np.ndarray, truth: np.ndarray, counts: Counts, close: float) -
     if c is None:
         return
     every = f"every entry is {c:.9g} times the true one"
-    near = lambda a, b: abs(a - b) <= 1e-8 * abs(b)
+    near = lambda a, b: abs(a - b) <= max(1e-8, close) * abs(b)
     size = abs(c)
     if near(size, 1):
         yield Explanation(Cause.SIGN, "every entry has the opposite sign")

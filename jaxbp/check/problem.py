@@ -44,6 +44,7 @@ class Problem:
     variant: Callable[[Callable[[PyTree], PyTree], Any], Problem]
     size: int | None = None  # examples in the batch; None where the batch axis is not known
     differentiable: bool = True  # JAX can differentiate forward
+    differences_decide: bool = False  # where autodiff of forward and central differences are not of one mind
     traceable: bool = True  # the hand-written part can run under jit
     decorated: Callable[[Leaves], PyTree] | None = (
         None  # the function that carries the rule, if it is another than forward
@@ -86,8 +87,8 @@ def gradient_problem(
         dtypes,
         variant,
         size,
-        differentiable,
-        traceable,
+        differentiable=differentiable,
+        traceable=traceable,
         counts=counts(size, batch, (), leaves),
     )
 
@@ -106,18 +107,17 @@ def function_problem(
 
     def call(f: Callable, leaves: Leaves) -> PyTree:
         given = rebuild(leaves)
-        return _floating(f(*(given[name] for name in named)))
+        return jax.tree.map(lambda a: a.astype(dtype), _floating(f(*(given[name] for name in named))))
 
     decorated = lambda leaves: call(function, leaves)
     runs(decorated, leaves, name_of(function), needed=True)
     y = jax.eval_shape(decorated, leaves)
     if not y:
         raise InputError(f"{name_of(function)} returns nothing floating: there is nothing to differentiate")
-    forward, differentiable = undecorated(decorated), True
+    forward = undecorated(decorated)
     if reference:
         forward = lambda leaves: call(reference, leaves)
-        differentiable = runs(forward, leaves, name_of(reference))
-        wanted = jax.eval_shape(forward, leaves) if differentiable else forward(leaves)
+        wanted = jax.eval_shape(forward, leaves) if runs(forward, leaves, name_of(reference)) else forward(leaves)
         if jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, y):
             raise InputError(
                 f"not the same forward: {name_of(function)} returns {_shapes(y)} and the reference "
@@ -135,8 +135,8 @@ def function_problem(
         dy,
         dtypes,
         variant,
-        None,
-        differentiable,
+        differentiable=_differentiable(forward, leaves, dy),
+        differences_decide=reference is None,
         decorated=decorated,
         counts=counts(None, arguments, y, leaves),
     )
@@ -327,6 +327,15 @@ def runs(call: Callable, leaves: Leaves, who: str, needed: bool = False) -> bool
     except Exception as error:
         raise InputError(f"{who} raised {type(error).__name__}: {_first_line(error)}") from None
     return False
+
+
+def _differentiable(forward: Callable, leaves: Leaves, dy: PyTree) -> bool:
+    """Whether JAX has a reverse mode for it: NumPy code, a while loop and some special functions have none."""
+    try:
+        jax.eval_shape(lambda leaves: jax.vjp(forward, leaves)[1](dy), leaves)
+    except (NotImplementedError, TypeError, ValueError, jax.errors.JAXTypeError):
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

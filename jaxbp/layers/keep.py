@@ -1,4 +1,4 @@
-"""Keep: a layer whose cache also holds its input, output and context, so that a rule of the sweep sees what no cache keeps.
+"""Keep: a layer whose cache also holds its input, output and context, for rules that want what no cache keeps.
 
 Wrapped around every leaf by `map_leaves` it changes no number, no name and no parameter.
 """

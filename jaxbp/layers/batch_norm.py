@@ -1,0 +1,115 @@
+"""Batch normalization of every channel c over the batch and all spatial axes, s = 1 .. S together.
+
+    forward    m = mean_s x    v = mean_s (x - m)^2    r = 1 / sqrt(v + epsilon)    z = (x - m) r
+               y = z scale + bias
+    backward   dbias = sum_s dy        dscale = sum_s dy z
+               dx = r scale (dy - dbias / S - z dscale / S)         training: m and v depend on x
+               dx = r scale dy                                      evaluation: m and v are the running statistics
+
+The last two terms of dx are the ways through m and through v; everything else in their derivatives cancels (Ioffe &
+Szegedy 2015, arXiv 1502.03167, section 3), so the two parameter gradients are the only sums of the backward pass.
+In training dx does not change when a constant is added to x: the gradient of a bias just before is zero.
+
+Keeps x, which the layer below keeps anyway, and the two statistics of each channel; z is made again. v is the mean of
+the squared distances from m in a second pass over x: mean x^2 - m^2 loses all digits where m is large. Costs two passes
+forward and two backward, where autodiff stores and reads several more arrays of the size of x. The backward sums are
+products with a vector of ones, up to a third faster on CPU than reductions of the same size.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.core import Case, Context, Layer, PyTree, Shared, Static, shaped
+from jaxbp.errors import InputError
+
+
+@dataclass(frozen=True)
+class BatchNorm(Layer):
+    """[N, ..., C] -> the same shape; scale and bias [C]; statistics are at least float32.
+
+    momentum: the part of the running statistics that a step keeps, from 0 to 1 (PyTorch's momentum is one minus it):
+    running = momentum running + (1 - momentum) batch. The running variance averages the unbiased S / (S - 1) v, as in
+    the paper and in PyTorch (Flax averages v). epsilon: added to the variance, above 0.
+    In evaluation (ctx.train False) the state is used instead of the batch; without one InputError is raised.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    couples_batch: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise InputError(f"{type(self).__name__}: momentum must be from 0 to 1, got {self.momentum}")
+        if not self.epsilon > 0:
+            raise InputError(f"{type(self).__name__}: epsilon must be positive, got {self.epsilon}")
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return {"scale": jnp.ones(spec.shape[-1], jnp.float32), "bias": jnp.zeros(spec.shape[-1], jnp.float32)}
+
+    def init_state(self, spec: PyTree) -> PyTree:
+        return {"mean": jnp.zeros(spec.shape[-1], jnp.float32), "variance": jnp.ones(spec.shape[-1], jnp.float32)}
+
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+        rows = wide_rows(x)  # [S, C]
+        if ctx.train:
+            mean = jnp.mean(rows, 0)
+            statistics = {"mean": mean, "variance": jnp.mean(jnp.square(rows - mean[None]), 0)}
+        elif ctx.state is None:
+            raise InputError(f"{type(self).__name__}: evaluation needs running statistics; the context has no state")
+        else:
+            statistics = {name: ctx.state[name].astype(rows.dtype) for name in ("mean", "variance")}
+        r = jax.lax.rsqrt(statistics["variance"] + self.epsilon)
+        scale, bias = params["scale"].astype(rows.dtype), params["bias"].astype(rows.dtype)
+        y = (rows - statistics["mean"][None]) * (r * scale)[None] + bias[None]
+        return y.astype(x.dtype).reshape(x.shape), (x, Shared(statistics), Static(ctx.train))
+
+    def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
+        x, statistics, train = cache[0], cache[1].value, cache[2].value
+        delta, r = wide_rows(dy), jax.lax.rsqrt(statistics["variance"] + self.epsilon)
+        z = (wide_rows(x) - statistics["mean"][None]) * r[None]
+        total = lambda a: jnp.einsum("s,sc->c", jnp.ones(len(a), a.dtype), a, precision="highest")
+        dbias, dscale = total(delta), total(delta * z)
+        if train:
+            delta = delta - (dbias / len(z))[None] - z * (dscale / len(z))[None]
+        dx = delta * (r * params["scale"].astype(delta.dtype))[None]
+        grads = {"scale": dscale.astype(params["scale"].dtype), "bias": dbias.astype(params["bias"].dtype)}
+        return dx.astype(dy.dtype).reshape(dy.shape), grads
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        x, batch, train = cache[0], cache[1].value, cache[2].value
+        if not train:
+            return state
+        count = x.size // x.shape[-1]
+        seen = {"mean": batch["mean"], "variance": batch["variance"] * (count / max(count - 1, 1))}
+        return {name: self.momentum * old + (1 - self.momentum) * seen[name].astype(old.dtype)
+                for name, old in state.items()}
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(BatchNorm(), shaped(5, 3)), Case(BatchNorm(0.7, 1e-3), shaped(5, 2, 3, 7), name="image")]
+
+
+@dataclass(frozen=True)
+class BatchNormReLU(BatchNorm):
+    """max(y, 0) of batch normalization, with the parameters and the state of BatchNorm. Keeps the mask of y > 0 too."""
+
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+        y, cache = super().forward(params, x, ctx)
+        return jax.nn.relu(y), (*cache, y > 0)
+
+    def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
+        return super().backward(params, cache[:3], jnp.where(cache[3], dy, 0))
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(BatchNormReLU(), shaped(5, 2, 7))]
+
+
+def wide_rows(x: jax.Array) -> jax.Array:
+    """[N, ..., C] -> [S, C], at least float32."""
+    return x.reshape(-1, x.shape[-1]).astype(np.promote_types(x.dtype, np.float32))

@@ -1,0 +1,375 @@
+"""Cells: one time step of a recurrent network. With (a_x = x wx^T + b) and * entry by entry:
+
+    SimpleCell  h' = f(a_x + h wh^T)                                        Elman 1990; tanh unless asked otherwise
+    LSTMCell    i, f, o = sigmoid, g = tanh of a_x + h wh^T                 Hochreiter & Schmidhuber 1997
+                c' = f * c + i * g,  h' = o * tanh c'                       forget gate: Gers et al. 2000
+                peepholes: i and f also see p * c, o sees p * c'            Gers & Schmidhuber 2000
+    GRUCell     r, u = sigmoid(a_x + h wh^T),  h' = (1 - u) * n + u * h     Cho et al. 2014
+                reset "after":  n = tanh(a_x + r * (h wh^T + bh))           the product first: cuDNN, PyTorch
+                reset "before": n = tanh(a_x + (r * h) wn^T)                the paper's own
+
+Going back, every pre-activation's delta is the delta of the state times a derivative factor that is known before the
+loop back starts, which thus holds one product with each recurrent matrix and few multiplications. With t = tanh c':
+
+    simple  dz = dh f'(z),                  dh_before = dz wh
+    LSTM    dc' = dc + dh o (1 - t^2)       the factor of dh: plus o (1 - o) t p_o with peepholes
+            dz = [dc' g i (1 - i), dc' c f (1 - f), dc' i (1 - g^2), dh t o (1 - o)]
+            dh_before = dz wh,              dc_before = dc' f      plus dz_i p_i + dz_f p_f with peepholes
+    GRU     dn = dh (1 - u)(1 - n^2),       du = dh (h - n) u (1 - u)
+            after   dr = dn q r (1 - r) with q = h wh_n^T + bh,    dh_before = [dr, du, dn r] wh + dh u
+            before  dr = d h r (1 - r) with d = dn wn,             dh_before = [dr, du] wh + d r + dh u
+
+and the weight gradients are products of whole sequences: dwx = sum_t dz_t x_t^T, dwh = sum_t dz_t h_t-1^T.
+
+Kept of a step: the gates and the state. Gates lie side by side in the order of PyTorch: i f g o, r u n. The loop back
+gives out the deltas of the state alone where that is less; those of the gates are made again, all at once, after it.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.core import Case, Context, Layer, Outer, PyTree, cast, shaped
+from jaxbp.errors import InputError, unknown
+from jaxbp.inits import Initializer, initializer
+
+Arrays = tuple[jax.Array, ...]
+Pairs = dict[str, tuple[jax.Array | None, jax.Array]]
+
+FROM_OUTPUT: dict[str, tuple[Callable, Callable]] = {  # f, and f' as a function of the output
+    "tanh": (jnp.tanh, lambda y: 1 - y * y),
+    "sigmoid": (jax.nn.sigmoid, lambda y: y * (1 - y)),
+    "relu": (jax.nn.relu, lambda y: jnp.where(y > 0, 1, 0).astype(y.dtype)),
+    "identity": (lambda z: z, jnp.ones_like),
+}
+
+
+def across(a: jax.Array, w: jax.Array) -> jax.Array:
+    """a [..., h] times w [h, g]."""
+    return jnp.einsum("...h,hg->...g", a, w)
+
+
+def along(a: jax.Array, w: jax.Array) -> jax.Array:
+    """a [..., h] times a vector w [h], entry by entry."""
+    return jnp.einsum("...h,h->...h", a, w)
+
+
+def contraction(g: jax.Array, a: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """sum_s g[s, o] a[s, i] -> [o, i]. The CPU's kernel takes up to twice as long where the wider array is on the left.
+
+    Without the barrier the compiler would turn the second form into the first.
+    """
+    if g.shape[-1] <= a.shape[-1]:
+        return jnp.einsum("so,si->oi", g, a, preferred_element_type=dtype)
+    return jax.lax.optimization_barrier(jnp.einsum("si,so->io", a, g, preferred_element_type=dtype)).T
+
+
+@dataclass(frozen=True)
+class Cell(Layer):
+    """One step (x [N, D], state) -> state, where state is a tuple of [N, H] whose first is the output.
+
+    A new cell writes `init`, `step`, `slopes`, `step_backward` and `pairs`; they work on any leading axes. It is then a
+    layer of its own (to sample from, or to learn in real time) and what Recurrent runs over time.
+
+    features: H, at least 1. w_init, wh_init, b_init: initializers of input weights, recurrent weights and biases, each
+    gate's drawn by itself (fan_in = D or H, fan_out = H).
+    """
+
+    features: int
+    w_init: str | Initializer = "glorot_uniform"
+    wh_init: str | Initializer = "orthogonal"
+    b_init: str | Initializer = "zeros"
+
+    states: ClassVar[int] = 1  # arrays in the state
+    gates: ClassVar[int] = 0  # arrays that step keeps besides the state
+
+    def __post_init__(self) -> None:
+        if self.features < 1:
+            raise InputError(f"{type(self).__name__}: features must be at least 1, got {self.features}")
+        for init in (self.w_init, self.wh_init, self.b_init):
+            initializer(init)
+
+    def start(self, rows: int, dtype: jnp.dtype) -> Arrays:
+        """The state of zeros."""
+        return tuple(jnp.zeros((rows, self.features), dtype) for _ in range(self.states))
+
+    def matrix(self, key: jax.Array, init: str | Initializer, gates: int, fan_in: int) -> jax.Array:
+        """Weights [gates * H, fan_in], each gate's drawn by itself."""
+        draw = lambda key: initializer(init)(key, (self.features, fan_in), in_axis=-1, out_axis=-2)
+        return jnp.concatenate([draw(k) for k in jax.random.split(key, gates)])
+
+    def bias(self, key: jax.Array, gates: int) -> jax.Array:
+        """A bias [gates * H]."""
+        return initializer(self.b_init)(key, (gates * self.features,), in_axis=-1, out_axis=-1)
+
+    def project(self, params: PyTree, x: jax.Array) -> jax.Array:
+        """The part of all pre-activations that does not wait for the state: x wx^T + b."""
+        a = jnp.einsum("...i,gi->...g", x, params["wx"].astype(x.dtype))
+        return a + jnp.broadcast_to(params["b"].astype(x.dtype), a.shape)
+
+    def loop_weights(self, params: PyTree) -> PyTree:
+        """What step multiplies by, transposed once outside the loop."""
+        raise NotImplementedError
+
+    def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
+        """-> (state, gates): one step, from `loop_weights` and the projected input."""
+        raise NotImplementedError
+
+    def slopes(self, params: PyTree, before: Arrays, gates: Arrays, after: Arrays) -> Arrays:
+        """What step_backward multiplies by, or makes its factors of; whole sequences at once."""
+        raise NotImplementedError
+
+    def step_backward(self, params: PyTree, dstate: Arrays, slopes: Arrays) -> tuple[Arrays, Arrays]:
+        """-> (dstate before the step, what `pairs` needs of this one): linear in dstate."""
+        raise NotImplementedError
+
+    def pairs(
+        self, x: jax.Array, before: Arrays, gates: Arrays, after: Arrays, slopes: Arrays, deltas: Arrays
+    ) -> Pairs:
+        """{leaf: (activation, delta)}: the gradient is their contraction. An activation of None is one.
+
+        deltas is what step_backward gave; a delta must be zero where they are.
+        """
+        raise NotImplementedError
+
+    def gradients(self, params: PyTree, pairs: Pairs) -> tuple[jax.Array, PyTree]:
+        """-> (dx, grads): one product a weight, over all steps at once."""
+        flat = lambda a: a.reshape(-1, a.shape[-1])
+
+        def contract(leaf: str) -> jax.Array:
+            a, g = pairs[leaf]
+            dtype, shape = params[leaf].dtype, params[leaf].shape
+            if a is None:
+                return jnp.sum(flat(g), 0, dtype=dtype).reshape(shape)
+            return contraction(flat(g), flat(a), dtype)
+
+        dx = jnp.einsum("...g,gi->...i", pairs["wx"][1], params["wx"].astype(pairs["wx"][1].dtype))
+        return dx, {leaf: contract(leaf) for leaf in pairs}
+
+    def forward(self, params: PyTree, x: tuple[jax.Array, Arrays], ctx: Context) -> tuple[Arrays, PyTree]:
+        x, before = x
+        after, gates = self.step(self.loop_weights(cast(params, x.dtype)), before, self.project(params, x))
+        return after, (x, before, gates, after)
+
+    def backward(self, params: PyTree, cache: PyTree, dstate: Arrays) -> tuple[tuple[jax.Array, Arrays], PyTree]:
+        dbefore, pairs = self._step_pairs(params, cache, dstate)
+        dx, grads = self.gradients(params, pairs)
+        return (dx, dbefore), grads
+
+    def _step_pairs(self, params: PyTree, cache: PyTree, dstate: Arrays) -> tuple[Arrays, Pairs]:
+        x, before, gates, after = cache
+        weights = cast(params, x.dtype)
+        slopes = self.slopes(weights, before, gates, after)
+        dbefore, deltas = self.step_backward(weights, dstate, slopes)
+        return dbefore, self.pairs(x, before, gates, after, slopes, deltas)
+
+    def factors(self, params: PyTree, cache: PyTree, dstate: Arrays) -> dict[str, Outer]:
+        pairs = self._step_pairs(params, cache, dstate)[1]
+        return outers({leaf: (None if a is None else a[:, None], g[:, None]) for leaf, (a, g) in pairs.items()})
+
+
+def outers(pairs: Pairs) -> dict[str, Outer]:
+    """Factors from pairs with the batch first, [N, T, .]; where the activation is one, deltas add over time."""
+
+    def outer(a: jax.Array | None, g: jax.Array) -> Outer:
+        g = jnp.sum(g, 1, keepdims=True) if a is None else g
+        return Outer(jnp.ones_like(g[..., :1]) if a is None else a, g)
+
+    return {leaf: outer(a, g) for leaf, (a, g) in pairs.items()}
+
+
+@dataclass(frozen=True)
+class SimpleCell(Cell):
+    """h' = f(x wx^T + b + h wh^T), with wx [H, D], wh [H, H], b [H].
+
+    activation: "tanh", "sigmoid", "relu" or "identity". wh_init="identity" with "relu" is the IRNN of Le et al. 2015.
+    """
+
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.activation not in FROM_OUTPUT:
+            raise unknown("SimpleCell activation", self.activation, FROM_OUTPUT)
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        x, h, b = jax.random.split(key, 3)
+        return {"wx": self.matrix(x, self.w_init, 1, spec[0].shape[-1]),
+                "wh": self.matrix(h, self.wh_init, 1, self.features), "b": self.bias(b, 1)}
+
+    def loop_weights(self, params: PyTree) -> PyTree:
+        return params["wh"].T
+
+    def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
+        return (FROM_OUTPUT[self.activation][0](a + across(state[0], weights)),), ()
+
+    def slopes(self, params: PyTree, before: Arrays, gates: Arrays, after: Arrays) -> Arrays:
+        return after
+
+    def step_backward(self, params: PyTree, dstate: Arrays, slopes: Arrays) -> tuple[Arrays, Arrays]:
+        dz = dstate[0] * FROM_OUTPUT[self.activation][1](slopes[0])
+        return (across(dz, params["wh"]),), (dz,)
+
+    def pairs(
+        self, x: jax.Array, before: Arrays, gates: Arrays, after: Arrays, slopes: Arrays, deltas: Arrays
+    ) -> Pairs:
+        (dz,) = deltas
+        return {"wx": (x, dz), "wh": (before[0], dz), "b": (None, dz)}
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(SimpleCell(2), (shaped(5, 3), (shaped(5, 2),)))]
+
+
+@dataclass(frozen=True)
+class LSTMCell(Cell):
+    """Long short-term memory; state (h, c), wx [4H, D], wh [4H, H], b [4H], gates i f g o, peephole [3H] for i f o.
+
+    forget_bias is added to the forget gate's bias when it is drawn: 1 keeps the memory open (Jozefowicz et al. 2015).
+    """
+
+    peephole: bool = False
+    forget_bias: float = 1.0
+
+    states: ClassVar[int] = 2
+    gates: ClassVar[int] = 4
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        x, h, b, p = jax.random.split(key, 4)
+        forget = jnp.repeat(jnp.array([0, self.forget_bias, 0, 0], jnp.float32), self.features)
+        params = {"wx": self.matrix(x, self.w_init, 4, spec[0].shape[-1]),
+                  "wh": self.matrix(h, self.wh_init, 4, self.features), "b": self.bias(b, 4) + forget}
+        return params | {"peephole": self.bias(p, 3)} if self.peephole else params
+
+    def _peepholes(self, params: PyTree) -> list[jax.Array] | None:
+        return jnp.split(params["peephole"], 3) if self.peephole else None
+
+    def loop_weights(self, params: PyTree) -> PyTree:
+        return params["wh"].T, self._peepholes(params)
+
+    def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
+        (wh, peepholes), (h, c) = weights, state
+        i, f, g, o = jnp.split(a + across(h, wh), 4, -1)
+        if peepholes:
+            i, f = i + along(c, peepholes[0]), f + along(c, peepholes[1])
+        i, f, g = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g)
+        c = f * c + i * g
+        o = jax.nn.sigmoid(o + along(c, peepholes[2]) if peepholes else o)
+        return (o * jnp.tanh(c), c), (i, f, g, o)
+
+    def slopes(self, params: PyTree, before: Arrays, gates: Arrays, after: Arrays) -> Arrays:
+        (_, c), (i, f, g, o), t = before, gates, jnp.tanh(after[1])
+        ki, kf, kg, ko = g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), t * o * (1 - o)
+        dc_of_dh, dc_of_dc = o * (1 - t * t), f
+        if self.peephole:
+            pi, pf, po = self._peepholes(params)
+            dc_of_dh = dc_of_dh + along(ko, po)
+            dc_of_dc = f + along(ki, pi) + along(kf, pf)
+        return ki, kf, kg, ko, dc_of_dh, dc_of_dc
+
+    def step_backward(self, params: PyTree, dstate: Arrays, slopes: Arrays) -> tuple[Arrays, Arrays]:
+        (dh, dc), (*_, dc_of_dh, dc_of_dc) = dstate, slopes
+        dc = dc + dh * dc_of_dh
+        return (across(self._gate_deltas(dh, dc, slopes), params["wh"]), dc * dc_of_dc), (dh, dc)
+
+    def _gate_deltas(self, dh: jax.Array, dc: jax.Array, slopes: Arrays) -> jax.Array:
+        ki, kf, kg, ko, *_ = slopes
+        return jnp.concatenate([dc * ki, dc * kf, dc * kg, dh * ko], -1)
+
+    def pairs(
+        self, x: jax.Array, before: Arrays, gates: Arrays, after: Arrays, slopes: Arrays, deltas: Arrays
+    ) -> Pairs:
+        (h, c), dz = before, self._gate_deltas(*deltas, slopes)
+        pairs = {"wx": (x, dz), "wh": (h, dz), "b": (None, dz)}
+        if not self.peephole:
+            return pairs
+        di, df, _, do = jnp.split(dz, 4, -1)
+        return pairs | {"peephole": (None, jnp.concatenate([di * c, df * c, do * after[1]], -1))}
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(LSTMCell(2, peephole=True), (shaped(5, 3), (shaped(5, 2), shaped(5, 2))))]
+
+
+@dataclass(frozen=True)
+class GRUCell(Cell):
+    """Gated recurrent unit, with wx [3H, D], b [3H], gates r u n.
+
+    reset: "after" the recurrent product (wh [3H, H], and a bias bh [H] in it), one product a step; or "before" it, as
+    first published (wh [2H, H] for r and u, wn [H, H]), two products that wait for each other.
+    """
+
+    reset: Literal["after", "before"] = "after"
+
+    @property
+    def gates(self) -> int:
+        """r u n, and q where the product comes first."""
+        return 4 if self.reset == "after" else 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reset not in ("after", "before"):
+            raise unknown("GRUCell reset", self.reset, ("after", "before"))
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        x, h, b, n = jax.random.split(key, 4)
+        params = {"wx": self.matrix(x, self.w_init, 3, spec[0].shape[-1]), "b": self.bias(b, 3)}
+        if self.reset == "after":
+            return params | {"wh": self.matrix(h, self.wh_init, 3, self.features), "bh": self.bias(n, 1)}
+        return params | {"wh": self.matrix(h, self.wh_init, 2, self.features),
+                         "wn": self.matrix(n, self.wh_init, 1, self.features)}
+
+    def loop_weights(self, params: PyTree) -> PyTree:
+        return params["wh"].T, params["bh"] if self.reset == "after" else params["wn"].T
+
+    def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
+        (wh, candidate), (h,) = weights, state
+        r, u, n = jnp.split(a, 3, -1)
+        if self.reset == "after":
+            hr, hu, q = jnp.split(across(h, wh), 3, -1)
+            q = q + jnp.broadcast_to(candidate, q.shape)
+        else:
+            hr, hu = jnp.split(across(h, wh), 2, -1)
+        r, u = jax.nn.sigmoid(r + hr), jax.nn.sigmoid(u + hu)
+        n = jnp.tanh(n + (r * q if self.reset == "after" else across(r * h, candidate)))
+        return (n + u * (h - n),), (r, u, n, q) if self.reset == "after" else (r, u, n)
+
+    def slopes(self, params: PyTree, before: Arrays, gates: Arrays, after: Arrays) -> Arrays:
+        (h,), (r, u, n, *q) = before, gates
+        kn, ku = (1 - u) * (1 - n * n), (h - n) * u * (1 - u)
+        if self.reset == "after":
+            return jnp.concatenate([kn * q[0] * r * (1 - r), ku, kn * r], -1), kn, u
+        return h * r * (1 - r), ku, kn, r, u
+
+    def step_backward(self, params: PyTree, dstate: Arrays, slopes: Arrays) -> tuple[Arrays, Arrays]:
+        (dh,) = dstate
+        if self.reset == "after":
+            k, _, u = slopes
+            return (across(k * jnp.concatenate([dh, dh, dh], -1), params["wh"]) + dh * u,), (dh,)
+        kr, ku, kn, r, u = slopes
+        dn = dh * kn
+        d = across(dn, params["wn"])
+        dz = jnp.concatenate([d * kr, dh * ku], -1)
+        return (across(dz, params["wh"]) + d * r + dh * u,), (dz, dn)
+
+    def pairs(
+        self, x: jax.Array, before: Arrays, gates: Arrays, after: Arrays, slopes: Arrays, deltas: Arrays
+    ) -> Pairs:
+        (h,) = before
+        if self.reset == "before":
+            dz, dn = deltas
+            dx = jnp.concatenate([dz, dn], -1)
+            return {"wx": (x, dx), "b": (None, dx), "wh": (h, dz), "wn": (gates[0] * h, dn)}
+        (k, kn, _), (dh,) = slopes, deltas
+        dz = k * jnp.concatenate([dh, dh, dh], -1)
+        dr, du, dq = jnp.split(dz, 3, -1)
+        dx = jnp.concatenate([dr, du, dh * kn], -1)
+        return {"wx": (x, dx), "b": (None, dx), "wh": (h, dz), "bh": (None, dq)}
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(GRUCell(2, reset="before"), (shaped(5, 3), (shaped(5, 2),)))]

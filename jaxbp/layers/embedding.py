@@ -1,0 +1,124 @@
+"""Embedding and OneHot: integer ids [N, ...] in, vectors out. An integer has no derivative, so dx is None.
+
+    Embedding  y[s] = table[id_s]          dtable[v] = sum of dy[s] over the s with id_s = v: repeated ids add up
+    OneHot     y[s, v] = 1 if id_s = v else 0
+
+An embedding is OneHot with a Dense after it, without the products: keeps the ids, and its factor is a pair (id, delta)
+whose Gram matrix compares ids. Going back is a scatter-add, cost S D; the one-hot product costs V times that and is
+taken only where adding to one row from many threads is slower still: off the CPU, for up to PRODUCT rows.
+
+An id outside of 0 ... V - 1 gives a row of nan and no gradient, so that the first loss shows it; in OneHot, zeros.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.core import Case, Context, Layer, Outer, PyTree, register, shaped
+from jaxbp.errors import InputError
+from jaxbp.inits import Initializer, initializer
+
+PRODUCT = 4096
+
+
+@partial(register, data_fields=["a", "g"], meta_fields=["vocabulary"])
+@dataclass(frozen=True)
+class OneHotOuter(Outer):
+    """The factors of a table's gradient: ids a [N, S, 1], each standing for a one-hot row, and deltas g [N, S, D]."""
+
+    vocabulary: int
+
+    def gradient(self) -> jax.Array:
+        """The whole batch's gradient, [V, D]."""
+        return added_rows(self.a[..., 0], self.g, self.vocabulary)
+
+    def squared_norms(self) -> jax.Array:
+        """[N]: sum_st [id_s = id_t] (g_s . g_t)."""
+        same = (self.a == jnp.swapaxes(self.a, -1, -2)) & (self.a >= 0) & (self.a < self.vocabulary)
+        return jnp.einsum("...nst,...nso,...nto->...n", same.astype(self.g.dtype), self.g, self.g)
+
+
+def added_rows(ids: jax.Array, rows: jax.Array, vocabulary: int, dtype: jnp.dtype | None = None) -> jax.Array:
+    """[V, D]: sum of the rows [..., D] of each id [...]; those of other ids are left out."""
+    ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])
+    dtype = dtype or rows.dtype
+
+    def scattered(ids: jax.Array, rows: jax.Array) -> jax.Array:
+        table = jnp.zeros((vocabulary, rows.shape[-1]), dtype)
+        return table.at[ids].add(rows.astype(dtype), mode="drop", wrap_negative_indices=False)
+
+    def multiplied(ids: jax.Array, rows: jax.Array) -> jax.Array:
+        return jnp.einsum("sv,sd->vd", jax.nn.one_hot(ids, vocabulary, dtype=rows.dtype), rows,
+                          preferred_element_type=dtype)
+
+    if vocabulary > PRODUCT:
+        return scattered(ids, rows)
+    return jax.lax.platform_dependent(ids, rows, cpu=scattered, default=multiplied)
+
+
+@dataclass(frozen=True)
+class Embedding(Layer):
+    """ids [N, ...] -> [N, ..., D], with the table "w" [V, D] and ids in 0 ... V - 1.
+
+    vocabulary: V, features: D, both at least 1. w_init: of the table (fan_in = D, fan_out = V).
+    """
+
+    vocabulary: int
+    features: int
+    w_init: str | Initializer = "normal"
+
+    def __post_init__(self) -> None:
+        if self.vocabulary < 1 or self.features < 1:
+            raise InputError("Embedding: vocabulary and features must be at least 1, got "
+                             f"{self.vocabulary} and {self.features}")
+        initializer(self.w_init)
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        if not jnp.issubdtype(spec.dtype, jnp.integer):
+            raise InputError(f"Embedding: the input is integer ids, got {spec.dtype}")
+        return {"w": initializer(self.w_init)(key, (self.vocabulary, self.features), in_axis=-1, out_axis=-2)}
+
+    def forward(self, params: PyTree, ids: jax.Array, ctx: Context) -> tuple[jax.Array, jax.Array]:
+        rows = params["w"].at[ids]
+        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), ids
+
+    def backward(self, params: PyTree, ids: jax.Array, dy: jax.Array) -> tuple[None, PyTree]:
+        return None, {"w": added_rows(ids, dy, self.vocabulary, params["w"].dtype)}
+
+    def factors(self, params: PyTree, ids: jax.Array, dy: jax.Array) -> dict[str, Outer]:
+        return {"w": OneHotOuter(ids.reshape(len(ids), -1, 1), dy.reshape(len(dy), -1, dy.shape[-1]), self.vocabulary)}
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(Embedding(3, 2), shaped(5, 7, dtype=jnp.int32), sample=partial(draw_ids, vocabulary=3))]
+
+
+@dataclass(frozen=True)
+class OneHot(Layer):
+    """ids [N, ...] -> JAX's default float [N, ..., V]; vocabulary: V, at least 1."""
+
+    vocabulary: int
+
+    def __post_init__(self) -> None:
+        if self.vocabulary < 1:
+            raise InputError(f"OneHot: vocabulary must be at least 1, got {self.vocabulary}")
+
+    def forward(self, params: PyTree, ids: jax.Array, ctx: Context) -> tuple[jax.Array, None]:
+        return jax.nn.one_hot(ids, self.vocabulary), None
+
+    def backward(self, params: PyTree, cache: None, dy: jax.Array) -> tuple[None, PyTree]:
+        return None, {}
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(OneHot(3), shaped(5, 7, dtype=jnp.int32), sample=partial(draw_ids, vocabulary=3))]
+
+
+def draw_ids(key: jax.Array, spec: jax.ShapeDtypeStruct, vocabulary: int) -> jax.Array:
+    """Uniform ids; normal numbers where a float is asked for."""
+    if jnp.issubdtype(spec.dtype, jnp.floating):
+        return jax.random.normal(key, spec.shape, spec.dtype)
+    return jax.random.randint(key, spec.shape, 0, vocabulary, spec.dtype)
