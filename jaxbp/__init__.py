@@ -1,7 +1,7 @@
 """jaxbp: neural networks in JAX with backpropagation written by hand, every backward pass proved equal to jax.grad."""
 from jaxbp.backprop import Result, Rule, as_function, delta, example_gradients, factors, gradient, value_and_grad
 from jaxbp.compose import Chain, Graph, Node, Stack, bidirectional, parallel, residual
-from jaxbp.core import Case, Context, Layer, Outer, Shared, Static, cast, output_spec, shaped
+from jaxbp.core import Case, Context, GroupedOuter, Layer, Outer, Shared, Static, cast, output_spec, shaped
 from jaxbp.errors import InputError
 from jaxbp.layers import *  # noqa: F403  the layers name themselves
 from jaxbp.layers import __all__ as _layers
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
-    "AbsoluteError", "BinaryCrossEntropy", "Case", "Chain", "Context", "Graph", "Huber", "InputError", "Layer",
+    "AbsoluteError", "BinaryCrossEntropy", "Case", "Chain", "Context", "Graph", "GroupedOuter", "Huber", "InputError", "Layer",
     "Loss", "MulticlassHinge", "Node", "Outer", "Penalty", "Result", "Rule", "Shared", "SoftmaxCrossEntropy",
     "SquaredError", "Stack", "Static", "as_function", "bidirectional", "cast", "delta", "example_gradients",
     "factors", "gradient", "output_spec", "parallel", "residual", "shaped", "value_and_grad", *_layers,

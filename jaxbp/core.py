@@ -66,11 +66,25 @@ class Outer:
         return jnp.einsum("...nso,...nsi->...oi", self.g, self.a)
 
     def squared_norms(self) -> jax.Array:
-        """[..., N]: |sum_s g_s a_s^T|^2 = sum_st (a_s . a_t)(g_s . g_t) of each example; no gradient is formed."""
-        if self.a.shape[-2] == 1:
+        """[..., N]: |sum_s g_s a_s^T|^2 = sum_st (a_s . a_t)(g_s . g_t) of each example, by the cheaper side."""
+        (s, i), o = self.a.shape[-2:], self.g.shape[-1]
+        if s == 1:
             return jnp.einsum("...nsi,...nsi->...n", self.a, self.a) * jnp.einsum("...nso,...nso->...n", self.g, self.g)
+        if i * o < s * (i + o):
+            each = jnp.einsum("...nso,...nsi->...noi", self.g, self.a)
+            return jnp.einsum("...noi,...noi->...n", each, each)
         gram = jnp.einsum("...nsi,...nti->...nst", self.a, self.a) * jnp.einsum("...nso,...nto->...nst", self.g, self.g)
         return jnp.einsum("...nst->...n", gram)
+
+
+@partial(register, data_fields=["a", "g"], meta_fields=[])
+@dataclass(frozen=True)
+class GroupedOuter(Outer):
+    """Factors of a weight in groups that do not meet: a [G, N, S, I] and g [G, N, S, O] give dw [G, O, I]."""
+
+    def squared_norms(self) -> jax.Array:
+        """[..., N], over all groups."""
+        return jnp.sum(super().squared_norms(), -2)
 
 
 _REGISTRY: dict[str, type[Layer]] = {}

@@ -1,0 +1,159 @@
+"""Convolution over 1, 2 or 3 spatial axes, channels last: cross-correlation, as in every framework.
+
+    forward   y[n, p, o] = sum_{t, i} x_t[n, p, i] w[o, t, i] + b[o]       x_t[n, p] = x[n, stride p + dilation t - low]
+    backward  dx[n, j, i] = sum_{t, o} w[o, t, i] dy[n, p, o]             over p, t with stride p + dilation t - low = j
+              dw[o, t, i] = sum_{n, p} x_t[n, p, i] dy[n, p, o]
+              db[o]       = sum_{n, p} dy[n, p, o]
+
+(LeCun et al. 1989; Dumoulin & Visin 2016, arXiv 1603.07285, for the arithmetic.) p, j are positions, t an entry of the
+kernel, o and i the channels of one group. Keeps x, which the layer below keeps anyway. Costs three times 2 N P K I O /
+groups operations for P output positions and a kernel of K entries. How each sum is computed is in `windows`.
+
+For a rule that needs the activation behind each entry of w, it is the patch that output p reads: factors are patches
+[N, P, K I] with the delta [N, P, O], one pair for each group (Grosse & Martens 2016, arXiv 1602.01407, section 3.1).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbp.core import Case, Context, GroupedOuter, Layer, Outer, PyTree, shaped
+from jaxbp.errors import InputError
+from jaxbp.inits import Initializer, initializer
+from jaxbp.layers.windows import Window, correlate, correlate_transposed, correlate_weights, patches
+
+Padding = str | tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Conv(Layer):
+    """[N, *space, I] -> [N, *out, features]; w [features, *kernel, I / groups] and b [features].
+
+    kernel: its 1, 2 or 3 sizes, one for each spatial axis. strides, dilation: one for all axes, or one for each.
+    padding: "SAME" (out = ceil(space / stride)), "VALID" (none), or a pair (low, high) of zeros for each axis; always
+    out = floor((space + low + high - dilation (kernel - 1) - 1) / stride) + 1. groups: divides I and features; only
+    input and output channels of the same group meet. Depthwise is groups = I: Conv(32, groups=32) on 32 channels.
+    w_init, b_init: names or initializers of jaxbp.inits (fan_in = K I / groups, fan_out = K features).
+    Raises InputError for values out of these ranges, when made, and for inputs that do not fit, when used.
+    """
+
+    features: int
+    kernel: tuple[int, ...] = (3, 3)
+    strides: int | tuple[int, ...] = 1
+    padding: Padding = "SAME"
+    dilation: int | tuple[int, ...] = 1
+    groups: int = 1
+    bias: bool = True
+    w_init: str | Initializer = "lecun_normal"
+    b_init: str | Initializer = "zeros"
+
+    def __post_init__(self) -> None:
+        rank, name = len(self.kernel), type(self).__name__
+        if not (1 <= rank <= 3 and min(self.kernel) >= 1):
+            raise InputError(f"{name}: kernel must be 1 to 3 sizes of at least 1, got {self.kernel}")
+        for key in ("strides", "dilation"):
+            sizes = each_axis(getattr(self, key), rank)
+            if len(sizes) != rank or min(sizes) < 1:
+                raise InputError(f"{name}: {key} must be at least 1, one or {rank} of them, got {getattr(self, key)}")
+        if self.padding not in ("SAME", "VALID") and not are_pairs(self.padding, rank):
+            raise InputError(f"{name}: padding must be 'SAME', 'VALID' or {rank} pairs (low, high) of at least 0, "
+                             f"got {self.padding!r}")
+        if self.groups < 1 or self.features < 1 or self.features % self.groups:
+            raise InputError(f"{name}: features must be a positive multiple of groups, "
+                             f"got features {self.features} and groups {self.groups}")
+        initializer(self.w_init)
+        initializer(self.b_init)
+
+    def window(self, space: tuple[int, ...]) -> Window:
+        """Where the kernel meets an input of that spatial shape."""
+        strides, dilation = each_axis(self.strides, len(space)), each_axis(self.dilation, len(space))
+        window = Window(space, self.kernel, strides, ((0, 0),) * len(space), dilation, self.groups)
+        padding = self.padding
+        if isinstance(padding, str):
+            padding = lax.padtype_to_pads(space, window.reach, strides, padding)
+        return Window(space, self.kernel, strides, tuple(padding), dilation, self.groups)
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        if spec.ndim != len(self.kernel) + 2 or spec.shape[-1] % self.groups:
+            raise InputError(f"{type(self).__name__}: an input of shape {spec.shape} does not have {len(self.kernel)} "
+                             f"spatial axes between its batch and a multiple of {self.groups} channels")
+        w_key, b_key = jax.random.split(key)
+        shape = (self.features, *self.kernel, spec.shape[-1] // self.groups)
+        w = initializer(self.w_init)(w_key, shape, in_axis=-1, out_axis=0)
+        if not self.bias:
+            return {"w": w}
+        return {"w": w, "b": initializer(self.b_init)(b_key, (self.features,), in_axis=-1, out_axis=-1)}
+
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+        window = self.window(x.shape[1:-1])
+        if min(window.out) < 1:
+            raise InputError(f"{type(self).__name__}: a kernel that reaches over {window.reach} with padding "
+                             f"{window.padding} does not fit an input of {window.space}")
+        return self.biased(correlate(x, params["w"].astype(x.dtype), window), params), x
+
+    def backward(self, params: PyTree, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
+        window, w = self.window(x.shape[1:-1]), params["w"]
+        dx = correlate_transposed(dy, w.astype(dy.dtype), window)
+        return dx, {"w": correlate_weights(x, dy, window, w.dtype)} | self.bias_gradient(params, dy)
+
+    def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Outer]:
+        window = self.window(x.shape[1:-1])
+        p = patches(x, window).reshape(len(x), -1, *self.kernel, x.shape[-1])  # [N, P, *kernel, I]
+        return {"w": outer(by_group(p, self.groups), by_group(positions(dy), self.groups))} | self.bias_factors(dy)
+
+    def biased(self, y: jax.Array, params: PyTree) -> jax.Array:
+        """y + b."""
+        return y + jnp.broadcast_to(params["b"].astype(y.dtype), y.shape) if self.bias else y
+
+    def bias_gradient(self, params: PyTree, dy: jax.Array) -> PyTree:
+        """{"b": db}, or nothing without a bias."""
+        return {"b": jnp.sum(dy, tuple(range(dy.ndim - 1)), params["b"].dtype)} if self.bias else {}
+
+    def bias_factors(self, dy: jax.Array) -> dict[str, Outer]:
+        """{"b": ones and delta}, or nothing without a bias."""
+        dy = positions(dy)
+        return {"b": Outer(jnp.ones_like(dy[..., :1]), dy)} if self.bias else {}
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [
+            Case(Conv(3, (3,), strides=2, dilation=2), shaped(5, 11, 2), name="1d"),
+            Case(Conv(3, (3, 2), strides=(2, 1), padding=((2, 1), (0, 1))), shaped(5, 8, 5, 2), name="strided"),
+            Case(Conv(6, (2, 3), groups=3, padding="VALID"), shaped(5, 4, 5, 3 * 2), name="groups"),
+            Case(Conv(6, (3, 2), strides=2, dilation=(1, 2), groups=3, bias=False), shaped(5, 7, 5, 3), name="depth"),
+            Case(Conv(3, (2, 1), strides=(3, 1), padding=((1, 1), (0, 0))), shaped(5, 8, 3, 2), name="disjoint"),
+            Case(Conv(2, (2, 1, 3)), shaped(5, 3, 2, 4, 3), name="3d"),
+        ]
+
+
+def each_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """A setting for each of the axes."""
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def are_pairs(padding: Any, rank: int) -> bool:
+    """Whether it is a pair of non-negative integers for each axis."""
+    if not isinstance(padding, tuple | list) or len(padding) != rank:
+        return False
+    pair = lambda p: isinstance(p, tuple | list) and len(p) == 2 and all(isinstance(n, int) and n >= 0 for n in p)
+    return all(map(pair, padding))
+
+
+def positions(a: jax.Array) -> jax.Array:
+    """[N, *space, C] -> [N, S, C]."""
+    return a.reshape(len(a), -1, a.shape[-1])
+
+
+def by_group(a: jax.Array, groups: int) -> jax.Array:
+    """[N, S, ..., C] -> [G, N, S, ..., C / G]."""
+    return jnp.moveaxis(a.reshape(*a.shape[:-1], groups, -1), -2, 0)
+
+
+def outer(a: jax.Array, g: jax.Array) -> Outer:
+    """The factors a [G, N, S, ...] and g [G, N, S, ...] of a weight in G groups."""
+    a, g = (array.reshape(*array.shape[:3], -1) for array in (a, g))
+    return Outer(a[0], g[0]) if len(a) == 1 else GroupedOuter(a, g)
