@@ -29,8 +29,9 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
-    "AbsoluteError", "BinaryCrossEntropy", "Case", "Chain", "Context", "Graph", "GroupedOuter", "Huber", "InputError", "Layer",
-    "Loss", "MulticlassHinge", "Node", "Outer", "Penalty", "Result", "Rule", "Shared", "SoftmaxCrossEntropy",
-    "SquaredError", "Stack", "Static", "as_function", "bidirectional", "cast", "delta", "example_gradients",
-    "factors", "gradient", "output_spec", "parallel", "residual", "shaped", "value_and_grad", *_layers,
+    "AbsoluteError", "BinaryCrossEntropy", "Case", "Chain", "Context", "Graph", "GroupedOuter", "Huber",
+    "InputError", "Layer", "Loss", "MulticlassHinge", "Node", "Outer", "Penalty", "Result", "Rule", "Shared",
+    "SoftmaxCrossEntropy", "SquaredError", "Stack", "Static", "as_function", "bidirectional", "cast", "delta",
+    "example_gradients", "factors", "gradient", "output_spec", "parallel", "residual", "shaped",
+    "value_and_grad", *_layers,
 ]

@@ -86,7 +86,7 @@ class Orthogonal(Initializer):
 
 
 @dataclass(frozen=True)
-class Identity(Initializer):
+class IdentityMatrix(Initializer):
     """scale on the diagonal, zero elsewhere; two axes."""
 
     scale: float = 1.0
@@ -114,7 +114,7 @@ NAMED: dict[str, Initializer] = {
     for kind, distribution in [("normal", "truncated_normal"), ("uniform", "uniform")]
 }
 
-MATRICES: dict[str, Initializer] = {"orthogonal": Orthogonal(), "identity": Identity()}  # no biases
+MATRICES: dict[str, Initializer] = {"orthogonal": Orthogonal(), "identity": IdentityMatrix()}  # no biases
 
 
 def initializer(given: str | Initializer, key: str = "initializer") -> Initializer:

@@ -72,17 +72,16 @@ def direction(tree, seed):
 
 def gradient_pair(case: Case, **how):
     """(hand, oracle) gradients {"dx", "grads"} for a setting; the building block of every numerical check."""
-    layer = case.layer
-    params, x, ctx, dy = setting(case, **how)
+    return both(case.layer, *setting(case, **how))
 
-    @jax.jit
-    def both(params, x, ctx, dy):
-        _, cache = layer.forward(params, x, ctx)
-        dx, grads = layer.backward(params, cache, dy)
-        dparams, dx_want = reference(layer, ctx, params, x)[1](dy)
-        return {"dx": dx, "grads": grads}, {"dx": dx_want, "grads": dparams}
 
-    return both(params, x, ctx, dy)
+@functools.partial(jax.jit, static_argnums=0)
+def both(layer, params, x, ctx, dy):
+    """(hand, oracle), compiled once for a layer and shapes."""
+    _, cache = layer.forward(params, x, ctx)
+    dx, grads = layer.backward(params, cache, dy)
+    dparams, dx_want = reference(layer, ctx, params, x)[1](dy)
+    return {"dx": dx, "grads": grads}, {"dx": dx_want, "grads": dparams}
 
 
 @functools.cache

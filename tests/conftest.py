@@ -14,6 +14,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 flags.FLAGS.mark_as_parsed()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Tests of one case, or else of one file, share a worker: they share compiled programs and fixtures."""
     for item in items:
