@@ -6,10 +6,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxbp
 from jaxbp.core import Case, Context, cast, layer_types, leaves
 
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 RECIPE = """{name} has no cases. A layer is one file: the mathematics at its top, forward and backward, and
     @classmethod
     def cases(cls): return [Case({short}(...), shaped(5, 3))]    # batch first, sizes distinct and coprime
@@ -38,17 +40,18 @@ def resized(spec, rows: int, dtype):
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, *s.shape[1:]), kind(s)), spec)
 
 
+@functools.cache
 def setting(case: Case, rows: int = 5, dtype=jnp.float64, params_dtype=None, train: bool = True, draw=None):
     """Random (params, x, ctx, dy) for the case; parameters are jittered so that none is zero or one."""
     key = jax.random.key(7)
     spec = resized(case.spec, rows, dtype)
-    jitter = lambda p: p + 0.1 * jax.random.normal(jax.random.fold_in(key, p.size), p.shape, p.dtype)
+    noise = lambda shape: np.random.default_rng((7, *shape)).normal(size=shape)  # NumPy's need no compilation
+    jitter = lambda p: p + jnp.asarray(0.1 * noise(p.shape), p.dtype)
     params = jax.tree.map(jitter, cast(case.layer.init(key, spec), params_dtype or dtype))
     x = draw(spec) if draw else case.draw(jax.random.fold_in(key, 1), spec)
     ctx = Context(jax.random.fold_in(key, 2), cast(case.layer.init_state(spec), params_dtype or dtype), train)
     y = jax.eval_shape(lambda p, x: case.layer.forward(p, x, ctx)[0], params, x)
-    dy = Case(case.layer, y).draw(jax.random.fold_in(key, 3))
-    return params, x, ctx, dy
+    return params, x, ctx, jax.tree.map(lambda s: jnp.asarray(noise(s.shape), s.dtype), y)
 
 
 def reference(layer, ctx, params, x):
@@ -92,7 +95,7 @@ def measured(case: Case) -> dict:
     evaluate = Context(None, ctx.state, train=False)
     rows = 5
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def everything(params, x, ctx, evaluate, dy):
         _, cache = layer.forward(params, x, ctx)
         back = lambda dy: dict(zip(("dx", "grads"), layer.backward(params, cache, dy), strict=True))

@@ -56,7 +56,7 @@ def test_oracle_agrees_with_finite_differences(case):
     assert worst(*measured(case)["differences"]) <= 1e-8  # central differences: about eps^(2/3) = 4e-11 and curvature
 
 
-@CASES
+@COMPILED
 def test_trees(case):
     """grads like params, dx like x or None, state keeps its tree; caches: batch axis first, no parameters in them."""
     params, x, ctx, dy = setting(case)
@@ -81,7 +81,7 @@ def test_trees(case):
         assert all(a.shape[:1] == (5,) for a in arrays), f"{leaf}: a cache array has no batch axis"
 
 
-@CASES
+@COMPILED
 def test_params_are_not_in_the_cache(case):
     """Parameters of other sizes leave the cache as it is: nothing in it is a parameter itself."""
     params, x, ctx, _ = setting(case)
@@ -159,7 +159,7 @@ def test_transforms(case):
     stack, xs = several(params), several(x)
     score = lambda f: lambda p, x: conformance.dot(f(p, x, ctx), dy)
     plain = score(lambda p, x, ctx: layer.forward(p, x, ctx)[0])
-    quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
+    quick = partial(jax.jit, compiler_options=conformance.QUICK)
     mapped = lambda f: quick(jax.vmap(jax.grad(f, (0, 1))))(stack, xs)
     assert worst(mapped(score(function)), mapped(plain)) <= FLOAT64_TOLERANCE
     scanned = lambda f: quick(lambda *both: jax.lax.map(lambda px: jax.grad(f, (0, 1))(*px), both))(stack, xs)
