@@ -64,7 +64,8 @@ def by_chex(problem: Problem, fault: Fault) -> Verdict:
     function = decorated(problem, fault.pullback, np.float32)
     leaves = jax.tree.map(lambda a: a.astype(np.float32), problem.leaves)
     alone = lambda leaf: function(leaves | {fault.path: leaf})
-    return _raised(lambda: chex.assert_numerical_grads(alone, (leaves[fault.path],), order=1, modes=["rev"]), fault.path)
+    check = lambda: chex.assert_numerical_grads(alone, (leaves[fault.path],), order=1, modes=["rev"])
+    return _raised(check, fault.path)
 
 
 def by_torch(problem: Problem, fault: Fault) -> Verdict:
