@@ -12,11 +12,12 @@ from conformance import all_cases, concrete_layers, couples_batch, gradient_pair
 import jaxbp
 from jaxbp.check import worst
 from jaxbp.check.compare import FLOAT64_TOLERANCE, largest_entry
-from jaxbp.core import Context, Shared, Static, map_leaves
+from jaxbp.core import Shared, Static, map_leaves
 
 pytestmark = pytest.mark.usefixtures("strict")
 CASES = pytest.mark.parametrize("case", all_cases(), ids=str)
 FIRST = {type(case.layer): case for case in reversed(all_cases())}  # the others' programs are compiled in CI only
+ONE_EACH = pytest.mark.parametrize("case", list(FIRST.values()), ids=str)  # of every class
 COMPILED = pytest.mark.parametrize(
     "case", [pytest.param(c, id=str(c), marks=() if c in FIRST.values() else pytest.mark.slow) for c in all_cases()])
 NUMERICAL = ["gradient", "evaluation", "linear", "zero", "adjoint", "second_order", "adapter", "per_example", "factors",
@@ -136,10 +137,8 @@ def test_lower_precision(case, dtype):
     hand, auto = gradient_pair(case, dtype=dtype, params_dtype=jnp.float32)
     lowered = lambda tree: jax.tree.map(lambda a: a.astype(jnp.float64), tree)
     params, x, ctx, dy = setting(case, dtype=dtype, params_dtype=jnp.float32)
-    exact = Context(ctx.key, jaxbp.cast(ctx.state, jnp.float64), ctx.train)
-    dparams, dx = conformance.reference(case.layer, exact, *jaxbp.cast((params, x), jnp.float64))[1](lowered(dy))
-    truth = {"dx": dx, "grads": dparams}
-    if exact.key is not None and "dropout" in repr(case.layer).lower():
+    _, truth = conformance.both(case.layer, *jaxbp.cast((params, x, ctx, dy), jnp.float64))
+    if ctx.key is not None and "dropout" in repr(case.layer).lower():
         truth = jax.tree.map(lambda a: a.astype(jnp.float64), auto)  # the mask depends on the dtype drawn
     allowed = 4 * max(worst(lowered(auto), truth), 2 * float(jnp.finfo(dtype).eps))
     assert worst(lowered(hand), truth) <= allowed
@@ -147,7 +146,7 @@ def test_lower_precision(case, dtype):
     assert {g.dtype for g in jax.tree.leaves(hand["dx"])} <= {jnp.dtype(dtype)}
 
 
-@CASES
+@ONE_EACH
 @pytest.mark.slow
 def test_transforms(case):
     """vmap over a stack of parameters, scan over it, remat, and a gradient inside another one, all as plain calls."""
@@ -171,7 +170,7 @@ def test_transforms(case):
     assert worst(of(score(function)), of(plain)) <= FLOAT64_TOLERANCE
 
 
-@CASES
+@ONE_EACH
 @pytest.mark.slow
 def test_four_devices(case):
     """A batch sharded over four devices gives the gradients of one device."""

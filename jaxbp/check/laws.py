@@ -93,6 +93,10 @@ def _batches(problem: Problem, accuracy: float) -> Iterator[Finding]:
         yield _compared(name, found.hand, found.truth, accuracy)
     if problem.by_row:
         yield from _rows(problem)
+    if problem.delta is not None:
+        masked = problem.variant(lambda batch: batch | {"weight": 0 * batch["weight"]}, np.float64)
+        found = Program(masked)()
+        yield _compared("all rows masked", found.hand, found.truth, accuracy)
 
 
 def _rows(problem: Problem) -> Iterator[Finding]:

@@ -24,6 +24,8 @@ from jaxbp.check.mistakes import BENT, MISTAKES
 from jaxbp.check.operations import INLINED, bind, evaluate, inner, place, scan, traced
 from jaxbp.core import PyTree
 
+LARGE = 2**27  # entries of all results together, 1 GiB: beyond that a model is told by its first wrong layer alone
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -46,7 +48,7 @@ def mutants(forward: Callable[[PyTree], PyTree], leaves: PyTree, dy: PyTree) -> 
         return jax.vjp(run, leaves)[1](jax.tree.leaves(dy))[0]
 
     jax.eval_shape(gradient, jnp.int32(0), leaves, dy)
-    if not book.found:
+    if not book.found or len(book.found) * sum(a.size for a in jax.tree.leaves(leaves)) > LARGE:
         return []
     every = jax.jit(
         lambda leaves, dy: jax.lax.map(lambda i: gradient(i, leaves, dy), jnp.arange(len(book.found))),

@@ -46,9 +46,7 @@ class Problem:
     differentiable: bool = True  # JAX can differentiate forward
     differences_decide: bool = False  # where autodiff of forward and central differences are not of one mind
     traceable: bool = True  # the hand-written part can run under jit
-    decorated: Callable[[Leaves], PyTree] | None = (
-        None  # the function that carries the rule, if it is another than forward
-    )
+    decorated: Callable[[Leaves], PyTree] | None = None  # what carries the rule, where that is not forward
     by_row: bool = False  # the output has the batch axis first, and no row sees another
     layer: Layer | None = None
     setting: tuple = ()  # the layer's (params, x, ctx)
@@ -96,8 +94,7 @@ def gradient_problem(
 def function_problem(
     function: Callable, *arguments: PyTree, reference: Callable | None = None, dtype: Any = np.float64
 ) -> Problem:
-    """function(*arguments) with its own jax.custom_vjp or custom_jvp, against the plain `reference` of the same
-    forward.
+    """function(*arguments) with a jax.custom_vjp or custom_jvp, against the plain `reference` of the same forward.
 
     Without a reference, the function itself with its custom rules taken off is what JAX differentiates.
     """
