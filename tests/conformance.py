@@ -73,18 +73,21 @@ def direction(tree, seed):
     return jax.tree.map(draw, tree)
 
 
-def gradient_pair(case: Case, **how):
-    """(hand, oracle) gradients {"dx", "grads"} for a setting; the building block of every numerical check."""
-    return both(case.layer, *setting(case, **how))
-
-
-@functools.partial(jax.jit, static_argnums=0)
 def both(layer, params, x, ctx, dy):
-    """(hand, oracle), compiled once for a layer and shapes."""
+    """(hand, oracle) gradients {"dx", "grads"}."""
     _, cache = layer.forward(params, x, ctx)
     dx, grads = layer.backward(params, cache, dy)
     dparams, dx_want = reference(layer, ctx, params, x)[1](dy)
     return {"dx": dx, "grads": grads}, {"dx": dx_want, "grads": dparams}
+
+
+compiled_both = jax.jit(both, static_argnums=0)  # once for a layer and shapes
+quick_both = jax.jit(both, static_argnums=0, compiler_options=QUICK)
+
+
+def gradient_pair(case: Case, run=quick_both, **how):
+    """`both` for a setting."""
+    return run(case.layer, *setting(case, **how))
 
 
 @functools.cache

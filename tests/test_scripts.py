@@ -38,9 +38,9 @@ def test_train_evaluate_and_check(tmp_path):
     assert f"accuracy {accuracy}" in command("evaluate.py", f"--run={run}").stdout.splitlines()[-1]
     done = command("check_gradients.py", *words, f"--json={table}")
     assert "pass, 4 of 4 leaves right" in done.stdout.splitlines()[0]
-    rows = json.loads(table.read_text())["rows"]
+    rows = json.loads(table.read_text())["leaves"]
     assert [row["path"] for row in rows] == ["01_dense/b", "01_dense/w", "03_dense/b", "03_dense/w"]
-    assert all(row["passed"] and row["autodiff_error"] < 1e-11 for row in rows)
+    assert all(row["verdict"] == "pass" and row["error"] < 1e-11 for row in rows)
 
 
 @pytest.mark.slow
