@@ -85,6 +85,7 @@ def test_what_passes_and_what_fails(outcomes):
     assert len(outcomes) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_nearest_marker_wins", "test_call_wins"])
 def test_a_failure_is_the_report_and_the_line_of_the_test(outcomes, name):
     text = outcomes[name]

@@ -72,6 +72,7 @@ def check(settings):
         assert worst(hand, loop) <= 1e-12, layer
 
 
+@pytest.mark.slow
 def test_equals_jax_grad_of_the_loop(strict):
     flags = np.random.default_rng(1).random((N, T)) < 0.6
     check([
@@ -122,6 +123,7 @@ def test_truncation_at_the_length_is_none_and_at_one_is_the_one_step_gradient(st
     assert worst(run(one)[1], want) <= 1e-12
 
 
+@pytest.mark.slow
 def test_masked_steps_repeat_the_state_and_get_nothing(strict):
     layer = Recurrent(LSTMCell(H))
     params, x, dy = drawn(layer)
@@ -139,6 +141,7 @@ def test_masked_steps_repeat_the_state_and_get_nothing(strict):
     assert worst(y[1:2, :3], alone) <= 1e-14
 
 
+@pytest.mark.slow
 def test_carry_goes_on_and_sends_no_delta_back(strict):
     """Two windows of T give the outputs of one of 2 T, and the second one's gradient holds the state fixed."""
     layer = Recurrent(LSTMCell(H), carry=True)
@@ -154,6 +157,7 @@ def test_carry_goes_on_and_sends_no_delta_back(strict):
     assert worst(grads, want) <= 1e-12
 
 
+@pytest.mark.slow
 def test_a_cell_alone_is_what_recurrent_runs(strict):
     """Step by step, as for sampling."""
     layer = Recurrent(GRUCell(H))

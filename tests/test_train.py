@@ -122,6 +122,7 @@ def test_any_number_of_steps_is_one_program():
     assert state.step == 10
 
 
+@pytest.mark.slow
 def test_steps_per_call_does_not_change_a_byte(tmp_path):
     for steps in (1, 7, 100):
         train(small(steps_per_call=steps), tmp_path / str(steps))
