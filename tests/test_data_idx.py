@@ -47,7 +47,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def zipped(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
+    return {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in files.items()}
 
 
 # --- the format --------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ arrays = st.sampled_from(sorted(TYPES.values())).flatmap(
 @given(array=arrays, compressed=st.booleans())
 def test_idx_round_trip(tmp_path_factory, array, compressed):
     path = tmp_path_factory.getbasetemp() / "any-name"
-    path.write_bytes(gzip.compress(idx(array)) if compressed else idx(array))
+    path.write_bytes(gzip.compress(idx(array), mtime=0) if compressed else idx(array))
     result = read_idx(path)
     assert result.dtype == array.dtype
     assert result.dtype.isnative
@@ -80,9 +80,9 @@ WHOLE = idx(np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
     (b"\0\x01\x08\x01" + WHOLE, "begins with bytes 00 01 08 01, which is no IDX file"),
     (b"\0\0\x0a\x01" + WHOLE, "begins with bytes 00 00 0a 01, which is no IDX file"),
     (b"\0\0\x08\0" + WHOLE, "begins with bytes 00 00 08 00, which is no IDX file"),
-    (gzip.compress(WHOLE)[:-9], "Compressed file ended"),
-    (gzip.compress(WHOLE)[:10] + b"\xff" * 20, "invalid|Error -3"),
-    (gzip.compress(WHOLE) + b"rubbish", "Not a gzipped file"),
+    (gzip.compress(WHOLE, mtime=0)[:-9], "Compressed file ended"),
+    (gzip.compress(WHOLE, mtime=0)[:10] + b"\xff" * 20, "invalid|Error -3"),
+    (gzip.compress(WHOLE, mtime=0) + b"rubbish", "Not a gzipped file"),
 ])
 def test_damaged_idx_file_is_refused(tmp_path, content, message):
     path = tmp_path / "images"
@@ -224,9 +224,9 @@ def test_cache_is_below_home_without_xdg(monkeypatch, tmp_path):
 
 DAMAGE = {
     "absent": None,
-    "truncated": gzip.compress(small_mnist()[NAMES[0]])[:-9],
+    "truncated": gzip.compress(small_mnist()[NAMES[0]], mtime=0)[:-9],
     "not gzip": b"<html>sign in to this network</html>",
-    "other content": gzip.compress(small_mnist()[NAMES[2]]),
+    "other content": gzip.compress(small_mnist()[NAMES[2]], mtime=0),
 }
 
 
