@@ -31,5 +31,4 @@ class Cause(StrEnum):
     PATH = "a path is missing"
     PENALTY = "penalty"
     PRECISION = "computed in a lower precision"
-    CONSTANT = "constant"
     UNKNOWN = "unknown"

@@ -195,6 +195,7 @@ def model_problem(
         return {path: None if g is None else dy * g for path, g in found.items()}
 
     runs(forward, leaves, label(model), needed=True)
+    runs(lambda leaves: pullback(leaves, jnp.ones((), dtype)), leaves, f"{label(model)}.backward", needed=True)
 
     def delta() -> tuple[PyTree, PyTree]:
         y = model.forward(params, batch["x"], ctx)[0]
