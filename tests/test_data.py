@@ -389,8 +389,8 @@ def all_configs(base: type) -> list[type]:
 
 
 def test_every_data_set_is_exported_under_its_own_name():
-    shipped = [c for c in all_configs(DataConfig) if c.__module__.startswith("jaxbp.")]
-    assert sorted(CONFIGS) == sorted(c.__name__ for c in shipped if c not in (Prepared, Tabular))
+    shipped = {c for c in all_configs(DataConfig) if c.__module__.startswith("jaxbp.")}
+    assert sorted(CONFIGS) == sorted(c.__name__ for c in shipped if c not in data.BASES)
     assert all(getattr(data, name) is config for name, config in CONFIGS.items())
     assert {"Embedded", "Idx", "Logic", "Mnist"} <= set(CONFIGS)
 

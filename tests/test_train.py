@@ -145,8 +145,8 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     assert configuration.from_json(json.loads((folder / "config.json").read_text())) == config
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "provenance.json").read_text())[0]["versions"]["jax"] == jax.__version__
-    model, params, state, stored, _ = load(folder)
-    assert stored == config
+    model, params, state, stored, _, classes = load(folder)
+    assert (stored, classes) == (config, ("setosa", "versicolor", "virginica"))
     found = make_evaluation(model, config.loss, True)(params, state, config.data.load().test)
     assert found == {"loss": last["test_loss"], "accuracy": last["test_accuracy"]}
 

@@ -6,13 +6,14 @@ from typing import Literal
 
 import numpy as np
 
+from jaxbp.data.moved import Movable
 from jaxbp.data.pipeline import Dataset
 from jaxbp.data.prepare import Tabular
 from jaxbp.errors import InputError
 
 
 @dataclass(frozen=True)
-class Embedded(Tabular):
+class Embedded(Movable, Tabular):
     """Digits [1797, 64] (values 0..16), iris [150, 4], wine [178, 13] and breast_cancer [569, 30] with class labels;
     diabetes [442, 10] with targets [442, 1]."""
     name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]  # which data set

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxbp.data.moved import Movable
 from jaxbp.data.pipeline import Dataset, Splits, check, unreadable
 from jaxbp.data.prepare import Prepared, label_numbers
 from jaxbp.errors import InputError
@@ -18,7 +19,7 @@ TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 
 
 @dataclass(frozen=True)
-class Idx(Prepared):
+class Idx(Movable, Prepared):
     """Images and labels in IDX files. Images of unsigned bytes are divided by 255, other types stay as they are; labels
     become 0, 1, ... in sorted order."""
     train_images: str  # path of an IDX file [N, rows, columns], gzipped or not

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxbp.data.moved import Movable
 from jaxbp.data.pipeline import Dataset, unreadable
 from jaxbp.data.prepare import Tabular
 from jaxbp.errors import InputError
 
 
 @dataclass(frozen=True)
-class Images(Tabular):
+class Images(Movable, Tabular):
     """x [N, rows, columns, 3] in [0, 1] before scaling; the classes are the subfolders' names. A subfolder must
     hold images that Pillow can read and nothing else, but names that begin with a dot are passed over."""
     path: str  # folder with one subfolder of images per class, all of one size

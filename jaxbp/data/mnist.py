@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxbp.data.idx import read_pair
+from jaxbp.data.moved import Movable
 from jaxbp.data.pipeline import Dataset, Splits
 from jaxbp.data.prepare import Prepared, hold_out
 from jaxbp.errors import InputError
@@ -28,7 +29,7 @@ CLASSES = tuple("0123456789")
 
 
 @dataclass(frozen=True)
-class Mnist(Prepared):
+class Mnist(Movable, Prepared):
     """Handwritten digits, 60,000 for training and 10,000 for the test, in [0, 1]: x [N, 784]. Any data in files of the
     same names and labels 0..9 (Fashion-MNIST) will do."""
     path: str | None = None  # folder with the four IDX files, gzipped or not; None downloads MNIST into the cache

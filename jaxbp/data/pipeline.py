@@ -16,14 +16,19 @@ from jaxbp.typed import Typed
 class Dataset:
     """One part of the data, in host memory."""
     x: np.ndarray  # [N, ...] float32, or an integer type for token data
-    y: np.ndarray  # [N] int32 class labels, or [N, O] float32 targets
+    y: np.ndarray  # [N] or [N, T] int32 class labels, or [N, O] or [N, T, O] float32 targets
+    mask: np.ndarray | None = None  # [N, T] float32, 0 where a time step does not count; None: a row is one item
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, rows: np.ndarray) -> Dataset:
         """The examples with these row numbers, in their order."""
-        return Dataset(self.x[rows], self.y[rows])
+        return Dataset(self.x[rows], self.y[rows], None if self.mask is None else self.mask[rows])
+
+    def counting(self) -> np.ndarray:
+        """1 for what counts and 0 for what does not, in the shape of the losses: [N] or [N, T] float32."""
+        return np.ones(len(self), np.float32) if self.mask is None else self.mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ scikit-learn does the work. It takes seconds to import, so that happens inside t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -110,7 +110,7 @@ def scale_features(splits: Splits, scaling: Literal["standard", "min_max"]) -> S
 
     scaler = StandardScaler() if scaling == "standard" else MinMaxScaler()
     scaler.fit(_rows(splits.train.x))
-    return splits.map(lambda part: Dataset(scaler.transform(_rows(part.x)).reshape(part.x.shape), part.y))
+    return splits.map(lambda part: replace(part, x=scaler.transform(_rows(part.x)).reshape(part.x.shape)))
 
 
 def scale_targets(splits: Splits) -> Splits:
@@ -118,7 +118,7 @@ def scale_targets(splits: Splits) -> Splits:
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(splits.train.y)
-    return splits.map(lambda part: Dataset(part.x, scaler.transform(part.y)))
+    return splits.map(lambda part: replace(part, y=scaler.transform(part.y)))
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
@@ -128,12 +128,12 @@ def _rows(x: np.ndarray) -> np.ndarray:
 def as_one_hot(classes: tuple[str, ...]) -> Callable[[Dataset], Dataset]:
     """The function that gives a part final types, with labels as rows of the identity matrix [N, classes]."""
     rows = np.eye(len(classes), dtype=np.float32)
-    return lambda part: Dataset(to_float32(part.x), rows[part.y])
+    return lambda part: replace(part, x=to_float32(part.x), y=rows[part.y])
 
 
 def _final_types(part: Dataset) -> Dataset:
     y = part.y.astype(np.int32) if part.y.dtype.kind == "i" else to_float32(part.y)
-    return Dataset(to_float32(part.x), y)
+    return replace(part, x=to_float32(part.x), y=y)
 
 
 def label_numbers(where: str, labels: np.ndarray, values: np.ndarray) -> np.ndarray:

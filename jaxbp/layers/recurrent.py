@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.backprop import add
-from jaxbp.core import Case, Context, Layer, Outer, PyTree, cast, normal, register, shaped
+from jaxbp.core import Case, Context, Layer, Outer, PyTree, cast, map_leaves, normal, register, shaped
 from jaxbp.errors import InputError, unknown
 from jaxbp.layers.cells import Arrays, Cell, GRUCell, LSTMCell, Pairs, SimpleCell, outers
 
@@ -267,6 +267,11 @@ class Recurrent(Layer):
             Case(Recurrent(GRUCell(2), carry=True), x, name="gru"),
             Case(Recurrent(GRUCell(2, reset="before"), keep="sqrt", initial="learned", output="last"), x, name="sqrt"),
         ]
+
+
+def with_carry(model: Layer, carry: bool) -> Layer:
+    """The same model with its recurrent layers going on from Context.state, or each sequence beginning anew."""
+    return map_leaves(model, lambda leaf: replace(leaf, carry=carry) if isinstance(leaf, Recurrent) else leaf)
 
 
 def mask_or_normal(key: jax.Array, spec: jax.ShapeDtypeStruct) -> jax.Array:

@@ -1,5 +1,9 @@
 """Model configs: frozen dataclasses whose `build()` returns a layer."""
+from jaxbp.models.cnn import CNN
 from jaxbp.models.mlp import MLP
 from jaxbp.models.model import ModelConfig
+from jaxbp.models.resnet import ResNet
+from jaxbp.models.rnn import RNN
+from jaxbp.models.tdnn import TDNN
 
-__all__ = ["MLP", "ModelConfig"]
+__all__ = ["CNN", "MLP", "RNN", "TDNN", "ModelConfig", "ResNet"]

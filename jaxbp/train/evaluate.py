@@ -9,13 +9,18 @@ import numpy as np
 
 from jaxbp.core import Context, Layer, PyTree
 from jaxbp.data import Dataset
+from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss
 
 CHUNK = 1000  # examples in memory at once
 
 
 def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Callable[[PyTree, PyTree, Dataset], dict[str, float]]:
-    """(params, model state, data) -> {"loss": mean over the examples, "accuracy": where `classify`}."""
+    """(params, model state, data) -> {"loss": mean over what counts, "accuracy": where `classify`}.
+
+    Every example is by itself: none goes on where another ended.
+    """
+    model = with_carry(model, False)
 
     @jax.jit
     def sums(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -29,16 +34,19 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Callable[[PyTre
 
     def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
         x, y = chunks(data.x), chunks(data.y)
-        mask = (np.arange(x.shape[0] * x.shape[1]) < len(data)).astype(np.float32).reshape(x.shape[:2])
-        value, hits = sums(params, state, x, y, mask)
-        found = {"loss": float(value) / len(data)}
-        return found | {"accuracy": float(hits) / len(data)} if classify else found
+        real = (np.arange(x.shape[0] * x.shape[1]) < len(data)).astype(np.float32).reshape(x.shape[:2])
+        mask = chunks(data.counting())
+        value, hits = sums(params, state, x, y, mask * real.reshape(*real.shape, *(1,) * (mask.ndim - 2)))
+        count = float(data.counting().sum())
+        found = {"loss": float(value) / count}
+        return found | {"accuracy": float(hits) / count} if classify else found
 
     return evaluate
 
 
 def make_prediction(model: Layer) -> Callable[[PyTree, PyTree, np.ndarray], np.ndarray]:
     """(params, model state, x [N, ...]) -> the model's outputs [N, ...] on the host."""
+    model = with_carry(model, False)
 
     @jax.jit
     def outputs(params: PyTree, state: PyTree, x: jax.Array) -> jax.Array:

@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 from jaxbp.backprop import penalized, value_and_grad
 from jaxbp.config import Config
-from jaxbp.core import Layer, PyTree, output_spec
+from jaxbp.core import Layer, PyTree, leaves, output_spec
 from jaxbp.data import Dataset, Splits, epoch_order
 from jaxbp.errors import InputError
+from jaxbp.layers import Recurrent
 from jaxbp.losses import Penalty
 from jaxbp.train import failure, report
+from jaxbp.train.deltas import draw_deltas, make_delta_norms
 from jaxbp.train.evaluate import make_evaluation
 from jaxbp.train.provenance import header, machine
 from jaxbp.train.run import RunFolder, checkpointed, fingerprint
@@ -51,6 +53,7 @@ class Session:
     model: Layer
     program: Callable[..., State]
     evaluate: Callable[[PyTree, PyTree, Dataset], dict[str, float]]
+    delta_norms: Callable[..., dict[str, list[float]]] | None  # of recurrent layers, where there are any
     data: str  # fingerprint
     steps: int  # in an epoch
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
@@ -59,10 +62,10 @@ class Session:
 
     def save(self, state: State) -> None:
         """A checkpoint of this instant."""
-        spec = batch_spec(self.splits, 1)
+        spec = batch_spec(self.splits, self.config.run.batch_size or len(self.splits.train))
         size = self.folder.metrics.stat().st_size
         facts = self.facts | {"metrics_bytes": size, "data": self.data, "machine": machine(),
-                              "input": [list(spec.shape), str(spec.dtype)]}
+                              "input": [list(spec.shape), str(spec.dtype)], "classes": self.splits.classes}
         self.folder.checkpoints.save(int(state.step), {"state": state, "best": self.best}, facts)
         self.saved = time.monotonic()
 
@@ -89,7 +92,8 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
     gradient = penalized(gradient, penalties_of(config))
     folder = RunFolder(path)
     session = Session(config, splits, folder, model, make_program(make_step(gradient, optimizer, config.data.augment)),
-                      make_evaluation(model, config.loss, splits.classes is not None), fingerprint(splits), steps)
+                      make_evaluation(model, config.loss, splits.classes is not None),
+                      make_delta_norms(model, config.loss), fingerprint(splits), steps)
     folder.clear() if fresh else folder.check(config)
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, {"params": state.params, "model": state.model})
@@ -104,13 +108,16 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
         all_rounds(session, state, caught)
     rows = report.read_metrics(folder.metrics)
     report.draw_curves(rows, path / "curves.png")
+    if session.delta_norms:
+        draw_deltas(rows[-1]["delta_norms"], path / "deltas.png")
     return rows[-1] if run.patience is None else min(rows, key=lambda row: row["validation_loss"])
 
 
 def all_rounds(session: Session, state: State, caught: list[int]) -> None:
     """Rounds of `evaluate_every` epochs, each followed by an evaluation, from where the state is."""
     run, steps = session.config.run, session.steps
-    x, y = jnp.asarray(session.splits.train.x), jnp.asarray(session.splits.train.y)
+    part = session.splits.train
+    x, y, counting = (None if a is None else jnp.asarray(a) for a in (part.x, part.y, part.mask))
     done = int(state.step)
     if done >= run.epochs * steps or session.facts["finished"]:
         return
@@ -119,7 +126,7 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
             if last * steps <= done:
                 continue
             started, before = time.perf_counter(), int(state.step)
-            feed = Feed(x, y, *epochs_order(session, first, last))
+            feed = Feed(x, y, *epochs_order(session, first, last), counting)
             state = one_round(session, state, feed, first * steps, caught, bar)
             seconds = time.perf_counter() - started
             state = evaluated(session, state, last, (last * steps - before) / seconds, bar)
@@ -175,6 +182,8 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
         if part := getattr(session.splits, name):
             found = session.evaluate(state.params, state.model, part)
             row |= {f"{name}_{key}": value for key, value in found.items()}
+    if session.delta_norms:
+        row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch(session))
     append(session.folder.metrics, row)
     append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed})
     bar.write(report.line(row, session.config.run.epochs, speed))
@@ -187,6 +196,12 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
             facts["waited"] += 1
         facts["finished"] = facts["waited"] >= patience
     return replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
+
+
+def first_batch(session: Session) -> dict[str, np.ndarray]:
+    """The first rows of the training part, each item with an equal weight."""
+    part = session.splits.train.take(np.arange(session.config.run.batch_size or len(session.splits.train)))
+    return {"x": part.x, "y": part.y, "weight": part.counting() / part.counting().sum()}
 
 
 def append(path: Path, row: dict[str, float]) -> None:
@@ -255,6 +270,7 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
         raise InputError(f"run.micro_batches={config.run.micro_batches} must divide the batch of {rows} examples")
     if config.run.patience is not None and splits.validation is None:
         raise InputError("run.patience needs a validation part: set data.validation_fraction")
+    check_carry(config, model, rows, len(splits.train))
     spec = batch_spec(splits, rows)
     y = output_spec(model, spec)
     target = jax.ShapeDtypeStruct((rows, *splits.train.y.shape[1:]), splits.train.y.dtype)
@@ -262,8 +278,19 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
     if classes and y.shape[-1] != classes and (classes, y.shape[-1]) != (2, 1):  # one output tells two classes apart
         raise InputError(f"the model has {y.shape[-1]} outputs, but the data has {classes} classes: "
                          f"set model.outputs={classes}")
-    jax.eval_shape(config.loss.forward, y, target, jax.ShapeDtypeStruct((rows,), jnp.float32))
+    counting = splits.train.counting()
+    jax.eval_shape(config.loss.forward, y, target, jax.ShapeDtypeStruct((rows, *counting.shape[1:]), jnp.float32))
     params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
     config.optimizer.check(params)
     if penalties_of(config):
         config.penalty.chosen(params)
+
+
+def check_carry(config: Config, model: Layer, rows: int, examples: int) -> None:
+    """Raises InputError where a state is carried from batch to batch, but row n of a batch does not go on as row n."""
+    if not any(isinstance(leaf, Recurrent) and leaf.carry for leaf in leaves(model)):
+        return
+    streams = getattr(config.data, "streams", None)
+    if config.run.shuffle or config.run.micro_batches > 1 or streams != rows or examples % rows:
+        raise InputError(f"a carried state needs run.shuffle=False, run.micro_batches=1 and data.streams={rows}, the "
+                         f"batch size, got {config.run.shuffle}, {config.run.micro_batches} and {streams}")

@@ -18,7 +18,7 @@ COLOURS = {"train": "C0", "validation": "C2", "test": "C1"}
 def line(row: Mapping[str, float], epochs: int, steps_per_second: float) -> str:
     """One row of metrics.jsonl for the terminal."""
     figures = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in row.items()
-                        if name not in ("epoch", "step", "learning_rate"))
+                        if name not in ("epoch", "step", "delta_norms"))
     return f"epoch {row['epoch']}/{epochs}  {figures}  {steps_per_second:,.0f} steps/s"
 
 

@@ -27,7 +27,8 @@ from jaxbp.train.step import initial_state
 
 MAY_CHANGE = r"run\.(epochs|steps_per_call|checkpoint_seconds|keep)|data\.(path|(train|test)_(images|labels))"
 FILES = ("config.json", "provenance.json", "metrics.jsonl", "timing.jsonl", "curves.png", "checkpoints", "failure",
-         "scores.json", "confusion.png", "calibration.png")
+         "scores.json", "confusion.png", "calibration.png", "filters.png", "activations.png", "mistakes.png",
+         "deltas.png", "sample.txt")
 
 
 class Loaded(NamedTuple):
@@ -38,6 +39,7 @@ class Loaded(NamedTuple):
     state: PyTree  # running statistics and the like, for Context(state=...)
     config: Config
     data: str  # fingerprint of the data that it was trained on
+    classes: tuple[str, ...] | None  # names; None for regression
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def load(run: str | Path) -> Loaded:
     state = jax.eval_shape(lambda: initial_state(model, config.optimizer.build(1), spec, 0))
     stored = load_arrays(path / "arrays", checkpointed(state, config))
     chosen = stored["best"] or {"params": stored["state"].params, "model": stored["state"].model}
-    return Loaded(model, chosen["params"], chosen["model"], config, facts["data"])
+    classes = None if facts["classes"] is None else tuple(facts["classes"])
+    return Loaded(model, chosen["params"], chosen["model"], config, facts["data"], classes)
 
 
 def checkpointed(state: PyTree, config: Config) -> PyTree:
@@ -148,7 +151,7 @@ def fingerprint(splits: Splits) -> str:
     """sha256 of all that is in the data, so that a run is not resumed on other data."""
     total = hashlib.sha256()
     for part in (splits.train, splits.validation, splits.test):
-        for array in (part.x, part.y) if part else ():
+        for array in (a for a in (part.x, part.y, part.mask) if a is not None) if part else ():
             total.update(str((array.shape, array.dtype)).encode())
             total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()

@@ -52,10 +52,10 @@ def make_step(
     optimizer: optax.GradientTransformation,
     augment: Callable[[jax.Array, jax.Array], jax.Array] = lambda key, x: x,
 ) -> Callable[[State, dict[str, PyTree]], State]:
-    """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] is 0 for rows that only pad.
+    """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] or [N, T] is 0 for what does not count.
 
     gradient is a value_and_grad(model, loss); augment(key, x) changes the inputs, by a key of its own in every step.
-    The loss is the mean over the rows that count. Where it or a gradient is not finite nothing but `finite` changes.
+    The loss is the mean over what counts. Where it or a gradient is not finite nothing but `finite` changes.
     """
 
     def step(state: State, batch: dict[str, PyTree]) -> State:
@@ -112,7 +112,7 @@ def accumulated(gradient: Callable[..., Result], micro_batches: int) -> Callable
     return run
 
 
-@partial(register, data_fields=["x", "y", "order", "mask"], meta_fields=[])
+@partial(register, data_fields=["x", "y", "order", "mask", "counting"], meta_fields=[])
 @dataclass(frozen=True)
 class Feed:
     """The training part, resident on the device, and the rows of each step to come."""
@@ -121,12 +121,15 @@ class Feed:
     y: PyTree
     order: jax.Array  # [steps, N] int32
     mask: jax.Array  # [steps, N] float32, 0 where a row only pads
+    counting: jax.Array | None = None  # [examples, T] float32, 0 where a time step does not count
 
     def batch(self, index: jax.Array) -> dict[str, jax.Array]:
         """The batch of step `index`; its rows are known to exist."""
         rows = jax.lax.dynamic_index_in_dim(self.order, index, keepdims=False)
         take = lambda data: data.at[rows].get(mode="promise_in_bounds")
         mask = jax.lax.dynamic_index_in_dim(self.mask, index, keepdims=False)
+        if self.counting is not None:
+            mask = mask[:, None] * take(self.counting)
         return {"x": take(self.x), "y": take(self.y), "mask": mask}
 
 

@@ -1,0 +1,22 @@
+"""A language model by characters: an LSTM on text, by default the sources of Python's standard library.
+
+    python scripts/train.py --config=configs/charlm.py
+    python scripts/train.py --config=configs/charlm.py --config.data.path=FILE     # any text
+    python scripts/sample.py --run=runs/charlm --temperature=0.7
+
+"""
+from jaxbp.config import Config, Run
+from jaxbp.data import Text
+from jaxbp.losses import SoftmaxCrossEntropy
+from jaxbp.models import RNN
+from jaxbp.optimizers import AdamW, Cosine
+
+
+def get_config() -> Config:
+    return Config(
+        data=Text(size=1_115_394, length=128, streams=32),
+        model=RNN(outputs=97, hidden=(256,), embedding=64, dropout=0.3, carry=True),
+        loss=SoftmaxCrossEntropy(),
+        optimizer=AdamW(learning_rate=4e-3, schedule=Cosine(warmup=0.02), clip_norm=1.0),
+        run=Run(epochs=40, batch_size=32, shuffle=False, steps_per_call=50),
+    )

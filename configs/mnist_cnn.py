@@ -1,0 +1,20 @@
+"""MNIST, two stages of convolution and pooling, a dense layer with dropout; images shifted and turned in training.
+
+    python scripts/train.py --config=configs/mnist_cnn.py --config.data.path=FOLDER
+
+"""
+from jaxbp.config import Config, Run
+from jaxbp.data import Mnist
+from jaxbp.losses import SoftmaxCrossEntropy
+from jaxbp.models import CNN
+from jaxbp.optimizers import AdamW, Cosine
+
+
+def get_config() -> Config:
+    return Config(
+        data=Mnist(image=True, shift=2, rotation=10.0),
+        model=CNN(outputs=10, channels=(32, 64), hidden=(256,), dropout=0.4),
+        loss=SoftmaxCrossEntropy(),
+        optimizer=AdamW(learning_rate=2e-3, schedule=Cosine(warmup=0.05)),
+        run=Run(epochs=15, batch_size=128),
+    )

@@ -1,0 +1,20 @@
+"""The embedded Reber grammar: an LSTM that has to remember the second symbol up to the last but one.
+
+    python scripts/train.py --config=configs/reber.py
+
+"""
+from jaxbp.config import Config, Run
+from jaxbp.data import Reber
+from jaxbp.losses import SoftmaxCrossEntropy
+from jaxbp.models import RNN
+from jaxbp.optimizers import AdamW, Cosine
+
+
+def get_config() -> Config:
+    return Config(
+        data=Reber(examples=1_000),
+        model=RNN(outputs=7, hidden=(32,)),
+        loss=SoftmaxCrossEntropy(),
+        optimizer=AdamW(learning_rate=1e-2, weight_decay=0.0, schedule=Cosine(warmup=0.05), clip_norm=1.0),
+        run=Run(epochs=40, batch_size=32),
+    )

@@ -1,0 +1,45 @@
+"""Images that stand a little elsewhere in every step: random shifts and rotations of a training batch."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+
+from jaxbp.data.pipeline import DataConfig
+from jaxbp.errors import InputError
+from jaxbp.typed import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movable(DataConfig):
+    """Keys of data sets of images: how far a training image is moved, by other amounts in every step."""
+    shift: Annotated[int, Range(0)] = 0  # pixels, at most so many along each axis
+    rotation: Annotated[float, Range(0, 180)] = 0.0  # degrees, at most so many either way
+
+    def augment(self, key: jax.Array, x: jax.Array) -> jax.Array:
+        if not (self.shift or self.rotation):
+            return x
+        if x.ndim != 4:
+            raise InputError(f"shift and rotation need images [N, H, W, C], got shape {x.shape}: set data.image=True")
+        return moved(key, x, self.shift, self.rotation)
+
+
+def moved(key: jax.Array, x: jax.Array, shift: int, rotation: float) -> jax.Array:
+    """Each image of x [N, H, W, C] turned about its middle by up to `rotation` degrees, then moved by up to `shift`
+    whole pixels along either axis; zeros come in, and between pixels it is linear. A pure function of its arguments."""
+    by_angle, by_shift = jax.random.split(key)
+    angle = jnp.deg2rad(jax.random.uniform(by_angle, (len(x),), x.dtype, -rotation, rotation))
+    offset = jax.random.randint(by_shift, (len(x), 2), -shift, shift + 1).astype(x.dtype)
+    middle = (jnp.array(x.shape[1:3], x.dtype) - 1) / 2
+    places = jnp.stack(jnp.meshgrid(*map(jnp.arange, x.shape[1:3]), indexing="ij"), -1) - middle  # [H, W, 2]
+
+    def one(image: jax.Array, angle: jax.Array, offset: jax.Array) -> jax.Array:
+        turn = jnp.array([[jnp.cos(angle), jnp.sin(angle)], [-jnp.sin(angle), jnp.cos(angle)]])
+        row, column = jnp.einsum("ab,hwb->ahw", turn, places - offset) + middle[:, None, None]
+        channel = lambda plane: map_coordinates(plane, [row, column], order=1)
+        return jax.vmap(channel, -1, -1)(image)
+
+    return jax.vmap(one)(x, angle, offset)

@@ -1,0 +1,45 @@
+"""Residual networks for small images (He et al. 2016, arXiv 1512.03385, section 4.2)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxbp.compose import Chain, residual
+from jaxbp.core import Layer
+from jaxbp.layers import BatchNorm, BatchNormReLU, Conv, Dense, GlobalAveragePool, ReLU
+from jaxbp.models.model import ModelConfig
+from jaxbp.typed import Count, Fraction
+
+
+@dataclass(frozen=True)
+class ResNet(ModelConfig):
+    """[N, H, W, C] -> [N, outputs]: stages of residual blocks; each but the first halves height and width.
+
+    A block is two 3x3 convolutions with batch norm, its input added, and ReLU. Where a block changes the shape, the
+    input goes through a 1x1 convolution with batch norm. Then the mean over all positions, and a dense layer.
+    """
+
+    outputs: Count  # units of the last layer
+    channels: tuple[Count, ...] = (16, 32, 64)  # of each stage
+    blocks: Count = 1  # in each stage; the paper's networks of 20, 32, 44 and 56 layers have 3, 5, 7 and 9
+    momentum: Fraction = 0.9  # part of the running statistics that a step keeps
+
+    def build(self) -> Layer:
+        parts: list[Layer] = [self.convolution(self.channels[0]), BatchNormReLU(self.momentum)]
+        before = self.channels[0]
+        for stage, channels in enumerate(self.channels):
+            for block in range(self.blocks):
+                strides = 2 if stage > 0 and block == 0 else 1
+                parts += [self.block(channels, strides, channels != before or strides > 1), ReLU()]
+                before = channels
+        return Chain((*parts, GlobalAveragePool(), Dense(self.outputs)))
+
+    def block(self, channels: int, strides: int, changes_shape: bool) -> Layer:
+        """Two convolutions and the way around them."""
+        norm = BatchNorm(self.momentum)
+        body = Chain((self.convolution(channels, 3, strides), BatchNormReLU(self.momentum), self.convolution(channels),
+                      norm))
+        return residual(body, Chain((self.convolution(channels, 1, strides), norm)) if changes_shape else None)
+
+    def convolution(self, channels: int, kernel: int = 3, strides: int = 1) -> Layer:
+        """Without a bias: the batch norm that follows would take it away."""
+        return Conv(channels, (kernel, kernel), strides, bias=False, w_init="he_normal")

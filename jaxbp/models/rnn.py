@@ -1,0 +1,39 @@
+"""Recurrent networks: layers of one cell over time, then a dense layer for every step or for the last."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxbp.compose import Chain
+from jaxbp.core import Layer
+from jaxbp.layers import Dense, Dropout, Embedding, GRUCell, LSTMCell, Recurrent, SimpleCell
+from jaxbp.models.model import ModelConfig
+from jaxbp.typed import Count, Fraction
+
+CELLS = {"simple": SimpleCell, "lstm": LSTMCell, "gru": GRUCell}
+
+
+@dataclass(frozen=True)
+class RNN(ModelConfig):
+    """[N, T, D], or classes [N, T] with an embedding, -> [N, T, outputs], or [N, outputs] of the last step."""
+
+    outputs: Count  # units of the last layer
+    hidden: tuple[Count, ...] = (128,)  # units of each recurrent layer
+    cell: Literal["simple", "lstm", "gru"] = "lstm"  # of every recurrent layer
+    embedding: Count | None = None  # width of the vectors that stand for inputs which are classes, as many as outputs
+    output: Literal["sequence", "last"] = "sequence"  # whether every step has an output, or only the last
+    carry: bool = False  # a batch goes on where the one before ended: for text in streams
+    keep: Literal["all", "states", "sqrt"] = "all"  # memory between the passes, see Recurrent
+    truncate: Count | None = None  # steps after which the delta is cut; None: never within a batch
+    dropout: Fraction = 0.0  # of the inputs of recurrent layers but the first, and of the dense layer
+    wh_init: str = "orthogonal"  # initializer of the recurrent weights
+
+    def build(self) -> Layer:
+        drop = (Dropout(self.dropout),) if self.dropout else ()
+        cell = lambda width: CELLS[self.cell](width, wh_init=self.wh_init)
+        layers: list[Layer] = [Embedding(self.outputs, self.embedding)] if self.embedding else []
+        for i, width in enumerate(self.hidden):
+            output = self.output if i == len(self.hidden) - 1 else "sequence"
+            layers += [Recurrent(cell(width), output=output, keep=self.keep, carry=self.carry, truncate=self.truncate),
+                       *drop]
+        return Chain((*layers, Dense(self.outputs)))

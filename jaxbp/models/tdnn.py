@@ -1,0 +1,29 @@
+"""Time-delay networks: a perceptron that sees the last few steps, at every step (Waibel et al. 1989)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxbp.compose import Chain
+from jaxbp.core import Layer
+from jaxbp.layers import Dense, TappedDelay
+from jaxbp.layers.activations import activation
+from jaxbp.models.model import ModelConfig
+from jaxbp.typed import Count
+
+
+@dataclass(frozen=True)
+class TDNN(ModelConfig):
+    """[N, T, D] -> [N, T, outputs]: a tapped delay line, then dense layers on every step."""
+
+    outputs: Count  # units of the last layer
+    taps: Count = 2  # steps that are seen, the present one included; 1 sees no other
+    hidden: tuple[Count, ...] = (32,)  # units of each hidden layer
+    activation: str = "tanh"  # after every hidden layer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        activation(self.activation)
+
+    def build(self) -> Layer:
+        hidden = [part for width in self.hidden for part in (Dense(width), activation(self.activation))]
+        return Chain((TappedDelay(self.taps), *hidden, Dense(self.outputs)))
