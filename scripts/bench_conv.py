@@ -1,7 +1,7 @@
 """Suite conv: forward and backward of one layer of a convolutional net, as a jit call each and inside a training loop.
 
 Autodiff is jax.vjp of a user's forward: for a convolution one lax.conv_general_dilated and a bias, for pooling one
-lax.reduce_window, for a normalization the layer's own; same weights, same inputs. In the loop a step takes another
+lax.reduce_window, for a normalization the layer's own; same inputs. In the loop a step takes another
 batch and its gradients change the weights, so that nothing is hoisted.
 """
 from __future__ import annotations
@@ -57,17 +57,16 @@ LAYERS = {  # name: (layer, input shape)
 
 
 def plain(layer: Conv, space: tuple[int, ...]) -> Callable:
-    """The forward that a user writes, on our weights."""
+    """The forward that a user writes, on weights [*kernel, I, O], the layout that is fastest."""
     rank = len(layer.kernel)
-    axes = (0, rank + 1, *range(1, rank + 1))
-    weights = (0, rank + 1, *range(1, rank + 1))
+    axes, weights = (0, rank + 1, *range(1, rank + 1)), (rank + 1, rank, *range(rank))
     transposed = isinstance(layer, ConvTranspose)
     window = layer.enlarged(space) if transposed else layer.window(space)
 
     def forward(params: dict, x: jax.Array) -> jax.Array:
         w, layout = params["w"], lax.ConvDimensionNumbers(axes, weights, axes)
         if transposed:
-            w = jnp.flip(w, axes[2:])
+            w = jnp.flip(w, range(rank))
             y = lax.conv_general_dilated(x, w, window.once, window.margins, window.strides, window.dilation, layout)
         else:
             y = lax.conv_general_dilated(
@@ -122,14 +121,16 @@ def cases() -> Iterator[Race]:
         x = jax.random.normal(jax.random.key(1), (STEPS, *shape))
         dy = jax.random.normal(jax.random.key(2), (STEPS, *y.shape))
         both = pair(layer, shape)
-        yield race(f"{name}, step", both, (params, x[0], dy[0]), repeats=10)
-        yield race(f"{name}, loop of {STEPS}", tuple(map(loop, both)), (params, x, dy), repeats=1)
+        theirs = params | {"w": jnp.moveaxis(params["w"], 0, -1)} if isinstance(layer, Conv) else params
+        yield race(f"{name}, step", both, (params, theirs), (x[0], dy[0]), repeats=10)
+        yield race(f"{name}, loop of {STEPS}", tuple(map(loop, both)), (params, theirs), (x, dy), repeats=1)
 
 
-def race(name: str, functions: tuple[Callable, Callable], arguments: tuple, repeats: int) -> Race:
-    """Both compiled, on the same arguments."""
-    compiled = [jax.jit(function).lower(*arguments).compile() for function in functions]
-    run = lambda program: jax.block_until_ready(program(*arguments))
-    hand, autodiff = (partial(run, program) for program in compiled)
+def race(name: str, functions: tuple[Callable, ...], params: tuple[dict, ...], arguments: tuple, repeats: int) -> Race:
+    """Both compiled, each with its own parameters, on the same arguments."""
+    pairs = list(zip(functions, params, strict=True))
+    compiled = [jax.jit(function).lower(own, *arguments).compile() for function, own in pairs]
+    run = lambda program, own: jax.block_until_ready(program(own, *arguments))
+    hand, autodiff = (partial(run, program, own) for program, own in zip(compiled, params, strict=True))
     temp = tuple(program.memory_analysis().temp_size_in_bytes for program in compiled)
     return Race(name, hand, autodiff, temp, repeats=repeats)
