@@ -11,6 +11,7 @@ from jax import lax
 from jaxbp import Context, Conv, ConvTranspose, InputError, cast, output_spec, shaped
 from jaxbp.check import worst
 from jaxbp.check.compare import FLOAT64_TOLERANCE
+from jaxbp.layers import windows
 
 PINNED = pytest.mark.skipif(jaxlib.__version__ != "0.10.2", reason="what is compiled is that of jaxlib 0.10.2")
 PAIR = lambda n, rank=2: ((n, n),) * rank
@@ -87,6 +88,45 @@ def test_sizes_and_fans():
 def test_bad_settings_are_refused(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+WAYS = [  # (layer, input shape) of every way in which windows can meet
+    (Conv(3, (3, 2), (2, 1), ((1, 3), (0, 2)), (1, 2)), (4, 7, 6, 2)),
+    (Conv(2, (4,), 3, ((0, 0),), 2), (4, 12, 3)),  # the last two entries are never read
+    (Conv(3, (2, 2), 3), (4, 7, 6, 2)),
+    (ConvTranspose(3, (3, 3), 2), (4, 3, 4, 2)),
+    (Conv(2, (2, 3, 2)), (4, 3, 4, 3, 2)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layer", "shape"), WAYS, ids=["padded", "unread", "disjoint", "transposed", "3d"])
+def test_every_form_gives_the_same(strict, monkeypatch, layer, shape):
+    """Patches of no, some or all images at once. Which is fastest depends on sizes that no test has."""
+    params, x, dy = cast(arguments(layer, shape), jnp.float64)
+
+    @jax.jit
+    def everything(params, x, dy):
+        found = {}
+        for count in (2, 4, 0):
+            monkeypatch.setattr(windows, "at_once", lambda *how, count=count: count)
+            found[count] = passes(layer, params, x, dy)
+        y, back = jax.vjp(lambda params, x: layer.forward(params, x, Context())[0], params, x)
+        return found, (y, *reversed(back(dy)))
+
+    found, want = everything(params, x, dy)
+    assert {count: worst(got, want) <= FLOAT64_TOLERANCE for count, got in found.items()} == {0: True, 2: True, 4: True}
+
+
+def test_how_many_images_are_taken_at_once():
+    large = Conv(64, (5, 5), padding="VALID").window((12, 12))
+    assert windows.at_once(64, (64, 5, 5, 32), large, windows.WIDE) == 8  # 8 of 51,200 entries each are below 2^19
+    assert windows.at_once(63, (64, 5, 5, 32), large, windows.WIDE) == 9
+    assert windows.at_once(64, (32, 5, 5, 32), large, windows.WIDE) == 0  # too few output channels
+    assert windows.at_once(8, (64, 5, 5, 32), large) == 0  # all is in the cache anyway
+    assert windows.at_once(1, (512, 3, 3, 512), Conv(512).window((7, 7))) == 1  # more weights than activations
+    assert windows.at_once(64, (64, 3, 3, 64), Conv(64).window((224, 224))) == 0  # one image is too many
+    assert windows.at_once(64, (64, 1, 1, 64), Conv(64, (1, 1)).window((224, 224))) == 64  # patches are x itself
 
 
 DEFAULT = {  # name: (layer, input shape)

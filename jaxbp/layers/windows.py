@@ -22,9 +22,11 @@ On CPU, XLA has a fast convolution for inputs [N, *space, I], kernels [*kernel, 
 other layout runs 10 to 50 times slower, and it is such layouts that automatic differentiation leaves there. So here, in
 at most two forms each,
 
-    one group    a matrix product over patches where no two windows overlap (1x1; 2x2 with stride 2), otherwise XLA's
-                 convolution with its arguments brought into that layout, which costs a copy of them; it is fast on
-                 lines and planes, so in three dimensions the first of the kernel's axes is summed over by hand
+    one group    a matrix product over patches where no two windows overlap (1x1; 2x2 with stride 2), where there are
+                 more weights than activations, and on large batches, there a few images at a time so that the patches
+                 stay in the cache; otherwise XLA's convolution with its arguments brought into that layout, which costs
+                 a copy of them; it is fast on lines and planes, so in three dimensions the first of the kernel's axes
+                 is summed over by hand
     more groups  sums of shifted products where a group has one channel (depthwise), otherwise one group after the other
 
 Other platforms get one convolution each, in the layouts in which their libraries recognise the three.
@@ -35,11 +37,15 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial, reduce
+from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+BLOCK = 2**19  # entries of the patches made at once: 2 MiB in float32
+WIDE = 64  # output channels that share the cost of making a patch
 
 
 @dataclass(frozen=True)
@@ -154,36 +160,39 @@ def correlate_weights(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -
 
 def correlate_group(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """`correlate` where every input channel meets every output channel."""
-    if window.disjoint:
-        return jnp.einsum("...k,ok->...o", patches(x, window), matrix(w))
+    if count := at_once(len(x), w.shape, window, WIDE):
+        one = lambda x: jnp.einsum("...k,ok->...o", patches(x, window), matrix(w))
+        return flat(lax.map(one, blocks(x, count)), 2)
     if len(window.kernel) == 3:
         depth, plane = window.axes(0, 1), window.axes(1, 3)
         x = padded(x, depth)
         one = lambda t: correlate_group(flat(read(x, (t,), depth), 2), w[:, t], plane)
-        return total(one, window.kernel[0]).reshape(len(x), *window.out, -1)
+        return total(one, jnp.arange(window.kernel[0])).reshape(len(x), *window.out, -1)
     return convolution(x, jnp.moveaxis(w, 0, -1), window.strides, window.padding, window.dilation)
 
 
 def correlate_transposed_group(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """`correlate_transposed` where every input channel meets every output channel."""
-    if window.disjoint:
-        return unpatched(jnp.einsum("...o,ok->...k", dy, matrix(w)), window)
+    if count := at_once(len(dy), w.shape, window, WIDE):
+        one = lambda dy: unpatched(jnp.einsum("...o,ok->...k", dy, matrix(w)), window)
+        return flat(lax.map(one, blocks(dy, count)), 2)
     if len(window.kernel) == 3:
         depth, plane = window.axes(0, 1), window.axes(1, 3)
         dy = pad(dy, depth.margins, depth.strides)
         back = replace(depth, space=dy.shape[1:2], strides=depth.once, padding=depth.bare)
         one = lambda t: correlate_transposed_group(flat(read(dy, (t,), back), 2), w[:, window.kernel[0] - 1 - t], plane)
-        return total(one, window.kernel[0]).reshape(len(dy), *window.space, -1)
+        return total(one, jnp.arange(window.kernel[0])).reshape(len(dy), *window.space, -1)
     kernel = turned(jnp.moveaxis(w, 0, -2), first=0)
     return convolution(dy, kernel, window.once, window.margins, window.dilation, window.strides)
 
 
 def correlate_weights_group(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -> jax.Array:
     """`correlate_weights` where every input channel meets every output channel."""
-    if window.disjoint:
+    shape = (dy.shape[-1], *window.kernel, x.shape[-1])
+    if count := at_once(len(x), shape, window):
         rows = lambda a: flat(a, a.ndim - 1)
-        dw = jnp.einsum("so,sk->ok", rows(dy), rows(patches(x, window)), preferred_element_type=dtype)
-        return dw.reshape(dy.shape[-1], *window.kernel, x.shape[-1])
+        one = lambda x, dy: jnp.einsum("so,sk->ok", rows(dy), rows(patches(x, window)), preferred_element_type=dtype)
+        return total(one, blocks(x, count), blocks(dy, count)).reshape(shape)
     if len(window.kernel) == 3:
         depth, plane = window.axes(0, 1), window.axes(1, 3)
         x, dy = padded(x, depth), flat(dy, 2)
@@ -227,9 +236,27 @@ def by_group(one: Callable, groups: int, given: tuple[int, int], made: int) -> C
     return apply
 
 
-def total(one: Callable[[jax.Array], jax.Array], count: int) -> jax.Array:
-    """one(0) + ... + one(count - 1), a single term at a time in memory."""
-    return lax.scan(lambda y, t: (y + one(t), None), one(jnp.array(0)), jnp.arange(1, count))[0]
+def total(one: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """The sum of `one` over the entries along the arrays' first axis, a single term at a time in memory."""
+    term = jax.eval_shape(one, *(a[0] for a in arrays))
+    return lax.scan(lambda y, entry: (y + one(*entry), None), jnp.zeros(term.shape, term.dtype), arrays)[0]
+
+
+def at_once(count: int, w: tuple[int, ...], window: Window, wide: int = 1) -> int:
+    """Of how many images to make patches at once, a divisor of `count`; 0 where patches are not the faster form.
+
+    w: the shape [O, *kernel, I] of the weights. wide: how many output channels make it worth the while.
+    """
+    if window.disjoint:
+        return count
+    patch, activations = prod(window.out) * prod(w[1:]), prod(window.space) * w[-1] + prod(window.out) * w[0]
+    many = (count * activations > BLOCK and w[0] >= wide) or prod(w) > count * activations
+    return max((n for n in range(1, count + 1) if count % n == 0 and n * patch <= BLOCK), default=0) if many else 0
+
+
+def blocks(a: jax.Array, count: int) -> jax.Array:
+    """[N, ...] -> [N / count, count, ...]."""
+    return a.reshape(-1, count, *a.shape[1:])
 
 
 def shifted_products(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
@@ -257,15 +284,32 @@ def patches(x: jax.Array, window: Window) -> jax.Array:
 
 
 def unpatched(p: jax.Array, window: Window) -> jax.Array:
-    """The transpose of `patches` for disjoint windows, [N, *out, K I] -> x [N, *space, I]: windows set side by side."""
-    rank, zero = len(window.kernel), jnp.zeros((), p.dtype)
+    """The transpose of `patches`, [N, *out, K I] -> x [N, *space, I]: windows set side by side, or added up."""
     p = p.reshape(len(p), *window.out, *window.kernel, -1)
+    x = side_by_side(p, window) if window.disjoint else added(p, window)
+    return pad(x, [(-low, -high) for low, high in window.edges], window.once)
+
+
+def side_by_side(p: jax.Array, window: Window) -> jax.Array:
+    """p [N, *out, *kernel, I] -> padded x, for windows that do not overlap."""
+    rank = len(window.kernel)
     fill = [(0, s - r, d - 1) for s, r, d in zip(window.strides, window.reach, window.dilation, strict=True)]
-    p = lax.pad(p, zero, [(0, 0, 0)] * (rank + 1) + fill + [(0, 0, 0)])  # each window as large as the stride
+    fill = [(0, 0, 0)] * (rank + 1) + fill + [(0, 0, 0)]
+    p = lax.pad(p, jnp.zeros((), p.dtype), fill)  # each window as large as the stride
     p = p.transpose(0, *(axis for a in range(rank) for axis in (1 + a, 1 + rank + a)), 1 + 2 * rank)
-    sizes = [o * s for o, s in zip(window.out, window.strides, strict=True)]
-    ends = zip(window.space, window.padding, sizes, strict=True)
-    return pad(p.reshape(len(p), *sizes, -1), [(-low, n + low - size) for n, (low, _), size in ends], window.once)
+    x = p.reshape(len(p), *(o * s for o, s in zip(window.out, window.strides, strict=True)), -1)
+    return pad(x, [(0, r - s) for r, s in zip(window.reach, window.strides, strict=True)], window.once)
+
+
+def added(p: jax.Array, window: Window) -> jax.Array:
+    """p [N, *out, *kernel, I] -> padded x, one axis after the other: the deltas of each tap, spread and moved."""
+    sizes = zip(window.kernel, window.strides, window.dilation, window.reach, strict=True)
+    for axis, (k, s, d, r) in enumerate(sizes, 1):
+        entries = jnp.moveaxis(p, len(window.kernel) + 1, 0)  # by tap of the first of the kernel's axes that are left
+        before, after = [(0, 0)] * (axis - 1), [1] * (axis - 1)
+        p = reduce(jnp.add, (pad(entry, [*before, (d * t, r - 1 - d * t)], [*after, s])
+                             for t, entry in zip(range(k), entries, strict=True)))
+    return p
 
 
 # --- geometry --------------------------------------------------------------------------------------------------------
