@@ -1,16 +1,18 @@
-"""Every key of a config that is accepted changes something: parameters, data, log or files."""
+"""Every key of a config that is accepted changes something: the data, the model, or what training leaves."""
 import functools
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from test_train import weights
 
 from jaxbp import config as configuration
-from jaxbp import optimizers
-from jaxbp.data import Embedded
+from jaxbp import models, optimizers
+from jaxbp.data import CONFIGS, Adding, Characters, Curve, Embedded, Function, Logic, Reber, Text
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
-from jaxbp.models import MLP
+from jaxbp.models import CNN, MLP, RNN, TDNN, ResNet
 from jaxbp.train.loop import train
 from jaxbp.train.run import fingerprint
 
@@ -22,11 +24,7 @@ BASE = configuration.Config(
     run=configuration.Run(epochs=4, batch_size=16, steps_per_call=3, checkpoint_seconds=0.0, patience=10),
     penalty=Penalty(l2=1e-3),
 )
-OTHER = {  # key: another value; what one of them must change
-    "data.name": "digits", "data.validation_fraction": 0.3, "data.test_fraction": 0.3, "data.scaling": "min_max",
-    "data.seed": 1, "data.image": True, "data.one_hot": True,
-    "model.hidden": (9,), "model.activation": "tanh", "model.output_activation": "tanh", "model.dropout": 0.5,
-    "model.w_init": "glorot_normal", "model.b_init": "ones", "model.outputs": 10,
+OTHER = {  # key: another value, which must change what training leaves
     "loss.label_smoothing": 0.1,
     "optimizer.learning_rate": 0.01, "optimizer.b1": 0.8, "optimizer.b2": 0.9, "optimizer.eps": 0.1,
     "optimizer.weight_decay": 0.5, "optimizer.schedule.warmup": 0.5, "optimizer.schedule.final": 0.5,
@@ -37,13 +35,45 @@ OTHER = {  # key: another value; what one of them must change
     "run.micro_batches": 2, "run.patience": 1, "run.checkpoint_seconds": 1e6, "run.keep": 3,
     "penalty.l2": 0.1, "penalty.l1": 0.1, "penalty.paths": ".*",
 }
-DIGITS = {"data.name": "digits", "model.outputs": 10}
-TOGETHER = {"data.name": DIGITS, "model.outputs": DIGITS, "data.image": DIGITS,
-            "run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20}}
+TOGETHER = {"run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20}}
 NO_TRACE = {  # keys that leave no trace, on purpose
     "run.steps_per_call": "results must not depend on it; only the speed does",
-    "data.scale_targets": "refused for labels; test_data.py has it for regression",
 }
+MODELS = {  # model: its keys' other values, each of which must change a layer
+    MLP(outputs=3, hidden=(8,), dropout=0.1): {
+        "outputs": 4, "hidden": (9,), "activation": "tanh", "output_activation": "tanh", "dropout": 0.5,
+        "w_init": "glorot_normal", "b_init": "ones"},
+    CNN(outputs=3, hidden=(8,), dropout=0.1): {
+        "outputs": 4, "hidden": (9,), "activation": "tanh", "output_activation": "tanh", "dropout": 0.5,
+        "w_init": "glorot_normal", "b_init": "ones", "channels": (32, 65), "kernel": 3, "padding": (0, 1),
+        "pooling": "average", "window": 3},
+    ResNet(outputs=3): {"outputs": 4, "channels": (16, 32), "blocks": 2, "momentum": 0.5},
+    RNN(outputs=3, dropout=0.1): {
+        "outputs": 4, "hidden": (128, 128), "cell": "gru", "embedding": 5, "output": "last", "carry": True,
+        "keep": "sqrt", "truncate": 5, "dropout": 0.5, "wh_init": "glorot_normal"},
+    TDNN(outputs=3): {"outputs": 4, "taps": 3, "hidden": (9,), "activation": "relu"},
+}
+DATA = {  # data set: its keys' other values, each of which must change a part or its batches
+    Embedded("digits", image=True, scaling="standard", validation_fraction=0.2, shift=1): {
+        "name": "iris", "validation_fraction": 0.3, "test_fraction": 0.3, "scaling": "min_max", "seed": 1,
+        "image": False, "one_hot": True, "shift": 2, "rotation": 5.0},
+    Embedded("diabetes"): {"scale_targets": True},
+    Function("sine"): {
+        "name": "sinc", "examples": 100, "low": -1.0, "high": 1.0, "noise": 0.1, "test_fraction": 0.3,
+        "validation_fraction": 0.3, "scaling": "min_max", "scale_targets": True, "seed": 1},
+    Logic("xor"): {"operator": "and"},
+    Characters(): {"noise": 0.2, "copies": 5, "one_hot": True, "seed": 1},
+    Text(size=5000): {"path": __file__, "size": 6000, "length": 64, "test_fraction": 0.2, "streams": 3},
+    Reber(examples=50, test_examples=20): {"embedded": False, "examples": 51, "test_examples": 21, "seed": 1},
+    Adding(examples=50, test_examples=20): {"length": 50, "examples": 51, "test_examples": 21, "seed": 1},
+    Curve(examples=50, test_examples=20): {
+        "name": "eight", "length": 50, "period": 30.0, "noise": 0.1, "examples": 51, "test_examples": 21, "seed": 1},
+}
+BESIDE = {("Embedded", "name"): {"image": False, "shift": 0}, ("Embedded", "image"): {"shift": 0}}
+OF_FILES = {"Csv", "Npz", "Idx", "Images", "Mnist"}  # need a path: test_data_files.py, test_data_idx.py
+each = lambda table: pytest.mark.parametrize(("base", "key", "value"), [
+    pytest.param(base, key, value, id=f"{type(base).__name__}.{key}")
+    for base, others in table.items() for key, value in others.items()])
 
 
 def changed(changes):
@@ -51,15 +81,44 @@ def changed(changes):
 
 
 def trace(config, folder: Path):
-    """All that a run leaves: data, weights, metrics, and the names of its checkpoints."""
+    """All that a run leaves: weights, metrics, and the names of its checkpoints."""
     train(config, folder)
     checkpoints = tuple(sorted(path.name for path in (folder / "checkpoints").iterdir()))
-    return fingerprint(config.data.load()), weights(folder), (folder / "metrics.jsonl").read_bytes(), checkpoints
+    return weights(folder), (folder / "metrics.jsonl").read_bytes(), checkpoints
 
 
-def test_every_key_is_in_the_table():
+def test_every_key_is_in_a_table():
     in_files_only = {"optimizer.groups", "optimizer.plateau"}
-    assert {key for key, _ in configuration.keys(BASE)} | in_files_only == OTHER.keys() | NO_TRACE.keys()
+    keys = {key for key, _ in configuration.keys(BASE) if not key.startswith(("data.", "model."))}
+    assert keys | in_files_only == OTHER.keys() | NO_TRACE.keys()
+    names = lambda config: {field.name for field in fields(config) if field.init}
+    shipped = {name: names(c) for name, c in vars(models).items() if isinstance(c, type) and name != "ModelConfig"}
+    assert tabled(MODELS) == shipped
+    refused = {"Function": {"one_hot"}}  # of what has no classes
+    assert tabled(DATA) == {name: names(c) - refused.get(name, set()) for name, c in CONFIGS.items()
+                            if name not in OF_FILES}
+
+
+def tabled(table):
+    """Class name: the keys that its rows of the table have."""
+    return {type(base).__name__: set().union(*(o for b, o in table.items() if type(b) is type(base))) for base in table}
+
+
+@each(MODELS)
+def test_a_key_of_a_model_changes_a_layer(base, key, value):
+    assert replace(base, **{key: value}).build() != base.build()
+
+
+@each(DATA)
+def test_a_key_of_the_data_changes_a_part_or_its_batches(base, key, value):
+    beside = BESIDE.get((type(base).__name__, key), {})
+    assert seen(replace(base, **beside | {key: value})) != seen(replace(base, **beside))
+
+
+def seen(data):
+    """All that training sees of the data."""
+    splits = data.load()
+    return fingerprint(splits), data.augment(jax.random.key(0), jnp.asarray(splits.train.x[:2])).tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +131,7 @@ def trace_of(tmp_path_factory):
 @pytest.mark.parametrize("key", OTHER)
 def test_another_value_changes_something(key, trace_of):
     beside = TOGETHER.get(key, {})
-    before = {} if key in ("data.name", "model.outputs") else beside  # these two go together only
-    assert trace_of(*(beside | {key: OTHER[key]}).items()) != trace_of(*before.items())
+    assert trace_of(*(beside | {key: OTHER[key]}).items()) != trace_of(*beside.items())
 
 
 @pytest.mark.slow
