@@ -16,12 +16,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 flags.FLAGS.mark_as_parsed()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_itemcollected(item):
     """Tests of one case, or else of one file, share a worker: they share compiled programs and fixtures."""
-    for item in items:
-        case = getattr(item, "callspec", None) and item.callspec.params.get("case")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {case or ''}"))
+    case = getattr(item, "callspec", None) and item.callspec.params.get("case")
+    item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {case or ''}"))
 
 
 @pytest.fixture

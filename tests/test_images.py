@@ -84,6 +84,7 @@ def test_parameters_of_lenet_5():
     assert count(lenet.build(), (3, 28, 28, 1)) == (156 + 2416 + 48120 + 10164 + 850, (3, 10))
 
 
+@pytest.mark.slow
 def test_parameters_of_a_residual_network():
     """ResNet-20 of the paper: 0.27 million; ours has 1x1 convolutions where the shape changes."""
     parameters, shape = count(ResNet(outputs=10, blocks=3).build(), (2, 32, 32, 3))

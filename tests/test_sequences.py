@@ -161,6 +161,7 @@ def test_a_carried_state_needs_rows_that_go_on(fox, tmp_path, run):
         train(config(fox, **run), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_the_steps_that_count():
     """What a masked step holds changes nothing: not the loss, not the accuracy, not the weights."""
     data = Reber(examples=40, test_examples=20).load()

@@ -61,6 +61,7 @@ def float64():
         yield
 
 
+@pytest.mark.slow
 def test_batch_laws_of_a_step(float64):
     rows = np.arange(5)
     plain = updated(rows, np.ones(5))
