@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 from race import Race
+from training_race import looped, race, stepwise
 
 from jaxbp import Context, value_and_grad
 from jaxbp.backprop import Result
@@ -24,7 +25,7 @@ from jaxbp.data import epoch_order
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import CNN
 from jaxbp.train.provenance import threads
-from jaxbp.train.step import Feed, State, initial_state, make_program, make_step
+from jaxbp.train.step import Feed, State, initial_state, make_step
 
 EXAMPLES, RATE, STEPS = 60_000, 0.01, 2
 MODEL, LOSS = CNN(outputs=10, hidden=(256,)).build(), SoftmaxCrossEntropy()
@@ -127,34 +128,6 @@ def networks(rows: int) -> dict[str, tuple[Callable, State]]:
     except ModuleNotFoundError:
         warnings.warn("flax is not installed: that peer is left out", stacklevel=1)
     return {name: (make_step(gradient, optimizer), state) for name, (gradient, state) in found.items()}
-
-
-def stepwise(step: Callable, state: State, batch: dict, count: int = 1) -> tuple[Callable[[], None], int]:
-    """(runs so many steps, a jit call each; temporary bytes)."""
-    program = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
-
-    def run() -> None:
-        carried = jax.tree.map(jnp.copy, state)
-        for _ in range(count):
-            carried = program(carried, batch)
-        jax.block_until_ready(carried)
-
-    return run, program.memory_analysis().temp_size_in_bytes
-
-
-def looped(step: Callable, state: State, feed: Feed, count: int) -> tuple[Callable[[], None], int]:
-    """(runs so many steps inside the training loop's program; temporary bytes)."""
-    arguments = (feed, jnp.int32(0), jnp.int32(count))
-    program = make_program(step).lower(state, *arguments).compile()
-    run = lambda: jax.block_until_ready(program(jax.tree.map(jnp.copy, state), *arguments))
-    return run, program.memory_analysis().temp_size_in_bytes
-
-
-def race(name: str, made: dict[str, tuple[Callable, int]], peers: dict[str, Callable], **options: int) -> Race:
-    """Of what `stepwise` and `looped` gave."""
-    (hand, hand_bytes), (auto, auto_bytes) = made.pop("hand"), made.pop("autodiff")
-    return Race(name, hand, auto, (hand_bytes, auto_bytes), {key: run for key, (run, _) in made.items()} | peers,
-                **options)
 
 
 def torch_peer(rows: int, count: int) -> dict[str, Callable[[], None]]:

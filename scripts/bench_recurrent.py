@@ -1,4 +1,8 @@
-"""Suite recurrent: forward and backward of a whole sequence, by hand against jax.grad of the same scan; PyTorch."""
+"""Suite recurrent: forward and backward of whole sequences, and a training epoch of the network of configs/charlm.py.
+
+By hand against jax.grad of the same scan; Flax and PyTorch beside them. The epoch is of 200,000 characters, without
+dropout, by plain gradient descent; ours and autodiff's inside the training loop's program.
+"""
 from __future__ import annotations
 
 import warnings
@@ -8,14 +12,24 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from race import Race
+from training_race import looped, race
 
-from jaxbp import Context, Embedding, GRUCell, LSTMCell, Recurrent, SimpleCell, shaped
+from jaxbp import Context, Embedding, GRUCell, LSTMCell, Recurrent, SimpleCell, shaped, value_and_grad
+from jaxbp.check import autodiff
+from jaxbp.data import Dataset, Text
+from jaxbp.losses import SoftmaxCrossEntropy
+from jaxbp.models import RNN
 from jaxbp.train.provenance import threads
+from jaxbp.train.step import Feed, initial_state, make_step
 
 SHAPES = [(64, 32, 64, 128), (128, 32, 128, 256), (256, 8, 64, 256), (1000, 1, 32, 64)]  # T, N, D, H
 CELLS = {"simple": SimpleCell, "lstm": LSTMCell, "gru": GRUCell, "gru before": partial(GRUCell, reset="before")}
 TORCH = {"simple": "RNN", "lstm": "LSTM", "gru": "GRU"}
+FLAX = {"simple": "SimpleCell", "lstm": "OptimizedLSTMCell", "gru": "GRUCell"}
+TEXT, RATE = Text(size=200_000, length=128, streams=32), 0.1
+CHARLM, LOSS = RNN(outputs=97, hidden=(256,), embedding=64, carry=True).build(), SoftmaxCrossEntropy()
 
 
 def cases() -> Iterator[Race]:
@@ -23,6 +37,7 @@ def cases() -> Iterator[Race]:
         for shape in SHAPES:
             yield sequence(name, *shape)
     yield embedding(1000, 64, 4096)
+    yield epoch()
 
 
 def sequence(name: str, time: int, rows: int, inputs: int, features: int) -> Race:
@@ -32,15 +47,21 @@ def sequence(name: str, time: int, rows: int, inputs: int, features: int) -> Rac
     params = layer.init(keys[0], shaped(rows, time, inputs))
     x = jax.random.normal(keys[1], (rows, time, inputs))
     dy = jax.random.normal(keys[2], (rows, time, features))
-    race = against(layer, params, x, dy)
-    peers = {}
-    if name in TORCH:
-        try:
-            peers = {"torch": torch_sequence(TORCH[name], np.asarray(x), np.asarray(dy))}
-        except ModuleNotFoundError:
-            warnings.warn("torch is not installed: that peer is left out", stacklevel=1)
+    peers = found({"torch": lambda: torch_sequence(TORCH[name], np.asarray(x), np.asarray(dy)),
+                   "flax": lambda: flax_sequence(FLAX[name], x, dy)}) if name in TORCH else {}
     label = f"{name} T{time} N{rows} D{inputs} H{features}"
-    return Race(label, *race, peers, repeats=max(3, 1_500 // time), peer_repeats=10)
+    return Race(label, *against(layer, params, x, dy), peers, repeats=max(3, 1_500 // time), peer_repeats=10)
+
+
+def found(peers: dict[str, Callable[[], Callable[[], None]]]) -> dict[str, Callable[[], None]]:
+    """The peers that are installed."""
+    made = {}
+    for name, make in peers.items():
+        try:
+            made[name] = make()
+        except ModuleNotFoundError:
+            warnings.warn(f"{name} is not installed: that peer is left out", stacklevel=1)
+    return made
 
 
 def embedding(vocabulary: int, features: int, count: int) -> Race:
@@ -80,5 +101,52 @@ def torch_sequence(kind: str, x: np.ndarray, dy: np.ndarray) -> Callable[[], Non
         net.zero_grad()
         x.grad = None
         (torch.sum(net(x)[0] ** 2 * dy) / 2).backward()
+
+    return run
+
+
+def flax_sequence(kind: str, x: jax.Array, dy: jax.Array) -> Callable[[], None]:
+    from flax import linen as nn
+
+    net = nn.RNN(getattr(nn, kind)(dy.shape[-1]))
+    value = lambda params, x: jnp.vdot(net.apply(params, x) ** 2, dy) / 2
+    params = net.init(jax.random.key(0), x)
+    program = jax.jit(jax.value_and_grad(value, (0, 1))).lower(params, x).compile()
+    return lambda: jax.block_until_ready(program(params, x))
+
+
+def epoch() -> Race:
+    """Rows of text one after the other, the state carried on."""
+    data, rows = TEXT.load().train, TEXT.streams
+    steps = len(data) // rows
+    optimizer = optax.sgd(RATE)
+    spec = jax.ShapeDtypeStruct((rows, TEXT.length), jnp.int32)
+    state = initial_state(CHARLM, optimizer, spec, 0)
+    order = jnp.arange(steps * rows, dtype=jnp.int32).reshape(steps, rows)
+    feed = Feed(jnp.asarray(data.x), jnp.asarray(data.y), order, jnp.ones(order.shape), jnp.asarray(data.counting()))
+    made = {name: looped(make_step(gradient(CHARLM, LOSS), optimizer), state, feed, steps)
+            for name, gradient in (("hand", value_and_grad), ("autodiff", autodiff))}
+    peers = found({"torch": lambda: torch_epoch(data, steps)})
+    return race(f"charlm epoch of {steps} steps", made, peers, repeats=1)
+
+
+def torch_epoch(data: Dataset, steps: int) -> Callable[[], None]:
+    import torch
+
+    torch.set_num_threads(threads())
+    nn = torch.nn
+    embedding, lstm, last = nn.Embedding(97, 64), nn.LSTM(64, 256, batch_first=True), nn.Linear(256, 97)
+    parameters = [p for part in (embedding, lstm, last) for p in part.parameters()]
+    optimizer, loss = torch.optim.SGD(parameters, RATE, fused=True), nn.CrossEntropyLoss()
+    x, y = (torch.from_numpy(a).long().reshape(steps, -1, a.shape[1]) for a in (data.x, data.y))
+
+    def run() -> None:
+        carried = None
+        for ids, targets in zip(x, y, strict=True):
+            optimizer.zero_grad()
+            outputs, carried = lstm(embedding(ids), carried)
+            carried = tuple(part.detach() for part in carried)
+            loss(last(outputs).flatten(0, 1), targets.flatten()).backward()
+            optimizer.step()
 
     return run
