@@ -11,7 +11,7 @@ from jax import lax
 from jaxbp import Context, Conv, ConvTranspose, InputError, cast, output_spec, shaped
 from jaxbp.check import worst
 from jaxbp.check.compare import FLOAT64_TOLERANCE
-from jaxbp.layers import windows
+from jaxbp.layers import correlation
 
 PINNED = pytest.mark.skipif(jaxlib.__version__ != "0.10.2", reason="what is compiled is that of jaxlib 0.10.2")
 PAIR = lambda n, rank=2: ((n, n),) * rank
@@ -109,7 +109,7 @@ def test_every_form_gives_the_same(strict, monkeypatch, layer, shape):
     def everything(params, x, dy):
         found = {}
         for count in (2, 4, 0):
-            monkeypatch.setattr(windows, "at_once", lambda *how, count=count: count)
+            monkeypatch.setattr(correlation, "at_once", lambda *how, count=count: count)
             found[count] = passes(layer, params, x, dy)
         y, back = jax.vjp(lambda params, x: layer.forward(params, x, Context())[0], params, x)
         return found, (y, *reversed(back(dy)))
@@ -119,14 +119,14 @@ def test_every_form_gives_the_same(strict, monkeypatch, layer, shape):
 
 
 def test_how_many_images_are_taken_at_once():
-    large = Conv(64, (5, 5), padding="VALID").window((12, 12))
-    assert windows.at_once(64, (64, 5, 5, 32), large, windows.WIDE) == 8  # 8 of 51,200 entries each are below 2^19
-    assert windows.at_once(63, (64, 5, 5, 32), large, windows.WIDE) == 9
-    assert windows.at_once(64, (32, 5, 5, 32), large, windows.WIDE) == 0  # too few output channels
-    assert windows.at_once(8, (64, 5, 5, 32), large) == 0  # all is in the cache anyway
-    assert windows.at_once(1, (512, 3, 3, 512), Conv(512).window((7, 7))) == 1  # more weights than activations
-    assert windows.at_once(64, (64, 3, 3, 64), Conv(64).window((224, 224))) == 0  # one image is too many
-    assert windows.at_once(64, (64, 1, 1, 64), Conv(64, (1, 1)).window((224, 224))) == 64  # patches are x itself
+    at_once, large = correlation.at_once, Conv(64, (5, 5), padding="VALID").window((12, 12))
+    assert at_once(64, (64, 5, 5, 32), large, correlation.WIDE) == 8  # 8 times 51,200 entries are less than 2^19
+    assert at_once(63, (64, 5, 5, 32), large, correlation.WIDE) == 9
+    assert at_once(64, (32, 5, 5, 32), large, correlation.WIDE) == 0  # too few output channels
+    assert at_once(8, (64, 5, 5, 32), large) == 0  # all is in the cache anyway
+    assert at_once(1, (512, 3, 3, 512), Conv(512).window((7, 7))) == 1  # more weights than activations
+    assert at_once(64, (64, 3, 3, 64), Conv(64).window((224, 224))) == 0  # one image is too many
+    assert at_once(64, (64, 1, 1, 64), Conv(64, (1, 1)).window((224, 224))) == 64  # patches are x itself
 
 
 DEFAULT = {  # name: (layer, input shape)

@@ -7,7 +7,7 @@
 
 (LeCun et al. 1989; Dumoulin & Visin 2016, arXiv 1603.07285, for the arithmetic.) p, j are positions, t an entry of the
 kernel, o and i the channels of one group. Keeps x, which the layer below keeps anyway. Costs three times 2 N P K I O /
-groups operations for P output positions and a kernel of K entries. How each sum is computed is in `windows`.
+groups operations for P output positions and a kernel of K entries. How each sum is computed is in `correlation`.
 
 For a rule that needs the activation behind each entry of w, it is the patch that output p reads: factors are patches
 [N, P, K I] with the delta [N, P, O], one pair for each group (Grosse & Martens 2016, arXiv 1602.01407, section 3.1).
@@ -15,7 +15,6 @@ For a rule that needs the activation behind each entry of w, it is the patch tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +23,8 @@ from jax import lax
 from jaxbp.core import Case, Context, GroupedOuter, Layer, Outer, PyTree, shaped
 from jaxbp.errors import InputError
 from jaxbp.inits import Initializer, initializer
-from jaxbp.layers.windows import Window, correlate, correlate_transposed, correlate_weights, patches
-
-Padding = str | tuple[tuple[int, int], ...]
+from jaxbp.layers.correlation import correlate, correlate_transposed, correlate_weights
+from jaxbp.layers.windows import Padding, Window, are_pairs, patches
 
 
 @dataclass(frozen=True)
@@ -133,14 +131,6 @@ class Conv(Layer):
 def each_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
     """A setting for each of the axes."""
     return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
-def are_pairs(padding: Any, rank: int) -> bool:
-    """Whether it is a pair of non-negative integers for each axis."""
-    if not isinstance(padding, tuple | list) or len(padding) != rank:
-        return False
-    pair = lambda p: isinstance(p, tuple | list) and len(p) == 2 and all(isinstance(n, int) and n >= 0 for n in p)
-    return all(map(pair, padding))
 
 
 def positions(a: jax.Array) -> jax.Array:

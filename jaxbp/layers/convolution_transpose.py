@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jaxbp.core import Case, Context, Outer, PyTree, shaped
 from jaxbp.errors import InputError
 from jaxbp.layers.convolution import Conv, by_group, each_axis, outer, positions
-from jaxbp.layers.windows import Window, correlate, correlate_transposed, correlate_weights, exchanged, patches
+from jaxbp.layers.correlation import correlate, correlate_transposed, correlate_weights, exchanged
+from jaxbp.layers.windows import Window, patches
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ The global pools are the mean and the (first) maximum over all positions s, -> [
 """
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -34,9 +35,9 @@ import numpy as np
 
 from jaxbp.core import Case, Context, Layer, PyTree, Static, shaped
 from jaxbp.errors import InputError
+from jaxbp.layers.windows import Padding, are_pairs
 
 Sizes = tuple[int, ...]
-Padding = str | tuple[tuple[int, int], ...]
 
 
 def slide(x: jax.Array, window: Sizes, strides: Sizes) -> list[jax.Array]:
@@ -108,9 +109,7 @@ class Pool(Layer):
             if not (isinstance(sizes, tuple) and len(sizes) == rank > 0 and all(size >= 1 for size in sizes)):
                 raise InputError(f"{kind}: {name} must be a tuple of one size of at least 1 for each spatial axis, "
                                  f"got {sizes}" + (f" with window {self.window}" if name == "strides" else ""))
-        explicit = isinstance(self.padding, tuple) and len(self.padding) == rank and all(
-            isinstance(pair, tuple) and len(pair) == 2 and min(pair) >= 0 and max(pair) < size
-            for pair, size in zip(self.padding, self.window, strict=True))
+        explicit = are_pairs(self.padding, rank) and all(map(operator.gt, self.window, map(max, self.padding)))
         if not (explicit or self.padding in ("VALID", "SAME")):
             raise InputError(f"{kind}: padding must be 'VALID', 'SAME' or a tuple of one pair (before, after) for each "
                              f"spatial axis, each from 0 to the window's size - 1, got {self.padding!r}")

@@ -1,0 +1,241 @@
+"""Convolution as arrays: the three contractions that forward and backward are made of. Channels last, any rank.
+
+Along each spatial axis the kernel's entry t meets output p at the input position
+
+    j = stride p + dilation t - low            (low, high: the padding; x is zero outside)
+
+so with x_t the padded input read at the positions of tap t, and i, o the channels of one group,
+
+    correlate             y[n, p, o]  = sum_{t, i} x_t[n, p, i] w[o, t, i]
+    correlate_transposed  dx[n, j, i] = sum_{t, o} w[o, t, i] dy[n, p, o]    over the p, t that meet at j
+    correlate_weights     dw[o, t, i] = sum_{n, p} x_t[n, p, i] dy[n, p, o]
+
+Each is linear in both arguments, and the other two are its transposes: they are all that Conv and ConvTranspose need.
+Weights are stored output-first, [O, *kernel, I / groups], as in Dense: the matrix [O, K I], without a transpose.
+
+The second is again a convolution: of dy spread by zeros (stride - 1 between neighbours) with the kernel turned round,
+since with u = kernel - 1 - t the spread position is stride p = j + dilation u - (dilation (kernel - 1) - low).
+The third is a convolution too: channels take the place of the batch, dy is the kernel, and stride and dilation change
+places.
+
+On CPU, XLA has a fast convolution for inputs [N, *space, I], kernels [*kernel, I, O] and one group. In a loop every
+other layout runs 10 to 50 times slower, and it is such layouts that automatic differentiation leaves there. So here, in
+at most two forms each,
+
+    one group    a matrix product over patches where no two windows overlap (1x1; 2x2 with stride 2), where there are
+                 more weights than activations, and on large batches, there a few images at a time so that the patches
+                 stay in the cache; otherwise XLA's convolution with its arguments brought into that layout, which costs
+                 a copy of them; it is fast on lines and planes, so in three dimensions the first of the kernel's axes
+                 is summed over by hand
+    more groups  sums of shifted products where a group has one channel (depthwise), otherwise one group after the other
+
+Other platforms get one convolution each, in the layouts in which their libraries recognise the three.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbp.layers.windows import Window, pad, padded, patches, read, taps, unpatched
+
+BLOCK = 2**19  # entries of the patches made at once: 2 MiB in float32
+WIDE = 64  # output channels that share the cost of making a patch
+
+
+def correlate(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """x [N, *space, I], w [O, *kernel, I / groups] -> y [N, *out, O]."""
+
+    def cpu(x: jax.Array, w: jax.Array) -> jax.Array:
+        if window.groups > 1 and w.shape[-1] == 1:
+            return shifted_products(jnp.repeat(padded(x, window), len(w) // window.groups, -1), w, window)
+        return by_group(partial(correlate_group, window=window), window.groups, (-1, 0), -1)(x, w)
+
+    def default(x: jax.Array, w: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x, w, window.strides, window.padding, None, window.dilation, output_first(x), window.groups)
+
+    return lax.platform_dependent(x, w, cpu=cpu, default=default)
+
+
+def correlate_transposed(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """dy [N, *out, O], w [O, *kernel, I / groups] -> dx [N, *space, I]."""
+
+    def cpu(dy: jax.Array, w: jax.Array) -> jax.Array:
+        if window.groups > 1 and w.shape[-1] == 1:
+            spread = pad(dy, window.margins, window.strides)
+            back = replace(window, space=spread.shape[1:-1], strides=window.once, padding=window.bare)
+            dx = shifted_products(spread, turned(w), back)
+            return dx.reshape(*dx.shape[:-1], window.groups, -1).sum(-1)
+        return by_group(partial(correlate_transposed_group, window=window), window.groups, (-1, 0), -1)(dy, w)
+
+    def default(dy: jax.Array, w: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            dy, turned(exchanged(w, window.groups)), window.once, window.margins, window.strides, window.dilation,
+            output_first(dy), window.groups)
+
+    return lax.platform_dependent(dy, w, cpu=cpu, default=default)
+
+
+def correlate_weights(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -> jax.Array:
+    """x [N, *space, I], dy [N, *out, O] -> dw [O, *kernel, I / groups], summed in dtype."""
+
+    def cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
+        if window.groups > 1 and x.shape[-1] == window.groups:
+            return sums_by_tap(jnp.repeat(padded(x, window), dy.shape[-1] // window.groups, -1), dy, window, dtype)
+        return by_group(partial(correlate_weights_group, window=window, dtype=dtype), window.groups, (-1, -1), 0)(x, dy)
+
+    def default(x: jax.Array, dy: jax.Array) -> jax.Array:
+        swapped = (x.ndim - 1, 0, *range(1, x.ndim - 1))  # channels in the batch's place, the batch in the channels'
+        return lax.conv_general_dilated(
+            x, dy, window.dilation, window.edges, None, window.strides,
+            lax.ConvDimensionNumbers(swapped, swapped, swapped), batch_group_count=window.groups,
+            preferred_element_type=dtype)
+
+    return lax.platform_dependent(x, dy, cpu=cpu, default=default)
+
+
+# --- one group on CPU ------------------------------------------------------------------------------------------------
+
+def correlate_group(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """`correlate` where every input channel meets every output channel."""
+    if count := at_once(len(x), w.shape, window, WIDE):
+        one = lambda x: jnp.einsum("...k,ok->...o", patches(x, window), matrix(w))
+        return flat(lax.map(one, blocks(x, count)), 2)
+    if len(window.kernel) == 3:
+        depth, plane = window.axes(0, 1), window.axes(1, 3)
+        x = padded(x, depth)
+        one = lambda t: correlate_group(flat(read(x, (t,), depth), 2), w[:, t], plane)
+        return total(one, jnp.arange(window.kernel[0])).reshape(len(x), *window.out, -1)
+    return convolution(x, jnp.moveaxis(w, 0, -1), window.strides, window.padding, window.dilation)
+
+
+def correlate_transposed_group(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """`correlate_transposed` where every input channel meets every output channel."""
+    if count := at_once(len(dy), w.shape, window, WIDE):
+        one = lambda dy: unpatched(jnp.einsum("...o,ok->...k", dy, matrix(w)), window)
+        return flat(lax.map(one, blocks(dy, count)), 2)
+    if len(window.kernel) == 3:
+        depth, plane = window.axes(0, 1), window.axes(1, 3)
+        dy = pad(dy, depth.margins, depth.strides)
+        back = replace(depth, space=dy.shape[1:2], strides=depth.once, padding=depth.bare)
+        one = lambda t: correlate_transposed_group(flat(read(dy, (t,), back), 2), w[:, window.kernel[0] - 1 - t], plane)
+        return total(one, jnp.arange(window.kernel[0])).reshape(len(dy), *window.space, -1)
+    kernel = turned(jnp.moveaxis(w, 0, -2), first=0)
+    return convolution(dy, kernel, window.once, window.margins, window.dilation, window.strides)
+
+
+def correlate_weights_group(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -> jax.Array:
+    """`correlate_weights` where every input channel meets every output channel."""
+    shape = (dy.shape[-1], *window.kernel, x.shape[-1])
+    if count := at_once(len(x), shape, window):
+        rows = lambda a: flat(a, a.ndim - 1)
+        one = lambda x, dy: jnp.einsum("so,sk->ok", rows(dy), rows(patches(x, window)), preferred_element_type=dtype)
+        return total(one, blocks(x, count), blocks(dy, count)).reshape(shape)
+    if len(window.kernel) == 3:
+        depth, plane = window.axes(0, 1), window.axes(1, 3)
+        x, dy = padded(x, depth), flat(dy, 2)
+        one = lambda t: correlate_weights_group(flat(read(x, (t,), depth), 2), dy, plane, dtype)
+        return jnp.moveaxis(lax.map(one, jnp.arange(window.kernel[0])), 0, 1)
+    x, dy = jnp.moveaxis(x, (0, -1), (-1, 0)), jnp.moveaxis(dy, 0, -2)
+    dw = convolution(x, dy, window.dilation, window.edges, window.strides, dtype=dtype)
+    return jnp.swapaxes(dw, 0, -1)
+
+
+# --- their forms -----------------------------------------------------------------------------------------------------
+
+def convolution(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]],
+                dilation: Sequence[int], spread: Sequence[int] | None = None, dtype: Any = None) -> jax.Array:
+    """XLA's, in the layout that is fast on CPU: x [N, *space, I], kernel [*kernel, I, O] -> y [N, *out, O]."""
+    ends = (0, x.ndim - 1, *range(1, x.ndim - 1))
+    layout = lax.ConvDimensionNumbers(ends, (x.ndim - 1, x.ndim - 2, *range(x.ndim - 2)), ends)
+    return lax.conv_general_dilated(x, kernel, strides, padding, spread, dilation, layout, preferred_element_type=dtype)
+
+
+def output_first(x: jax.Array) -> lax.ConvDimensionNumbers:
+    """The layout [N, *space, I], [O, *kernel, I] -> [N, *out, O]."""
+    return lax.ConvDimensionNumbers(*((0, x.ndim - 1, *range(1, x.ndim - 1)),) * 3)
+
+
+def by_group(one: Callable, groups: int, given: tuple[int, int], made: int) -> Callable[..., jax.Array]:
+    """`one` for each group in turn; the groups are parts of axis `given` of its arguments and `made` of its result."""
+
+    def part(a: jax.Array, axis: int, group: jax.Array) -> jax.Array:
+        size = a.shape[axis] // groups
+        return lax.dynamic_slice_in_dim(a, group * size, size, axis)
+
+    def apply(*arguments: jax.Array) -> jax.Array:
+        if groups == 1:
+            return one(*arguments)
+        each = lambda group: one(*(part(a, axis, group) for a, axis in zip(arguments, given, strict=True)))
+        parts = lax.map(each, jnp.arange(groups))  # [G, ...]
+        axis = made % (parts.ndim - 1)
+        return jnp.moveaxis(parts, 0, axis).reshape(*parts.shape[1:axis + 1], -1, *parts.shape[axis + 2:])
+
+    return apply
+
+
+def total(one: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """The sum of `one` over the entries along the arrays' first axis, a single term at a time in memory."""
+    term = jax.eval_shape(one, *(a[0] for a in arrays))
+    return lax.scan(lambda y, entry: (y + one(*entry), None), jnp.zeros(term.shape, term.dtype), arrays)[0]
+
+
+def at_once(count: int, w: tuple[int, ...], window: Window, wide: int = 1) -> int:
+    """Of how many images to make patches at once, a divisor of `count`; 0 where patches are not the faster form.
+
+    w: the shape [O, *kernel, I] of the weights. wide: how many output channels make it worth the while.
+    """
+    if window.disjoint:
+        return count
+    patch, activations = prod(window.out) * prod(w[1:]), prod(window.space) * w[-1] + prod(window.out) * w[0]
+    many = (count * activations > BLOCK and w[0] >= wide) or prod(w) > count * activations
+    return max((n for n in range(1, count + 1) if count % n == 0 and n * patch <= BLOCK), default=0) if many else 0
+
+
+def blocks(a: jax.Array, count: int) -> jax.Array:
+    """[N, ...] -> [N / count, count, ...]."""
+    return a.reshape(-1, count, *a.shape[1:])
+
+
+def shifted_products(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """y[n, p, c] = sum_t x_t[n, p, c] w[c, t] for x already padded: one product of arrays for each tap."""
+    w = w.reshape(len(w), -1)
+    products = (read(x, tap, window) * jnp.broadcast_to(w[:, t], (len(x), *window.out, len(w)))
+                for t, tap in enumerate(taps(window)))
+    return reduce(jnp.add, products)
+
+
+def sums_by_tap(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -> jax.Array:
+    """dw[c, t] = sum_{n, p} x_t[n, p, c] dy[n, p, c] for x already padded. A loop: else all products are kept."""
+    all_but_channels = tuple(range(x.ndim - 1))
+    one = lambda tap: jnp.sum(read(x, tap, window) * dy, all_but_channels, dtype)
+    dw = lax.map(one, jnp.array(list(taps(window))))  # [K, C]
+    return dw.T.reshape(-1, *window.kernel, 1)
+
+
+def flat(a: jax.Array, axes: int) -> jax.Array:
+    """The first axes as one."""
+    return a.reshape(-1, *a.shape[axes:])
+
+
+def matrix(w: jax.Array) -> jax.Array:
+    """[O, K I]."""
+    return w.reshape(len(w), -1)
+
+
+def turned(w: jax.Array, first: int = 1) -> jax.Array:
+    """The kernel with its spatial axes, which start at `first`, in reverse order."""
+    return jnp.flip(w, tuple(range(first, first + w.ndim - 2)))
+
+
+def exchanged(w: jax.Array, groups: int) -> jax.Array:
+    """[O, *kernel, I / groups] -> [I, *kernel, O / groups]: inputs and outputs change places within each group."""
+    parts = w.reshape(groups, -1, *w.shape[1:])
+    return jnp.swapaxes(parts, 1, -1).reshape(-1, *w.shape[1:-1], len(w) // groups)
