@@ -22,7 +22,7 @@ class RNN(ModelConfig):
     cell: Literal["simple", "lstm", "gru"] = "lstm"  # of every recurrent layer
     embedding: Count | None = None  # width of the vectors that stand for inputs which are classes, as many as outputs
     output: Literal["sequence", "last"] = "sequence"  # whether every step has an output, or only the last
-    carry: bool = False  # a batch goes on where the one before ended: for text in streams
+    carry: bool = False  # a batch goes on where the one before ended, the first of an epoch too: for text in streams
     keep: Literal["all", "states", "sqrt"] = "all"  # memory between the passes, see Recurrent
     truncate: Count | None = None  # steps after which the delta is cut; None: never within a batch
     dropout: Fraction = 0.0  # of the inputs of recurrent layers but the first, and of the dense layer

@@ -1,0 +1,75 @@
+"""What can be learnt of a symmetric matrix from products with it: its entries, trace, diagonal, extreme eigenvalues.
+
+`product` is v -> A v on trees like params, such as partial(products.hessian(gradient), params, batch).
+
+    trace      E[z^T A z]            z of independent signs (Hutchinson 1990, Communications in Statistics 19(2))
+    diagonal   E[z * A z]            (Bekas, Kokiopoulou & Saad 2007, Applied Numerical Mathematics 57)
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxbp.core import PyTree
+from jaxbp.errors import InputError
+
+LARGEST = 20_000  # rows of a dense matrix: 1.6 GB in float32
+
+
+def dense(product: Callable[[PyTree], PyTree], params: PyTree) -> jax.Array:
+    """A [P, P] for P parameters, in the order of ravel_pytree, a column at a time. Raises InputError above 20,000."""
+    flat, tree = ravel_pytree(params)
+    if flat.size > LARGEST:
+        raise InputError(f"dense: a matrix of {flat.size:,} rows is too large, at most {LARGEST:,}; use its products")
+    column = lambda i: ravel_pytree(product(tree(jnp.zeros_like(flat).at[i].set(1))))[0]
+    return jax.lax.map(column, jnp.arange(flat.size)).T
+
+
+def trace(product: Callable[[PyTree], PyTree], params: PyTree, key: jax.Array, samples: int) -> jax.Array:
+    """An unbiased estimate; its variance is 2 / samples of the sum of squares off the diagonal."""
+    probe = lambda z, a: sum(jax.tree.leaves(jax.tree.map(jnp.vdot, z, a)))
+    return _mean(product, params, key, samples, probe)
+
+
+def diagonal(product: Callable[[PyTree], PyTree], params: PyTree, key: jax.Array, samples: int) -> PyTree:
+    """An unbiased estimate like params; exact after one sample where A is diagonal."""
+    return _mean(product, params, key, samples, lambda z, a: jax.tree.map(jnp.multiply, z, a))
+
+
+def _mean(product: Callable, params: PyTree, key: jax.Array, samples: int, statistic: Callable) -> PyTree:
+    """Over `samples` vectors z of signs, of statistic(z, A z); one z at a time."""
+    leaves, tree = jax.tree.flatten(params)
+
+    def one(key: jax.Array) -> PyTree:
+        keys = jax.random.split(key, len(leaves))
+        z = tree.unflatten([jax.random.rademacher(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)])
+        return statistic(z, product(z))
+
+    add = lambda total, key: (jax.tree.map(lambda t, s: t + s / samples, total, one(key)), None)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, key))
+    return jax.lax.scan(add, zeros, jax.random.split(key, samples))[0]
+
+
+def extreme_eigenvalues(
+    product: Callable[[PyTree], PyTree], params: PyTree, count: int = 1,
+    which: Literal["largest", "smallest"] = "largest", accuracy: float = 1e-6,
+) -> tuple[np.ndarray, list[PyTree]]:
+    """The `count` algebraically largest or smallest eigenvalues, outermost first, and their vectors of norm 1.
+
+    By SciPy's Lanczos iteration; `count` less than the number of parameters. accuracy: relative, of the eigenvalues.
+    """
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    flat, tree = ravel_pytree(params)
+    run = jax.jit(lambda v: ravel_pytree(product(tree(v)))[0])
+    matvec = lambda v: np.asarray(run(jnp.asarray(v.ravel(), flat.dtype)))
+    start = np.random.default_rng(0).normal(size=flat.size).astype(flat.dtype)
+    operator = LinearOperator((flat.size,) * 2, matvec, dtype=flat.dtype)
+    values, vectors = eigsh(operator, count, which={"largest": "LA", "smallest": "SA"}[which], v0=start, tol=accuracy)
+    order = np.argsort(values)[::-1 if which == "largest" else 1]
+    return values[order], [tree(jnp.asarray(vectors[:, i], flat.dtype)) for i in order]

@@ -1,0 +1,191 @@
+"""Products with the Jacobian, Hessian, Gauss-Newton and Fisher matrices against the dense ones, and what they tell."""
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import jaxbp
+from jaxbp.analysis import matrices, products
+from jaxbp.check import worst
+from jaxbp.losses import AbsoluteError, BinaryCrossEntropy, Penalty, SoftmaxCrossEntropy, SquaredError
+
+pytestmark = pytest.mark.usefixtures("float64")
+ACCURACY = 1e-10
+MODELS = {  # name: (model, input spec, loss)
+    "mlp": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Tanh(), jaxbp.Dense(3))), (5, 2), SoftmaxCrossEntropy()),
+    "relu": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.ReLU(), jaxbp.Dense(3))), (5, 2), SquaredError()),
+    "binary": (jaxbp.Chain((jaxbp.Dense(3), jaxbp.Sigmoid(), jaxbp.Dense(2))), (5, 2), BinaryCrossEntropy()),
+    "conv": (jaxbp.Chain((jaxbp.Conv(2, (2, 2)), jaxbp.MaxPool((2, 2)), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(3))),
+             (5, 4, 4, 1), SoftmaxCrossEntropy()),
+    "batch_norm": (jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Tanh(), jaxbp.Dense(2))), (5, 2),
+                   SquaredError()),
+    "lstm": (jaxbp.Chain((jaxbp.Recurrent(jaxbp.LSTMCell(2)), jaxbp.Dense(3))), (4, 3, 2), SoftmaxCrossEntropy()),
+}
+EACH = pytest.mark.parametrize("name", [
+    "mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "mlp")])
+
+
+@cache
+def setting(name):
+    """(model, loss, params, batch, ctx), params of ordinary size; weights that differ."""
+    model, shape, loss = MODELS[name]
+    keys = jax.random.split(jax.random.key(3), 4)
+    spec = jax.ShapeDtypeStruct(shape, jnp.float64)
+    params = jaxbp.cast(model.init(keys[0], spec), jnp.float64)
+    params = jax.tree.map(lambda p: p + 0.3 * np.random.default_rng(p.size).normal(size=p.shape), params)
+    x = jax.random.normal(keys[1], shape, jnp.float64)
+    out = jaxbp.output_spec(model, spec).shape
+    if isinstance(loss, SoftmaxCrossEntropy):
+        y = jax.random.randint(keys[2], out[:-1], 0, out[-1])
+    else:
+        y = jax.random.uniform(keys[2], out, jnp.float64)
+    weight = jax.random.uniform(keys[3], out[:-1], jnp.float64).at[0].set(0)
+    return model, loss, params, {"x": x, "y": y, "weight": weight}, jaxbp.Context(None, model.init_state(spec))
+
+
+def flat(name):
+    """(flat params, outputs of flat params, value of outputs, its items), all by plain JAX on our forward."""
+    model, loss, params, batch, ctx = setting(name)
+    theta, tree = ravel_pytree(params)
+    outputs = lambda theta: model.forward(tree(theta), batch["x"], ctx)[0]
+    value = lambda y: loss.forward(y, batch["y"], batch["weight"])[0]
+    return theta, outputs, value
+
+
+def matrix(name, product):
+    """The dense matrix of a product, one compiled program."""
+    _, _, params, batch, ctx = setting(name)
+    return jax.jit(lambda params: matrices.dense(lambda v: product(params, batch, v, ctx), params))(params)
+
+
+@EACH
+def test_the_hessian(name):
+    model, loss, *_ = setting(name)
+    theta, outputs, value = flat(name)
+    want = jax.jit(jax.hessian(lambda theta: value(outputs(theta))))(theta)
+    got = matrix(name, products.hessian(jaxbp.value_and_grad(model, loss)))
+    assert worst(got, want) <= ACCURACY
+    assert worst(got, got.T) <= ACCURACY
+
+
+@EACH
+def test_gauss_newton_and_the_true_fisher(name):
+    model, loss, *_ = setting(name)
+    theta, outputs, value = flat(name)
+
+    @jax.jit
+    def want(theta):
+        y = outputs(theta)
+        j, h = jax.jacobian(outputs)(theta).reshape(y.size, -1), jax.hessian(value)(y).reshape(y.size, -1)
+        return j.T @ h @ j
+
+    got = matrix(name, products.gauss_newton(model, loss))
+    assert worst(got, want(theta)) <= ACCURACY
+    assert worst(matrix(name, products.fisher(model, loss, empirical=False)), got) == 0
+
+
+@EACH
+def test_the_empirical_fisher_is_the_mean_of_outer_products(name):
+    model, loss, _, batch, _ = setting(name)
+    theta, outputs, _ = flat(name)
+
+    @jax.jit
+    def want(theta):
+        alone = lambda theta: loss.items(outputs(theta), batch["y"])[0].ravel()
+        g = jax.jacobian(alone)(theta)  # of each item
+        return jnp.einsum("n,np,nq->pq", batch["weight"].ravel(), g, g)
+
+    assert worst(matrix(name, products.fisher(model, loss, empirical=True)), want(theta)) <= ACCURACY
+
+
+@EACH
+def test_the_jacobian_and_its_transpose(name):
+    model, _, params, batch, ctx = setting(name)
+    theta, outputs, _ = flat(name)
+    want = jax.jit(jax.jacobian(outputs))(theta)
+    v = jax.tree.map(lambda p: jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), params)
+    got = products.jacobian(model)(params, batch, v, ctx)
+    assert worst(got, want @ ravel_pytree(v)[0]) <= ACCURACY
+    u = jnp.cos(got)
+    back = products.jacobian_transpose(model)(params, batch, u, ctx)
+    assert worst(ravel_pytree(back)[0], jnp.tensordot(u, want, u.ndim)) <= ACCURACY
+
+
+@pytest.mark.slow
+def test_the_hessian_has_the_penalty():
+    model, loss, params, batch, ctx = setting("relu")
+    made = lambda *penalties: products.hessian(jaxbp.value_and_grad(model, loss, penalties))
+    plain, more = made(), made(Penalty(l2=3.0))
+    v = jax.tree.map(jnp.ones_like, params)
+    difference = jax.tree.map(jnp.subtract, more(params, batch, v, ctx), plain(params, batch, v, ctx))
+    names = {jaxbp.core.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(difference)}
+    assert all(np.allclose(leaf, 3.0 if name.endswith("/w") else 0.0) for name, leaf in names.items())
+
+
+@pytest.mark.slow
+def test_gauss_newton_is_the_hessian_within_each_layer_of_a_piecewise_linear_net():
+    """Squared error: the outputs are linear in the parameters of one layer, though not in those of two."""
+    model, loss, params, *_ = setting("relu")
+    h = matrix("relu", products.hessian(jaxbp.value_and_grad(model, loss)))
+    g = matrix("relu", products.gauss_newton(model, loss))
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(part)) for part in params.values()]
+    ends = np.cumsum([0, *sizes])
+    for a, b in zip(ends[:-1], ends[1:], strict=True):
+        assert b == a or worst(g[a:b, a:b], h[a:b, a:b]) <= ACCURACY
+    assert worst(g, h) > 1e-3
+
+
+def test_a_loss_without_a_likelihood_has_no_true_fisher():
+    with pytest.raises(jaxbp.InputError, match=r"^fisher: AbsoluteError is no negative log-likelihood"):
+        products.fisher(MODELS["relu"][0], AbsoluteError(), empirical=False)
+
+
+# --- what products tell ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_trace_and_diagonal_are_unbiased():
+    model, loss, params, batch, ctx = setting("mlp")
+    product = lambda v: products.gauss_newton(model, loss)(params, batch, v, ctx)
+    a = matrix("mlp", products.gauss_newton(model, loss))
+    samples = 20_000
+    spread = np.sqrt(2 * (np.sum(a**2) - np.sum(np.diag(a) ** 2)) / samples)
+    got = jax.jit(lambda key: matrices.trace(product, params, key, samples))(jax.random.key(0))
+    assert abs(got - jnp.trace(a)) <= 4 * spread
+    each = jax.jit(lambda key: matrices.diagonal(product, params, key, samples))(jax.random.key(1))
+    off = np.sqrt((np.sum(a**2, 1) - np.diag(a) ** 2) / samples)
+    assert np.all(np.abs(ravel_pytree(each)[0] - np.diag(a)) <= 5 * off)
+    scaled = lambda v: jax.tree.map(lambda p, v: p * v, params, v)  # a diagonal matrix: exact after one sample
+    assert worst(matrices.diagonal(scaled, params, jax.random.key(2), 1), params) <= ACCURACY
+
+
+@pytest.mark.parametrize(("which", "order"), [("largest", -1), ("smallest", 1)])
+def test_extreme_eigenvalues(which, order):
+    model, loss, params, batch, ctx = setting("mlp")
+    product = partial(products.hessian(jaxbp.value_and_grad(model, loss)), params, batch, ctx=ctx)
+    a = matrix("mlp", products.hessian(jaxbp.value_and_grad(model, loss)))
+    values, vectors = matrices.extreme_eigenvalues(product, params, 3, which)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(a)[::order][:3], rtol=1e-5)
+    for value, vector in zip(values, vectors, strict=True):
+        assert worst(product(vector), jax.tree.map(lambda p, value=value: value * p, vector)) <= 1e-3
+        assert abs(jnp.linalg.norm(ravel_pytree(vector)[0]) - 1) <= 1e-6
+
+
+def test_a_large_matrix_is_not_formed():
+    with pytest.raises(jaxbp.InputError, match=r"^dense: a matrix of 30,000 rows is too large, at most 20,000"):
+        matrices.dense(lambda v: v, {"w": jnp.zeros(30_000)})
+
+
+def test_a_product_forms_no_matrix_of_parameters():
+    """Temporary memory of a Hessian-vector product: a few gradients'."""
+    model = jaxbp.Chain((jaxbp.Dense(64), jaxbp.Tanh(), jaxbp.Dense(10)))
+    spec = jax.ShapeDtypeStruct((8, 100), jnp.float32)
+    params = model.init(jax.random.key(0), spec)
+    batch = {"x": jnp.ones((8, 100)), "y": jnp.zeros(8, jnp.int32), "weight": jnp.ones(8)}
+    gradient = jaxbp.value_and_grad(model, SoftmaxCrossEntropy())
+    temp = lambda f, *arguments: jax.jit(f).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert temp(products.hessian(gradient), params, batch, params) <= temp(gradient, params, batch) + 2 * size
