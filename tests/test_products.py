@@ -1,5 +1,6 @@
 """Products with the Jacobian, Hessian, Gauss-Newton and Fisher matrices against the dense ones, and what they tell."""
 from functools import cache, partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,7 @@ def test_gauss_newton_is_the_hessian_within_each_layer_of_a_piecewise_linear_net
     g = matrix("relu", products.gauss_newton(model, loss))
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(part)) for part in params.values()]
     ends = np.cumsum([0, *sizes])
-    for a, b in zip(ends[:-1], ends[1:], strict=True):
+    for a, b in pairwise(ends):
         assert b == a or worst(g[a:b, a:b], h[a:b, a:b]) <= ACCURACY
     assert worst(g, h) > 1e-3
 
