@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbp.core import total
 from jaxbp.layers.windows import Window, pad, padded, patches, read, taps, unpatched
 
 BLOCK = 2**19  # entries of the patches made at once: 2 MiB in float32
@@ -179,12 +180,6 @@ def by_group(one: Callable, groups: int, given: tuple[int, int], made: int) -> C
         return jnp.moveaxis(parts, 0, axis).reshape(*parts.shape[1:axis + 1], -1, *parts.shape[axis + 2:])
 
     return apply
-
-
-def total(one: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """The sum of `one` over the entries along the arrays' first axis, a single term at a time in memory."""
-    term = jax.eval_shape(one, *(a[0] for a in arrays))
-    return lax.scan(lambda y, entry: (y + one(*entry), None), jnp.zeros(term.shape, term.dtype), arrays)[0]
 
 
 def at_once(count: int, w: tuple[int, ...], window: Window, wide: int = 1) -> int:

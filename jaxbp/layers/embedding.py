@@ -11,7 +11,7 @@ An id outside of 0 ... V - 1 gives a row of nan and no gradient, so that the fir
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -39,6 +39,16 @@ class OneHotOuter(Outer):
         """[N]: sum_st [id_s = id_t] (g_s . g_t)."""
         same = (self.a == jnp.swapaxes(self.a, -1, -2)) & (self.a >= 0) & (self.a < self.vocabulary)
         return jnp.einsum("...nst,...nso,...nto->...n", same.astype(self.g.dtype), self.g, self.g)
+
+    def inner_products(self) -> jax.Array:
+        """[N, N]: sum_st [id_ns = id_mt] (g_ns . g_mt)."""
+        ids = jnp.where((self.a >= 0) & (self.a < self.vocabulary), self.a, -1)[..., 0]  # [N, S]
+        same = (ids[:, :, None, None] == ids) & (ids >= 0)  # [N, S, N, S]
+        return jnp.einsum("nsmt,nso,mto->nm", same.astype(self.g.dtype), self.g, self.g)
+
+    def squared(self) -> Outer:
+        """Of a single position: one is its own square."""
+        return replace(self, g=self.g * self.g)
 
 
 def added_rows(ids: jax.Array, rows: jax.Array, vocabulary: int, dtype: jnp.dtype | None = None) -> jax.Array:

@@ -1,0 +1,179 @@
+"""Per-example norms, inner products, moments and clipping against vmap(jax.grad), on models of every kind of weight."""
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbp
+from jaxbp.analysis import per_example
+from jaxbp.check import worst
+from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
+from jaxbp.models import MLP
+
+pytestmark = pytest.mark.usefixtures("float64")
+ACCURACY = 1e-10
+NORM = 1.1
+HEAD = (jaxbp.Flatten(), jaxbp.Dense(3))
+BLOCK = jaxbp.Chain((jaxbp.Dense(4), jaxbp.Tanh()))
+TIED = jaxbp.Graph((jaxbp.Node("a", BLOCK, ("x",)), jaxbp.Node("b", BLOCK, ("a",), shares="a")))
+IDS = jax.ShapeDtypeStruct((5, 4), jnp.int32)
+floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float64)
+MODELS = {  # name: (model, input spec)
+    "mlp": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Tanh(), jaxbp.Dense(3))), floats(5, 2)),
+    "sequence": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Tanh(), jaxbp.Dense(3))), floats(5, 7, 2)),
+    "stack": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Stack(BLOCK, 3), *HEAD)), floats(5, 2)),
+    "conv": (jaxbp.Chain((jaxbp.Conv(4, (2, 2), groups=2), jaxbp.MaxPool((2, 2)), *HEAD)), floats(5, 5, 5, 2)),
+    "transposed": (jaxbp.Chain((jaxbp.ConvTranspose(2, (2,), 2), jaxbp.Tanh(), *HEAD)), floats(5, 3, 2)),
+    "norms": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.LayerNorm(), jaxbp.GroupNorm(2), jaxbp.RMSNorm(), *HEAD)),
+              floats(5, 2)),
+    "embedding": (jaxbp.Chain((jaxbp.Embedding(3, 2), *HEAD)), IDS),
+    "lstm": (jaxbp.Chain((jaxbp.Embedding(3, 2), jaxbp.Recurrent(jaxbp.LSTMCell(3)), jaxbp.Dense(3))), IDS),
+    "gru": (jaxbp.Chain((jaxbp.Recurrent(jaxbp.GRUCell(3), output="last"), jaxbp.Dense(3))), floats(5, 4, 2)),
+    "tied": (jaxbp.Chain((jaxbp.Dense(4), TIED, *HEAD)), floats(5, 4)),
+}
+EACH = pytest.mark.parametrize("name", [
+    "mlp", "embedding", *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n not in ("mlp", "embedding"))])
+
+
+@cache
+def setting(name):
+    """(model, loss, params, batch)."""
+    model, spec = MODELS[name]
+    keys = jax.random.split(jax.random.key(5), 4)
+    params = jaxbp.cast(model.init(keys[0], spec), jnp.float64)
+    params = jax.tree.map(lambda p: p + 0.3 * np.random.default_rng(p.size).normal(size=p.shape), params)
+    draw = partial(jax.random.randint, minval=0, maxval=3) if spec is IDS else jax.random.normal
+    out = jaxbp.output_spec(model, spec).shape
+    y, weight = jax.random.randint(keys[2], out[:-1], 0, 3), jax.random.uniform(keys[3], out[:-1], jnp.float64, 0.5, 2)
+    batch = {"x": draw(keys[1], spec.shape, dtype=spec.dtype), "y": y, "weight": weight}
+    return model, SoftmaxCrossEntropy(), params, batch
+
+
+@cache
+def measured(name):
+    """Everything about the model in one compiled program: ours, and each example's gradient by vmap(jax.grad)."""
+    model, loss, params, batch = setting(name)
+
+    @jax.jit
+    def run(params, batch):
+        def alone(params, row):
+            one = jax.tree.map(lambda a: a[None], row)
+            y = model.forward(params, one["x"], jaxbp.Context())[0]
+            return loss.forward(y, one["y"], one["weight"])[0]
+
+        clip = lambda norm, reduction, sweeps: per_example.clipped_gradient(model, loss, norm, reduction, sweeps)
+        return {
+            "each": jax.vmap(jax.grad(alone), (None, 0))(params, batch),
+            "norms": per_example.squared_norms(model, loss)(params, batch),
+            "products": per_example.inner_products(model, loss)(params, batch),
+            "moment": per_example.second_moment(model, loss)(params, batch),
+            "two": clip(NORM, "sum", "two")(params, batch),
+            "one": clip(NORM, "sum", "one")(params, batch),
+            "mean": clip(NORM, "mean", "two")(params, batch),
+            "none": clip(1e9, "sum", "one")(params, batch),
+            "plain": jaxbp.value_and_grad(model, loss)(params, batch),
+        }
+
+    return run(params, batch)
+
+
+def flat(each):
+    """[N, P]."""
+    return jnp.concatenate([g.reshape(len(g), -1) for g in jax.tree.leaves(each)], 1)
+
+
+@EACH
+def test_squared_norms_of_every_leaf(name):
+    found = measured(name)
+    want = jax.tree.map(lambda g: jnp.sum(g * g, range(1, g.ndim)), found["each"])
+    assert worst(found["norms"], want) <= ACCURACY
+
+
+@EACH
+def test_inner_products_and_cosines(name):
+    found = measured(name)
+    g = flat(found["each"])
+    assert worst(found["products"], g @ g.T) <= ACCURACY
+    unit = g / jnp.linalg.norm(g, axis=1, keepdims=True)
+    assert worst(per_example.cosines(found["products"]), unit @ unit.T) <= ACCURACY
+
+
+@EACH
+def test_second_moment(name):
+    found = measured(name)
+    assert worst(found["moment"], jax.tree.map(lambda g: jnp.sum(g * g, 0), found["each"])) <= ACCURACY
+
+
+@EACH
+def test_clipping_is_the_sum_of_clipped_gradients(name):
+    found = measured(name)
+    norms = jnp.linalg.norm(flat(found["each"]), axis=1)
+    assert float(norms.min()) < NORM < float(norms.max()) or name != "mlp"  # some are clipped and some are not
+    scale = jnp.minimum(1, NORM / norms)
+    want = jax.tree.map(lambda g: jnp.tensordot(scale, g, 1), found["each"])
+    for sweeps in ("two", "one"):
+        assert worst(found[sweeps].grads, want) <= ACCURACY
+        assert worst(found[sweeps].norms, norms) <= ACCURACY
+        assert found[sweeps].value == found["plain"].value
+    assert worst(found["mean"].grads, jax.tree.map(lambda g: g / 5, want)) <= ACCURACY
+    assert worst(found["none"].grads, found["plain"].grads) <= ACCURACY
+    if name == "mlp":  # optax, which is given all the gradients
+        private = optax.contrib.differentially_private_aggregate(NORM, 0.0, jax.random.key(0))
+        theirs = private.update(found["each"], private.init(setting(name)[2]))[0]
+        assert worst(found["mean"].grads, theirs) <= 1e-6
+
+
+def test_a_gradient_of_zero_stays_zero():
+    model, loss, params, batch = setting("mlp")
+    nothing = batch | {"weight": jnp.zeros(5)}
+    found = per_example.clipped_gradient(model, loss, 1.0, "sum")(params, nothing)
+    assert not any(np.any(g) for g in jax.tree.leaves(found.grads))
+    assert not np.any(per_example.cosines(per_example.inner_products(model, loss)(params, nothing)))
+
+
+def test_noise_scale_of_gradients_that_are_known():
+    """Both estimates are unbiased: their means over many batches of 4 are the population's."""
+    random = np.random.default_rng(0)
+    true, spread, n = np.array([1.0, -2.0, 0.5]), np.array([3.0, 1.0, 0.1]), 4
+    each = true + spread * random.normal(size=(20_000, n, 3))
+    found = jax.vmap(lambda g: per_example.noise(jnp.sum((g / n) ** 2, 1), [g.mean(0)]))(jnp.asarray(each))
+    assert abs(found.variance.mean() / np.sum(spread**2) - 1) < 0.02
+    assert abs(found.signal.mean() / np.sum(true**2) - 1) < 0.03
+    mean = per_example.Noise(found.variance.mean(), found.signal.mean())
+    assert abs(mean.scale / (np.sum(spread**2) / np.sum(true**2)) - 1) < 0.05
+
+
+@pytest.mark.parametrize("made", [
+    lambda *of: per_example.squared_norms(*of), lambda *of: per_example.inner_products(*of),
+    lambda *of: per_example.second_moment(*of), lambda *of: per_example.clipped_gradient(*of, 1.0, "sum")])
+def test_layers_that_couple_a_batch_are_refused(made):
+    model = jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Dense(1)))
+    params = model.init(jax.random.key(0), floats(5, 2))
+    with pytest.raises(jaxbp.InputError, match=r"^no example has a gradient of its own through 'batchnorm'"):
+        made(model, SquaredError())(params, {"x": jnp.ones((5, 2)), "y": jnp.ones((5, 1)), "weight": jnp.ones(5)})
+
+
+def test_a_norm_must_be_positive():
+    with pytest.raises(jaxbp.InputError, match=r"^clipped_gradient: norm must be above 0, got 0"):
+        per_example.clipped_gradient(MODELS["mlp"][0], SquaredError(), 0, "sum")
+
+
+@pytest.mark.slow
+def test_norms_are_smaller_than_the_gradients_they_are_of():
+    """Temporary bytes of 784-512-512-10 at a batch of 128 beside vmap(jax.grad) and beside a plain gradient."""
+    model = MLP(outputs=10, hidden=(512, 512)).build()
+    params = model.init(jax.random.key(0), jax.ShapeDtypeStruct((128, 784), jnp.float32))
+    ones, loss = partial(jnp.ones, dtype=jnp.float32), SoftmaxCrossEntropy()
+    batch = {"x": ones((128, 784)), "y": jnp.zeros(128, jnp.int32), "weight": ones(128)}
+
+    def alone(params, x, y):
+        return loss.forward(model.forward(params, x[None], jaxbp.Context())[0], y[None], ones(1))[0]
+
+    by_vmap = lambda params, batch: jax.vmap(jax.grad(alone), (None, 0, 0))(params, batch["x"], batch["y"])
+    memory = lambda f: jax.jit(f).lower(params, batch).compile().memory_analysis()
+    norms, each = memory(per_example.squared_norms(model, loss)), memory(by_vmap)
+    assert norms.temp_size_in_bytes <= (each.temp_size_in_bytes + each.output_size_in_bytes) / 100
+    assert norms.temp_size_in_bytes <= 1.6 * memory(jaxbp.value_and_grad(model, loss)).temp_size_in_bytes
