@@ -1,7 +1,7 @@
 """Suite deltas: squared norms of every example's gradient, clipped gradients and Hessian-vector products.
 
-Autodiff is jax.vmap(jax.grad) of one example's loss, reduced in the same program, or jax.jvp of jax.grad; the peer is our
-own plain gradient, what a user would pay without them. Temporary bytes of both forms.
+Autodiff is jax.vmap(jax.grad) of one example's loss, reduced in the same program, or jax.jvp of jax.grad; the peer is
+our own plain gradient, what a user would pay without them. Temporary bytes of both forms.
 """
 from __future__ import annotations
 
