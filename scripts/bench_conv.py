@@ -1,8 +1,9 @@
 """Suite conv: forward and backward of one layer of a convolutional net, as a jit call each and inside a training loop.
 
 Autodiff is jax.vjp of a user's forward: for a convolution one lax.conv_general_dilated and a bias, for pooling one
-lax.reduce_window, for a normalization the layer's own; same inputs. In the loop a step takes another
-batch and its gradients change the weights, so that nothing is hoisted.
+lax.reduce_window, for a normalization the layer's own (and beside it the plain formula); same inputs. The delta
+is made of the output, as in training, so that no backward pass starts before the forward pass ends. In the loop a step
+takes another batch and its gradients change the weights, so that nothing is hoisted.
 """
 from __future__ import annotations
 
@@ -81,24 +82,47 @@ def max_pool(params: dict, x: jax.Array) -> jax.Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
-def pair(layer: Layer, shape: tuple[int, ...]) -> tuple[Callable, Callable]:
-    """(hand-written, autodiff): (params, x, dy) -> (y, dx, grads)."""
-    ctx = Context(None, layer.init_state(shaped(*shape)))
+def user_forward(layer: Layer, shape: tuple[int, ...]) -> Callable:
+    """(params, x) -> y as differentiated by JAX."""
     if isinstance(layer, Conv):
-        forward = plain(layer, shape[1:-1])
-    else:
-        forward = max_pool if isinstance(layer, MaxPool) else lambda params, x: layer.forward(params, x, ctx)[0]
+        return plain(layer, shape[1:-1])
+    ctx = Context(None, layer.init_state(shaped(*shape)))
+    return max_pool if isinstance(layer, MaxPool) else lambda params, x: layer.forward(params, x, ctx)[0]
 
-    def hand(params: dict, x: jax.Array, dy: jax.Array) -> tuple:
+
+def formula(layer: Layer) -> Callable:
+    """(params, x) -> y of a normalization in one line."""
+    batch = isinstance(layer, BatchNormReLU)
+
+    def forward(params: dict, x: jax.Array) -> jax.Array:
+        axes = tuple(range(x.ndim - 1)) if batch else -1
+        mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+        y = (x - mean) / jnp.sqrt(variance + layer.epsilon) * params["scale"] + params["bias"]
+        return jax.nn.relu(y) if batch else y
+
+    return forward
+
+
+def by_hand(layer: Layer, shape: tuple[int, ...]) -> Callable:
+    """(params, x, dy) -> (y, dx, grads) with the delta y dy."""
+    ctx = Context(None, layer.init_state(shaped(*shape)))
+
+    def run(params: dict, x: jax.Array, dy: jax.Array) -> tuple:
         y, cache = layer.forward(params, x, ctx)
-        return y, *layer.backward(params, cache, dy)
+        return y, *layer.backward(params, cache, y * dy)
 
-    def autodiff(params: dict, x: jax.Array, dy: jax.Array) -> tuple:
+    return run
+
+
+def by_autodiff(forward: Callable) -> Callable:
+    """The same by jax.vjp of the forward."""
+
+    def run(params: dict, x: jax.Array, dy: jax.Array) -> tuple:
         y, back = jax.vjp(forward, params, x)
-        grads, dx = back(dy)
+        grads, dx = back(y * dy)
         return y, dx, grads
 
-    return hand, autodiff
+    return run
 
 
 def loop(both: Callable) -> Callable:
@@ -120,17 +144,23 @@ def cases() -> Iterator[Race]:
         y = output_spec(layer, shaped(*shape))
         x = jax.random.normal(jax.random.key(1), (STEPS, *shape))
         dy = jax.random.normal(jax.random.key(2), (STEPS, *y.shape))
-        both = pair(layer, shape)
+        forms = {"hand": by_hand(layer, shape), "autodiff": by_autodiff(user_forward(layer, shape))}
+        if isinstance(layer, BatchNormReLU | LayerNorm):
+            forms["jax.grad of the formula"] = by_autodiff(formula(layer))
         theirs = params | {"w": jnp.moveaxis(params["w"], 0, -1)} if isinstance(layer, Conv) else params
-        yield race(f"{name}, step", both, (params, theirs), (x[0], dy[0]), repeats=10)
-        yield race(f"{name}, loop of {STEPS}", tuple(map(loop, both)), (params, theirs), (x, dy), repeats=1)
+        yield race(f"{name}, step", forms, (params, theirs), (x[0], dy[0]), repeats=10)
+        loops = {name: loop(form) for name, form in forms.items()}
+        yield race(f"{name}, loop of {STEPS}", loops, (params, theirs), (x, dy), repeats=1)
 
 
-def race(name: str, functions: tuple[Callable, ...], params: tuple[dict, ...], arguments: tuple, repeats: int) -> Race:
-    """Both compiled, each with its own parameters, on the same arguments."""
-    pairs = list(zip(functions, params, strict=True))
-    compiled = [jax.jit(function).lower(own, *arguments).compile() for function, own in pairs]
-    run = lambda program, own: jax.block_until_ready(program(own, *arguments))
-    hand, autodiff = (partial(run, program, own) for program, own in zip(compiled, params, strict=True))
-    temp = tuple(program.memory_analysis().temp_size_in_bytes for program in compiled)
-    return Race(name, hand, autodiff, temp, repeats=repeats)
+def race(name: str, forms: dict[str, Callable], params: tuple[dict, dict], arguments: tuple, repeats: int) -> Race:
+    """All compiled, each with its own parameters, on the same arguments."""
+    given = {form: (params[form != "hand"], *arguments) for form in forms}
+    programs = {form: jax.jit(function).lower(*given[form]).compile() for form, function in forms.items()}
+    runs = {form: partial(waited, program, given[form]) for form, program in programs.items()}
+    temp = tuple(programs[form].memory_analysis().temp_size_in_bytes for form in ("hand", "autodiff"))
+    return Race(name, runs.pop("hand"), runs.pop("autodiff"), temp, runs, repeats=repeats, peer_repeats=repeats)
+
+
+def waited(program: Callable, arguments: tuple) -> object:
+    return jax.block_until_ready(program(*arguments))

@@ -50,7 +50,7 @@ def sequence(name: str, time: int, rows: int, inputs: int, features: int) -> Rac
     peers = found({"torch": lambda: torch_sequence(TORCH[name], np.asarray(x), np.asarray(dy)),
                    "flax": lambda: flax_sequence(FLAX[name], x, dy)}) if name in TORCH else {}
     label = f"{name} T{time} N{rows} D{inputs} H{features}"
-    return Race(label, *against(layer, params, x, dy), peers, repeats=max(3, 1_500 // time), peer_repeats=10)
+    return Race(label, *against(layer, params, x, dy), peers, repeats=max(6, 40_000 // (time * rows)), peer_repeats=10)
 
 
 def found(peers: dict[str, Callable[[], Callable[[], None]]]) -> dict[str, Callable[[], None]]:
