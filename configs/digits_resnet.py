@@ -2,6 +2,7 @@
 
     python scripts/train.py --config=configs/digits_resnet.py
 
+Test accuracy 0.9916 in half a minute on two cores.
 """
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded

@@ -2,6 +2,7 @@
 
     python scripts/train.py --config=configs/mnist_cnn.py --config.data.path=FOLDER
 
+Test accuracy 0.9960, the median of seeds 0-2 (0.9956 to 0.9963), last epoch; 6 minutes a run on two cores.
 """
 from jaxbp.config import Config, Run
 from jaxbp.data import Mnist

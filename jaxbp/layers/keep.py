@@ -1,6 +1,7 @@
-"""Keep: a layer whose cache also holds its input, output and context, for rules that want what no cache keeps.
+"""Keep and Shift: wrappers of a layer, for whoever wants what no cache and no gradient has.
 
-Wrapped around every leaf by `map_leaves` it changes no number, no name and no parameter.
+Around every leaf, by `map_leaves`, they change no number and no name. Keep's cache also holds input, output and
+context. Shift adds a parameter of zeros to the output, so that the delta there is a gradient, by hand and by autodiff.
 """
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, Outer, PyTree, Shared, label, register, shaped
+from jaxbp.core import Case, Context, Layer, Outer, PyTree, Shared, label, output_spec, register, shaped
 from jaxbp.layers.dense import Dense
 
 
@@ -25,11 +27,10 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Keep(Layer):
-    """`inner` with a `Kept` for its cache. index: a number for whoever wraps, such as the forward order."""
+class Wrapper(Layer):
+    """What both have in common."""
 
     inner: Layer
-    index: int = 0
 
     @property
     def label(self) -> str:
@@ -41,11 +42,18 @@ class Keep(Layer):
         """As the layer inside."""
         return self.inner.couples_batch
 
-    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        return self.inner.init(key, spec)
-
     def init_state(self, spec: PyTree) -> PyTree:
         return self.inner.init_state(spec)
+
+
+@dataclass(frozen=True)
+class Keep(Wrapper):
+    """`inner` with a `Kept` for its cache. index: a number for whoever wraps, such as the forward order."""
+
+    index: int = 0
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return self.inner.init(key, spec)
 
     def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
         y, cache = self.inner.forward(params, x, ctx)
@@ -63,3 +71,28 @@ class Keep(Layer):
     @classmethod
     def cases(cls) -> list[Case]:
         return [Case(Keep(Dense(7)), shaped(5, 3))]
+
+
+@dataclass(frozen=True)
+class Shift(Wrapper):
+    """y = inner(x) + shift, with params {"inner", "shift"}: dshift = dy. For layers with one array as their output."""
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return {"inner": self.inner.init(key, spec), "shift": jnp.zeros(output_spec(self.inner, spec).shape)}
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[jax.Array, PyTree]:
+        y, cache = self.inner.forward(params["inner"], x, ctx)
+        return y + params["shift"].astype(y.dtype), cache
+
+    def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[PyTree, PyTree]:
+        dx, grads = self.inner.backward(params["inner"], cache, dy)
+        return dx, {"inner": grads, "shift": dy.astype(params["shift"].dtype)}
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        return self.inner.next_state(state, cache)
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        reason = "the shift is as large as the batch: it is no weight that examples share"
+        return [Case(Shift(Dense(7)), shaped(5, 3), excused=tuple(
+            (check, reason) for check in ("per_example", "factors", "norms")))]

@@ -1,0 +1,85 @@
+"""The trace of a pass: a published example digit by digit, and deltas equal to autodiff's on models of every kind."""
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_per_example import MODELS, setting
+from test_scripts import command
+
+import jaxbp
+from jaxbp.analysis.trace import trace
+from jaxbp.losses import SquaredError
+
+pytestmark = pytest.mark.usefixtures("float64")
+MAZUR = jaxbp.Chain((jaxbp.Dense(2), jaxbp.Sigmoid(), jaxbp.Dense(2), jaxbp.Sigmoid()))
+
+
+def mazur():
+    """The 2-2-2 network of Mazur 2015, "A step by step backpropagation example"."""
+    wide = lambda numbers: jnp.array(numbers, jnp.float64)
+    params = {"00_dense": {"w": wide([[0.15, 0.2], [0.25, 0.3]]), "b": wide([0.35, 0.35])}, "01_sigmoid": {},
+              "02_dense": {"w": wide([[0.4, 0.45], [0.5, 0.55]]), "b": wide([0.6, 0.6])}, "03_sigmoid": {}}
+    batch = {"x": wide([[0.05, 0.1]]), "y": wide([[0.01, 0.99]]), "weight": jnp.ones(1)}
+    return trace(MAZUR, SquaredError(), params, batch)
+
+
+def test_the_classic_example():
+    found = mazur()
+    rows = {row.name: row for row in found.rows}
+    assert [row.name for row in found.rows][:4] == ["00_dense", "00_dense/b", "00_dense/w", "01_sigmoid"]
+    assert f"{found.value:.9f}" == "0.298371109"
+    assert f"{rows['00_dense'].value[0, 0]:.4f}" == "0.3775"
+    assert [f"{v:.9f}" for v in rows["01_sigmoid"].value[0]] == ["0.593269992", "0.596884378"]
+    assert [f"{v:.9f}" for v in rows["03_sigmoid"].value[0]] == ["0.751365070", "0.772928465"]
+    assert f"{rows['02_dense'].by_hand[0, 0]:.8f}" == "0.13849856"
+    assert f"{rows['02_dense/w'].by_hand[0, 0]:.9f}" == "0.082167041"
+    assert f"{rows['00_dense/w'].by_hand[0, 0]:.9f}" == "0.000438568"
+    assert "02_dense/w  2x2    0.4 0.45 0.5 0.55  0.082167 0.0826676 -0.0226025 -0.0227402" in str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_deltas_equal_those_of_autodiff(name):
+    found = trace(*setting(name))
+    assert len(found.rows) > len(jax.tree.leaves(setting(name)[2]))
+    assert all(row.by_hand.shape == row.autodiff.shape == row.value.shape for row in found.rows)
+    assert max(row.difference for row in found.rows) <= 1e-10
+    assert all(np.any(row.by_hand) for row in found.rows)
+
+
+@pytest.mark.slow
+def test_a_wrong_backward_shows_where_it_begins():
+    class Wrong(jaxbp.Tanh):
+        def backward(self, params, cache, dy):
+            dx, grads = super().backward(params, cache, dy)
+            return 1.5 * dx, grads
+
+    model = jaxbp.Chain((jaxbp.Dense(4), Wrong(), jaxbp.Dense(3)))
+    _, loss, params, batch = setting("mlp")
+    params = {"00_dense": params["00_dense"], "01_wrong": {}, "02_dense": params["02_dense"]}
+    rows = trace(model, loss, params, batch).rows
+    assert {row.name for row in rows if row.difference > 1e-10} == {"00_dense", "00_dense/w", "00_dense/b"}
+
+
+def test_json_and_arrays_hold_every_number():
+    found = mazur()
+    data = json.loads(json.dumps(found.to_json()))
+    arrays = np.load(io.BytesIO(found.to_npz()), allow_pickle=False)
+    assert len(arrays) == 3 * len(data["rows"]) == 3 * len(found.rows)
+    for row, given in zip(found.rows, data["rows"], strict=True):
+        np.testing.assert_array_equal(arrays[f"{row.name}.by_hand"], row.by_hand)
+        np.testing.assert_array_equal(given["value"], row.value)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    files = [f"--{kind}={tmp_path / 'a'}.{kind}" for kind in ("json", "npz")]
+    done = command("trace.py", "--config=configs/xor.py", *files)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == ["name", "shape", "value", "by", "hand", "autodiff", "difference",
+                                                   "formula"]
+    assert json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert (tmp_path / "a.npz").stat().st_size > 0
