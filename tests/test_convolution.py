@@ -124,6 +124,7 @@ def test_how_many_images_are_taken_at_once():
     assert at_once(63, (64, 5, 5, 32), large, correlation.WIDE) == 9
     assert at_once(64, (32, 5, 5, 32), large, correlation.WIDE) == 0  # too few output channels
     assert at_once(8, (64, 5, 5, 32), large) == 0  # all is in the cache anyway
+    assert at_once(8, (128, 2, 64), Conv(128, (2,)).window((4096,)), correlation.WIDE) == 0  # too few taps
     assert at_once(1, (512, 3, 3, 512), Conv(512).window((7, 7))) == 1  # more weights than activations
     assert at_once(64, (64, 3, 3, 64), Conv(64).window((224, 224))) == 0  # one image is too many
     assert at_once(64, (64, 1, 1, 64), Conv(64, (1, 1)).window((224, 224))) == 64  # patches are x itself
@@ -196,7 +197,11 @@ SIZES = {  # name: (layer, input shape, largest ratio of temporary bytes)
     "7x7 stride 2": (Conv(32, (7, 7), 2, PAIR(3)), (2, 64, 64, 3), 1.1),
     "dilated": (Conv(32, dilation=4), (2, 33, 33, 32), 1.1),
     "1d": (Conv(64, (9,)), (4, 200, 40), 1.1),
+    "1d, two taps": (Conv(128, (2,), 1, ((8, 0),), 8), (2, 4096, 64), 1.1),
     "1x1": (Conv(256, (1, 1)), (2, 28, 28, 64), 1.0),
+    "large batch": (Conv(64, (5, 5), padding="VALID"), (64, 12, 12, 32), 2.0),  # patches of 2 MiB, whatever the batch
+    "larger batch": (Conv(64), (128, 14, 14, 64), 0.7),
+    "more weights": (Conv(256), (1, 14, 14, 256), 1.7),  # the patches of one small image
     "2x2 stride 2": (Conv(64, (2, 2), 2), (2, 28, 28, 32), 2.0),
     "groups": (Conv(64, groups=4), (4, 14, 14, 64), 1.35),
     "depthwise": (Conv(64, groups=64), (4, 28, 28, 64), 1.35),

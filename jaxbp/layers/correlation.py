@@ -48,6 +48,7 @@ from jaxbp.layers.windows import Window, pad, padded, patches, read, taps, unpat
 
 BLOCK = 2**19  # entries of the patches made at once: 2 MiB in float32
 WIDE = 64  # output channels that share the cost of making a patch
+TAPS = 9  # entries of a kernel: with fewer XLA's copy costs less
 
 
 def correlate(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
@@ -190,8 +191,10 @@ def at_once(count: int, w: tuple[int, ...], window: Window, wide: int = 1) -> in
     if window.disjoint:
         return count
     patch, activations = prod(window.out) * prod(w[1:]), prod(window.space) * w[-1] + prod(window.out) * w[0]
-    many = (count * activations > BLOCK and w[0] >= wide) or prod(w) > count * activations
-    return max((n for n in range(1, count + 1) if count % n == 0 and n * patch <= BLOCK), default=0) if many else 0
+    large = count * activations > BLOCK and w[0] >= wide and prod(w[1:-1]) >= TAPS
+    if not large and prod(w) <= count * activations:
+        return 0
+    return max((n for n in range(1, count + 1) if count % n == 0 and n * patch <= BLOCK), default=0)
 
 
 def blocks(a: jax.Array, count: int) -> jax.Array:
