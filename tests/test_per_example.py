@@ -156,9 +156,13 @@ def test_layers_that_couple_a_batch_are_refused(made):
         made(model, SquaredError())(params, {"x": jnp.ones((5, 2)), "y": jnp.ones((5, 1)), "weight": jnp.ones(5)})
 
 
-def test_a_norm_must_be_positive():
-    with pytest.raises(jaxbp.InputError, match=r"^clipped_gradient: norm must be above 0, got 0"):
-        per_example.clipped_gradient(MODELS["mlp"][0], SquaredError(), 0, "sum")
+@pytest.mark.parametrize(("words", "line"), [
+    ((0, "sum"), "clipped_gradient: norm must be above 0, got 0"),
+    ((1, "men"), "unknown clipped_gradient reduction 'men'; did you mean 'mean'"),
+    ((1, "sum", "tow"), "unknown clipped_gradient sweeps 'tow'; did you mean 'two'")])
+def test_bad_words_are_refused(words, line):
+    with pytest.raises(jaxbp.InputError, match=f"^{line}"):
+        per_example.clipped_gradient(MODELS["mlp"][0], SquaredError(), *words)
 
 
 @pytest.mark.slow

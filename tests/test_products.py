@@ -175,6 +175,15 @@ def test_extreme_eigenvalues(which, order):
         assert abs(jnp.linalg.norm(ravel_pytree(vector)[0]) - 1) <= 1e-6
 
 
+@pytest.mark.parametrize(("count", "which", "line"), [
+    (0, "largest", "extreme_eigenvalues: count must be from 1 to 2, got 0"),
+    (3, "largest", "extreme_eigenvalues: count must be from 1 to 2, got 3"),
+    (1, "lagest", "unknown extreme_eigenvalues which 'lagest'; did you mean 'largest'")])
+def test_eigenvalues_that_cannot_be_had_are_one_line(count, which, line):
+    with pytest.raises(jaxbp.InputError, match=f"^{line}"):
+        matrices.extreme_eigenvalues(lambda v: v, jnp.zeros(3), count, which)
+
+
 def test_a_large_matrix_is_not_formed():
     with pytest.raises(jaxbp.InputError, match=r"^dense: a matrix of 30,000 rows is too large, at most 20,000"):
         matrices.dense(lambda v: v, {"w": jnp.zeros(30_000)})

@@ -16,9 +16,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxbp.core import PyTree
-from jaxbp.errors import InputError
+from jaxbp.errors import InputError, unknown
 
 LARGEST = 20_000  # rows of a dense matrix: 1.6 GB in float32
+ENDS = {"largest": "LA", "smallest": "SA"}  # of the spectrum, in SciPy's words
 
 
 def dense(product: Callable[[PyTree], PyTree], params: PyTree) -> jax.Array:
@@ -61,15 +62,20 @@ def extreme_eigenvalues(
 ) -> tuple[np.ndarray, list[PyTree]]:
     """The `count` algebraically largest or smallest eigenvalues, outermost first, and their vectors of norm 1.
 
-    By SciPy's Lanczos iteration; `count` less than the number of parameters. accuracy: relative, of the eigenvalues.
+    By SciPy's Lanczos iteration. accuracy: relative, of the eigenvalues. Raises InputError where `count` is not from 1
+    to the number of parameters - 1, and for another word than these.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     flat, tree = ravel_pytree(params)
+    if which not in ENDS:
+        raise unknown("extreme_eigenvalues which", which, ENDS)
+    if not 1 <= count < flat.size:
+        raise InputError(f"extreme_eigenvalues: count must be from 1 to {flat.size - 1}, got {count}")
     run = jax.jit(lambda v: ravel_pytree(product(tree(v)))[0])
     matvec = lambda v: np.asarray(run(jnp.asarray(v.ravel(), flat.dtype)))
     start = np.random.default_rng(0).normal(size=flat.size).astype(flat.dtype)
     operator = LinearOperator((flat.size,) * 2, matvec, dtype=flat.dtype)
-    values, vectors = eigsh(operator, count, which={"largest": "LA", "smallest": "SA"}[which], v0=start, tol=accuracy)
+    values, vectors = eigsh(operator, count, which=ENDS[which], v0=start, tol=accuracy)
     order = np.argsort(values)[::-1 if which == "largest" else 1]
     return values[order], [tree(jnp.asarray(vectors[:, i], flat.dtype)) for i in order]

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxbp.backprop import factors
 from jaxbp.core import Context, Layer, Outer, PyTree, label, leaves
-from jaxbp.errors import InputError
+from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss
 
 Batch = dict[str, PyTree]
@@ -92,10 +92,13 @@ def clipped_gradient(
     """(params, batch, ctx) -> Clipped: each g_n cut to a norm of at most `norm`, then added up or averaged over N.
 
     Differential privacy needs weights of one. sweeps: "two" reverse sweeps in the memory of one, or "one" whose factors
-    are kept. Raises InputError for a norm that is not above 0.
+    are kept. Raises InputError for a norm that is not above 0, and for other words.
     """
     if not norm > 0:
         raise InputError(f"clipped_gradient: norm must be above 0, got {norm}")
+    for name, given, allowed in (("reduction", reduction, ("sum", "mean")), ("sweeps", sweeps, ("one", "two"))):
+        if given not in allowed:
+            raise unknown(f"clipped_gradient {name}", given, allowed)
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Clipped:
         value, cache, dy, outers = sweep(model, loss, params, batch, ctx)
