@@ -31,6 +31,7 @@ def test_the_classic_example():
     rows = {row.name: row for row in found.rows}
     assert [row.name for row in found.rows][:4] == ["00_dense", "00_dense/b", "00_dense/w", "01_sigmoid"]
     assert f"{found.value:.9f}" == "0.298371109"
+    assert {row.by_hand.dtype for row in found.rows} == {np.dtype(np.float64)}
     assert f"{rows['00_dense'].value[0, 0]:.4f}" == "0.3775"
     assert [f"{v:.9f}" for v in rows["01_sigmoid"].value[0]] == ["0.593269992", "0.596884378"]
     assert [f"{v:.9f}" for v in rows["03_sigmoid"].value[0]] == ["0.751365070", "0.772928465"]

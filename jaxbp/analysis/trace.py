@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The rows in forward order, a layer's output before its parameters."""
+    """The rows by name, which in a Chain is forward order; a layer's output stands before its parameters."""
 
     value: float  # the loss
     rows: tuple[Row, ...]
@@ -78,7 +78,8 @@ def trace(model: Layer, loss: Loss, params: PyTree, batch: dict[str, PyTree], ct
     """One pass over the batch {"x", "y", "weight"}, as in value_and_grad."""
     shifted = map_leaves(model, Shift)
     spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch["x"])
-    zeros = _beside(jax.eval_shape(shifted.init, jax.random.key(0), spec), params)
+    dtype = next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
+    zeros = _beside(jax.eval_shape(shifted.init, jax.random.key(0), spec), params, dtype)
 
     @jax.jit
     def run(params: PyTree, zeros: PyTree, batch: dict[str, PyTree], ctx: Context) -> tuple:
@@ -98,15 +99,11 @@ def _output(layer: Keep, params: PyTree, cache: Kept, dy: PyTree) -> tuple[PyTre
     return layer.backward(params, cache, dy)[0], (cache.y, Static(formula))
 
 
-def _beside(node: PyTree, params: PyTree) -> PyTree:
+def _beside(node: PyTree, params: PyTree, dtype: Any) -> PyTree:
     """The parameters of the shifted model: `params`, and zeros where its init has a shift."""
     if node.keys() == {"inner", "shift"}:
-        return {"inner": params, "shift": jnp.zeros(node["shift"].shape, _dtype(params))}
-    return {name: _beside(child, params[name]) for name, child in node.items()}
-
-
-def _dtype(params: PyTree) -> Any:
-    return next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
+        return {"inner": params, "shift": jnp.zeros(node["shift"].shape, dtype)}
+    return {name: _beside(child, params[name], dtype) for name, child in node.items()}
 
 
 def _rows(path: str, values: PyTree, params: PyTree, by_hand: PyTree, auto: PyTree) -> list[Row]:
