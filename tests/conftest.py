@@ -22,6 +22,11 @@ def pytest_itemcollected(item):
     item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {case or ''}"))
 
 
+def pytest_collection_modifyitems(items):
+    """The test that waits longest, for the processes it kills, begins first."""
+    items.sort(key=lambda item: item.path.name != "test_resume.py")
+
+
 @pytest.fixture
 def float64():
     """float64 available."""
