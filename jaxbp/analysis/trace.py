@@ -18,8 +18,8 @@ import numpy as np
 
 from jaxbp.backprop import Rule, value_and_grad
 from jaxbp.check import autodiff
-from jaxbp.core import Context, Layer, PyTree, Static, map_leaves, path_name
-from jaxbp.layers.keep import Keep, Kept, Shift
+from jaxbp.core import Context, Layer, PyTree, Static, map_leaves, output_spec, path_name
+from jaxbp.layers.keep import Keep, Kept, Wrapper
 from jaxbp.losses import Loss
 
 SHORT = 4  # numbers of an array that the table prints
@@ -72,6 +72,25 @@ class Trace:
         np.savez(file, **{f"{row.name}.{kind}": getattr(row, kind)
                           for row in self.rows for kind in ("value", "by_hand", "autodiff")})
         return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Shift(Wrapper):
+    """y = inner(x) + shift, params {"inner", "shift"}: dshift = dy. No layer for models: the shift is a whole batch's."""
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return {"inner": self.inner.init(key, spec), "shift": jnp.zeros(output_spec(self.inner, spec).shape)}
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[jax.Array, PyTree]:
+        y, cache = self.inner.forward(params["inner"], x, ctx)
+        return y + params["shift"].astype(y.dtype), cache
+
+    def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[PyTree, PyTree]:
+        dx, grads = self.inner.backward(params["inner"], cache, dy)
+        return dx, {"inner": grads, "shift": dy.astype(params["shift"].dtype)}
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        return self.inner.next_state(state, cache)
 
 
 def trace(model: Layer, loss: Loss, params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Trace:

@@ -1,7 +1,6 @@
-"""Keep and Shift: wrappers of a layer, for whoever wants what no cache and no gradient has.
+"""Keep: a layer whose cache also holds its input, output and context, for rules that want what no cache keeps.
 
-Around every leaf, by `map_leaves`, they change no number and no name. Keep's cache also holds input, output and
-context. Shift adds a parameter of zeros to the output, so that the delta there is a gradient, by hand and by autodiff.
+Wrapped around every leaf by `map_leaves` it changes no number, no name and no parameter.
 """
 from __future__ import annotations
 
@@ -9,9 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, Outer, PyTree, Shared, label, output_spec, register, shaped
+from jaxbp.core import Case, Context, Layer, Outer, PyTree, Shared, label, register, shaped
 from jaxbp.layers.dense import Dense
 
 
@@ -28,7 +26,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Wrapper(Layer):
-    """What both have in common."""
+    """A layer around another, under the same name."""
 
     inner: Layer
 
@@ -71,28 +69,3 @@ class Keep(Wrapper):
     @classmethod
     def cases(cls) -> list[Case]:
         return [Case(Keep(Dense(7)), shaped(5, 3))]
-
-
-@dataclass(frozen=True)
-class Shift(Wrapper):
-    """y = inner(x) + shift, with params {"inner", "shift"}: dshift = dy. For layers with one array as their output."""
-
-    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        return {"inner": self.inner.init(key, spec), "shift": jnp.zeros(output_spec(self.inner, spec).shape)}
-
-    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[jax.Array, PyTree]:
-        y, cache = self.inner.forward(params["inner"], x, ctx)
-        return y + params["shift"].astype(y.dtype), cache
-
-    def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[PyTree, PyTree]:
-        dx, grads = self.inner.backward(params["inner"], cache, dy)
-        return dx, {"inner": grads, "shift": dy.astype(params["shift"].dtype)}
-
-    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        return self.inner.next_state(state, cache)
-
-    @classmethod
-    def cases(cls) -> list[Case]:
-        reason = "the shift is as large as the batch: it is no weight that examples share"
-        return [Case(Shift(Dense(7)), shaped(5, 3), excused=tuple(
-            (check, reason) for check in ("per_example", "factors", "norms")))]
