@@ -163,6 +163,7 @@ def test_trace_and_diagonal_are_unbiased():
     assert worst(matrices.diagonal(scaled, params, jax.random.key(2), 1), params) <= ACCURACY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "order"), [("largest", -1), ("smallest", 1)])
 def test_extreme_eigenvalues(which, order):
     model, loss, params, batch, ctx = setting("mlp")

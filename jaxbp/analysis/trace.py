@@ -76,7 +76,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Shift(Wrapper):
-    """y = inner(x) + shift, params {"inner", "shift"}: dshift = dy. No layer for models: the shift is a whole batch's."""
+    """y = inner(x) + shift, params {"inner", "shift"}: dshift = dy. No layer for models: the shift is of one batch."""
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         return {"inner": self.inner.init(key, spec), "shift": jnp.zeros(output_spec(self.inner, spec).shape)}
