@@ -2,6 +2,7 @@
 
     python scripts/train.py --config=configs/mnist_one_conv.py --config.data.path=FOLDER
 
+Test accuracy 0.9885, last epoch; 8 minutes beside other work on two cores.
 """
 from jaxbp.config import Config, Run
 from jaxbp.data import Mnist
