@@ -1,7 +1,7 @@
 """jaxbp: neural networks in JAX with backpropagation written by hand, every backward pass proved equal to jax.grad."""
 from jaxbp.backprop import Result, Rule, as_function, delta, example_gradients, factors, gradient, value_and_grad
 from jaxbp.compose import Chain, Graph, Node, Stack, bidirectional, parallel, residual
-from jaxbp.core import Case, Context, GroupedOuter, Layer, Outer, Shared, Static, cast, output_spec, shaped
+from jaxbp.core import Case, Context, Layer, Shared, Static, cast, output_spec, shaped
 from jaxbp.errors import InputError
 from jaxbp.layers import *  # noqa: F403  the layers name themselves
 from jaxbp.layers import __all__ as _layers
@@ -15,6 +15,7 @@ from jaxbp.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from jaxbp.outer import GroupedOuter, Outer
 
 __version__ = "0.1.0"
 

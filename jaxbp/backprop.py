@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Context, Layer, Outer, PyTree, Shared, label
+from jaxbp.core import Context, Layer, PyTree, Shared, label
 from jaxbp.errors import InputError
+from jaxbp.outer import Outer
 
 
 class Result(NamedTuple):
@@ -103,7 +104,7 @@ def _factors(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[P
 
 
 def _concatenate(factors: PyTree, other: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], -2), factors, other)
+    return jax.tree.map(lambda a, b: a.joined(b), factors, other, is_leaf=lambda node: isinstance(node, Outer))
 
 
 gradient = Rule(_gradient, merge=add)

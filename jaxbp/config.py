@@ -16,11 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin
 
+from jaxbp.core import PyTree
 from jaxbp.data import DataConfig
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import ModelConfig
-from jaxbp.optimizers import OptimizerConfig
+from jaxbp.optim import Objective
+from jaxbp.optimizers import OptimizerConfig  # with it the kinds of optimizer that a text may name
 from jaxbp.typed import Count, NotNegative, Pattern, Seed, Typed, field_types, fits, spell
 
 
@@ -55,6 +57,11 @@ class Config(Typed):
     optimizer: OptimizerConfig  # how
     run: Run  # how long
     penalty: Penalty = Penalty()  # on parameters chosen by path, added to the loss
+
+    def objective(self, spec: PyTree) -> Objective:
+        """What the run makes small, on batches of inputs like `spec`."""
+        penalties = (self.penalty,) if self.penalty.l1 or self.penalty.l2 else ()
+        return Objective(self.model.build(), self.loss, penalties, spec)
 
 
 def load(path: str | Path) -> Config:

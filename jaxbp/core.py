@@ -7,12 +7,14 @@ N batch, T time, S any flattened position, I features in, O features out, D mode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+
+from jaxbp.outer import Outer
 
 PyTree = Any
 register = jax.tree_util.register_dataclass
@@ -47,75 +49,6 @@ class Shared:
     """Arrays of a cache that have no batch axis (a running variance): per-example rules do not map over them."""
 
     value: Any
-
-
-@partial(register, data_fields=["a", "g"], meta_fields=[])
-@dataclass(frozen=True)
-class Outer:
-    """The factors of a weight gradient, activation a [N, S, I] and delta g [N, S, O]: dw[o, i] = sum_ns g[nso] a[nsi].
-
-    For a bias the activation is one, a [N, S, 1]; the gradient has the leaf's entries, its shape is the caller's to
-    restore. A parameter used twice has its factors concatenated along S. Axes may lead (the depth of a Stack).
-    """
-
-    a: jax.Array
-    g: jax.Array
-
-    def gradient(self) -> jax.Array:
-        """The whole batch's gradient, [..., O, I]."""
-        return jnp.einsum("...nso,...nsi->...oi", self.g, self.a)
-
-    def squared_norms(self) -> jax.Array:
-        """[..., N]: |sum_s g_s a_s^T|^2 = sum_st (a_s . a_t)(g_s . g_t) of each example, by the cheaper side."""
-        (s, i), o = self.a.shape[-2:], self.g.shape[-1]
-        if s == 1:
-            return jnp.einsum("...nsi,...nsi->...n", self.a, self.a) * jnp.einsum("...nso,...nso->...n", self.g, self.g)
-        if i * o < s * (i + o):
-            each = self.examples()
-            return jnp.einsum("...noi,...noi->...n", each, each)
-        gram = jnp.einsum("...nsi,...nti->...nst", self.a, self.a) * jnp.einsum("...nso,...nto->...nst", self.g, self.g)
-        return jnp.einsum("...nst->...n", gram)
-
-    def examples(self) -> jax.Array:
-        """[..., N, O, I]: each example's own part of the gradient."""
-        return jax.vmap(self._alone, in_axes=-3, out_axes=-3)(self.a, self.g)
-
-    def inner_products(self) -> jax.Array:
-        """[..., N, N]: of the parts of every two examples; they are formed only where one has several positions."""
-        if self.a.shape[-2] == 1:
-            a, g = self.a[..., 0, :], self.g[..., 0, :]
-            return jnp.einsum("...ni,...mi->...nm", a, a) * jnp.einsum("...no,...mo->...nm", g, g)
-        each = self.examples()
-        return jnp.einsum("...noi,...moi->...nm", each, each)
-
-    def second_moment(self) -> jax.Array:
-        """[..., O, I]: the sum over the examples of the squares of their parts, one example at a time."""
-        if self.a.shape[-2] == 1:
-            return self.squared().gradient()
-        parts = (jnp.moveaxis(array, -3, 0) for array in (self.a, self.g))
-        return total(lambda a, g: jnp.square(self._alone(a, g)), *parts)
-
-    def squared(self) -> Outer:
-        """Both factors squared: of a single position, those of the squared gradient."""
-        return replace(self, a=self.a * self.a, g=self.g * self.g)
-
-    def _alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        """The gradient [..., O, I] of one example's a [..., S, I] and g [..., S, O]."""
-        return replace(self, a=a[..., None, :, :], g=g[..., None, :, :]).gradient()
-
-
-@partial(register, data_fields=["a", "g"], meta_fields=[])
-@dataclass(frozen=True)
-class GroupedOuter(Outer):
-    """Factors of a weight in groups that do not meet: a [G, N, S, I] and g [G, N, S, O] give dw [G, O, I]."""
-
-    def squared_norms(self) -> jax.Array:
-        """[..., N], over all groups."""
-        return jnp.sum(super().squared_norms(), -2)
-
-    def inner_products(self) -> jax.Array:
-        """[..., N, N], over all groups."""
-        return jnp.sum(super().inner_products(), -3)
 
 
 _REGISTRY: dict[str, type[Layer]] = {}
@@ -244,12 +177,6 @@ def output_spec(layer: Layer, spec: PyTree, train: bool = True) -> PyTree:
         return layer.forward(layer.init(key, spec), x, Context(key, layer.init_state(spec), train))[0]
 
     return jax.eval_shape(run, jax.random.key(0), spec)
-
-
-def total(one: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """The sum of `one` over the entries along the arrays' first axis, a single term at a time in memory."""
-    term = jax.eval_shape(one, *(a[0] for a in arrays))
-    return jax.lax.scan(lambda y, entry: (y + one(*entry), None), jnp.zeros(term.shape, term.dtype), arrays)[0]
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:

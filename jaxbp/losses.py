@@ -73,15 +73,16 @@ class SquaredError(Loss):
 
     scale: Literal["half_sum", "sum", "mean"] = "half_sum"  # of the sum of squares over the outputs
 
-    def _factor(self, outputs: int) -> float:
+    def factor(self, outputs: int) -> float:
+        """What the sum of squares is multiplied by."""
         return {"half_sum": 0.5, "sum": 1.0, "mean": 1 / outputs}[self.scale]
 
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
         error = y - target
-        return self._factor(y.shape[-1]) * jnp.einsum("...o,...o->...", error, error), error
+        return self.factor(y.shape[-1]) * jnp.einsum("...o,...o->...", error, error), error
 
     def deltas(self, error: jax.Array) -> jax.Array:
-        return error if self.scale == "half_sum" else 2 * self._factor(error.shape[-1]) * error
+        return error if self.scale == "half_sum" else 2 * self.factor(error.shape[-1]) * error
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,11 @@ class Penalty(Typed):
         chosen = self.chosen(params)
         one = lambda p, w: jnp.zeros_like(p) if w is None else self.l2 * w + self.l1 * jnp.sign(w)
         return jax.tree.map(one, params, chosen, is_leaf=lambda leaf: leaf is None)
+
+    def curvature(self, params: PyTree) -> PyTree:
+        """Like params, the second derivative: l2 where the expression matches, else 0."""
+        one = lambda p, w: jnp.full_like(p, 0 if w is None else self.l2)
+        return jax.tree.map(one, params, self.chosen(params), is_leaf=lambda leaf: leaf is None)
 
     def chosen(self, params: PyTree) -> PyTree:
         """params with None in place of what is not matched. Raises InputError where nothing is."""

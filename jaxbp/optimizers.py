@@ -7,15 +7,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from jaxbp.core import PyTree, path_name
+from jaxbp.backprop import Result
+from jaxbp.core import Layer, PyTree, path_name
 from jaxbp.errors import InputError, unknown
+from jaxbp.losses import Loss
+from jaxbp.optim.objective import Objective, OptimizerConfig
+from jaxbp.optim.private import Private
 from jaxbp.typed import Count, Fraction, NotNegative, Pattern, Positive, Range, Typed
 
 
@@ -104,15 +108,17 @@ class Plateau(Typed):
 
 
 @dataclass(frozen=True)
-class OptimizerConfig(Typed):
-    """The base of every optimizer's config: a subclass gives its core, the rest is composed around it here."""
+class FirstOrder(OptimizerConfig):
+    """The base of the optimizers that take a gradient and nothing else."""
 
+    second_order: ClassVar[bool] = False
     learning_rate: Positive = 0.1  # at the peak of the schedule
     schedule: Schedule = Constant()  # how the learning rate changes over the run
     clip_value: Positive | None = None  # every entry of the gradient is cut to +-clip_value, before clip_norm
     clip_norm: Positive | None = None  # a gradient of larger norm, over all parameters, is scaled to it
     groups: tuple[Group, ...] = ()  # every parameter belongs to the first that matches; () treats all alike
     plateau: Plateau | None = None  # reduces the learning rate by the training loss
+    private: Private | None = None  # clips every example's gradient, and adds noise
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,13 +129,11 @@ class OptimizerConfig(Typed):
         """The optimizer proper."""
         raise NotImplementedError
 
-    def build(self, steps: int) -> optax.GradientTransformationExtraArgs:
-        """The optimizer of a run of `steps` steps, with update(grads, state, params, value=loss).
-
-        Clipping, core, groups, plateau. The norm and the core do not see frozen parameters.
-        """
+    def build(self, steps: int, objective: Objective | None = None) -> optax.GradientTransformationExtraArgs:
+        """Noise, clipping, core, groups, plateau. The norm and the core do not see frozen parameters."""
         rate = self.schedule.build(self.learning_rate, steps)
-        parts = [optax.clip(self.clip_value)] if self.clip_value else []
+        parts = [self.private.noise()] if self.private else []
+        parts += [optax.clip(self.clip_value)] if self.clip_value else []
         parts += [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
         optimizer = optax.chain(*parts, self.core(rate))
         if not all(group.learning_rate_factor for group in self.groups):
@@ -139,6 +143,9 @@ class OptimizerConfig(Typed):
         parts = [optax.partition(groups, self.check)] if groups else []
         parts += [self.plateau.build()] if self.plateau else []
         return optax.chain(optimizer, *parts)
+
+    def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
+        return self.private.gradient(model, loss) if self.private else super().gradient(model, loss)
 
     def check(self, params: PyTree) -> PyTree:
         """Like params, arrays or shapes: each one's group. Raises InputError for a parameter or a group without any."""
@@ -155,7 +162,7 @@ class OptimizerConfig(Typed):
 
 
 @dataclass(frozen=True)
-class SGD(OptimizerConfig):
+class SGD(FirstOrder):
     """w -= learning_rate v with v = momentum v + g; Nesterov's form looks ahead, g + momentum v."""
 
     momentum: Fraction = 0.0  # of the velocity that is kept; 0 is plain gradient descent
@@ -171,7 +178,7 @@ class SGD(OptimizerConfig):
 
 
 @dataclass(frozen=True)
-class Adam(OptimizerConfig):
+class Adam(FirstOrder):
     """Steps of the mean gradient over the root of its mean square (Kingma & Ba 2015, arXiv 1412.6980)."""
 
     learning_rate: Positive = 1e-3  # at the peak of the schedule
@@ -194,7 +201,7 @@ class AdamW(Adam):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optax(OptimizerConfig):
+class Optax(FirstOrder):
     """Any optimizer of optax or optax.contrib by its name; optimizer_names() lists them."""
 
     name: str  # such as "lion"; those that find their own rate (prodigy, dog, ...) usually have learning_rate=1

@@ -16,16 +16,16 @@ the first are kept until c is known, and contracted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxbp.backprop import factors
-from jaxbp.core import Context, Layer, Outer, PyTree, label, leaves
+from jaxbp.core import Context, Layer, PyTree, label, leaves
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss
+from jaxbp.outer import Outer
 
 Batch = dict[str, PyTree]
 
@@ -34,6 +34,7 @@ class Swept(NamedTuple):
     """One forward pass and one reverse sweep for the factors."""
 
     value: jax.Array
+    output: PyTree
     cache: PyTree
     dy: PyTree
     factors: PyTree  # like params, an Outer for each leaf
@@ -54,7 +55,7 @@ def sweep(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context) 
     y, cache = model.forward(params, batch["x"], ctx)
     value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
     dy = loss.backward(loss_cache)
-    return Swept(value, cache, dy, model.sweep(factors, params, cache, dy)[1])
+    return Swept(value, y, cache, dy, model.sweep(factors, params, cache, dy)[1])
 
 
 def squared_norms(model: Layer, loss: Loss) -> Callable[..., PyTree]:
@@ -101,20 +102,24 @@ def clipped_gradient(
             raise unknown(f"clipped_gradient {name}", given, allowed)
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Clipped:
-        value, cache, dy, outers = sweep(model, loss, params, batch, ctx)
-        norms = jnp.sqrt(sum(jax.tree.leaves(each_leaf(_norms, outers))))
-        scale = jnp.minimum(1, norm / jnp.maximum(norms, jnp.finfo(norms.dtype).tiny))
-        if reduction == "mean":
-            scale = scale / len(scale)
-        if sweeps == "two":
-            scaled = jax.tree.map(lambda d: d * scale.reshape(-1, *(1,) * (d.ndim - 1)).astype(d.dtype), dy)
-            grads = model.backward(params, cache, scaled)[1]
-        else:
-            scaled = lambda outer: replace(outer, g=outer.g * scale[:, None, None].astype(outer.g.dtype)).gradient()
-            grads = _shaped_like(params, each_leaf(scaled, outers))
-        return Clipped(value, grads, norms)
+        swept = sweep(model, loss, params, batch, ctx)
+        n = len(swept.dy)
+        grads, norms = clipped(model, params, swept, norm, jnp.full(n, 1 / n if reduction == "mean" else 1), sweeps)
+        return Clipped(swept.value, grads, norms)
 
     return run
+
+
+def clipped(
+    model: Layer, params: PyTree, swept: Swept, norm: float, share: jax.Array, sweeps: Literal["one", "two"]
+) -> tuple[PyTree, jax.Array]:
+    """-> (sum_n share_n min(1, norm / |g_n|) g_n, |g_n| [N])."""
+    norms = jnp.sqrt(sum(jax.tree.leaves(each_leaf(_norms, swept.factors))))
+    scale = share * jnp.minimum(1, norm / jnp.maximum(norms, jnp.finfo(norms.dtype).tiny))
+    if sweeps == "one":
+        return _shaped_like(params, each_leaf(lambda outer: outer.scaled(scale).gradient(), swept.factors)), norms
+    scaled = lambda d: d * scale.reshape(-1, *(1,) * (d.ndim - 1)).astype(d.dtype)
+    return model.backward(params, swept.cache, jax.tree.map(scaled, swept.dy))[1], norms
 
 
 def cosines(products: jax.Array) -> jax.Array:

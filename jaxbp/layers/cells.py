@@ -33,9 +33,10 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, Outer, PyTree, cast, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, cast, shaped
 from jaxbp.errors import InputError, unknown
 from jaxbp.inits import Initializer, initializer
+from jaxbp.outer import Outer
 
 Arrays = tuple[jax.Array, ...]
 Pairs = dict[str, tuple[jax.Array | None, jax.Array]]

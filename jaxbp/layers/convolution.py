@@ -9,8 +9,7 @@
 kernel, o and i the channels of one group. Keeps x, which the layer below keeps anyway. Costs three times 2 N P K I O /
 groups operations for P output positions and a kernel of K entries. How each sum is computed is in `correlation`.
 
-For a rule that needs the activation behind each entry of w, it is the patch that output p reads: factors are patches
-[N, P, K I] with the delta [N, P, O], one pair for each group (Grosse & Martens 2016, arXiv 1602.01407, section 3.1).
+For a rule that needs the activation behind each entry of w, it is the patch that output p reads: `PatchOuter`.
 """
 from __future__ import annotations
 
@@ -20,11 +19,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbp.core import Case, Context, GroupedOuter, Layer, Outer, PyTree, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.errors import InputError
 from jaxbp.inits import Initializer, initializer
 from jaxbp.layers.correlation import correlate, correlate_transposed, correlate_weights
-from jaxbp.layers.windows import Padding, Window, are_pairs, patches
+from jaxbp.layers.patch_outer import PatchOuter
+from jaxbp.layers.windows import Padding, Window, are_pairs
+from jaxbp.outer import Outer
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,7 @@ class Conv(Layer):
         return dx, {"w": correlate_weights(x, dy, window, w.dtype)} | self.bias_gradient(params, dy)
 
     def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Outer]:
-        window = self.window(x.shape[1:-1])
-        p = patches(x, window).reshape(len(x), -1, *self.kernel, x.shape[-1])  # [N, P, *kernel, I]
-        return {"w": outer(by_group(p, self.groups), by_group(positions(dy), self.groups))} | self.bias_factors(dy)
+        return {"w": PatchOuter(x, dy, self.window(x.shape[1:-1]))} | self.bias_factors(dy)
 
     def biased(self, y: jax.Array, params: PyTree) -> jax.Array:
         """y + b."""
@@ -136,14 +135,3 @@ def each_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
 def positions(a: jax.Array) -> jax.Array:
     """[N, *space, C] -> [N, S, C]."""
     return a.reshape(len(a), -1, a.shape[-1])
-
-
-def by_group(a: jax.Array, groups: int) -> jax.Array:
-    """[N, S, ..., C] -> [G, N, S, ..., C / G]."""
-    return jnp.moveaxis(a.reshape(*a.shape[:-1], groups, -1), -2, 0)
-
-
-def outer(a: jax.Array, g: jax.Array) -> Outer:
-    """The factors a [G, N, S, ...] and g [G, N, S, ...] of a weight in G groups."""
-    a, g = (array.reshape(*array.shape[:3], -1) for array in (a, g))
-    return Outer(a[0], g[0]) if len(a) == 1 else GroupedOuter(a, g)

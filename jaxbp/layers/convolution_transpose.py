@@ -14,15 +14,16 @@ three times 2 N P K I O / groups operations, for P positions of the input and a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import jax
-import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Outer, PyTree, shaped
+from jaxbp.core import Case, Context, PyTree, shaped
 from jaxbp.errors import InputError
-from jaxbp.layers.convolution import Conv, by_group, each_axis, outer, positions
+from jaxbp.layers.convolution import Conv, each_axis
 from jaxbp.layers.correlation import correlate, correlate_transposed, correlate_weights, exchanged
 from jaxbp.layers.windows import Window, patches
+from jaxbp.outer import GroupedOuter, Outer
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ class ConvTranspose(Conv):
         return dx, {"w": dw} | self.bias_gradient(params, dy)
 
     def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Outer]:
-        p = patches(dy, self.window(dy.shape[1:-1])).reshape(*positions(x).shape[:2], *self.kernel, dy.shape[-1])
-        delta = jnp.moveaxis(by_group(p, self.groups), -1, 3)  # [G, N, S, O / G, *kernel], as w is stored
-        return {"w": outer(by_group(positions(x), self.groups), delta)} | self.bias_factors(dy)
+        n, k, groups = len(x), prod(self.kernel), self.groups
+        a = x.reshape(n, -1, groups, x.shape[-1] // groups).transpose(0, 2, 1, 3)  # [N, G, S, I]
+        p = patches(dy, self.window(dy.shape[1:-1])).reshape(n, -1, k, groups, dy.shape[-1] // groups)
+        g = p.transpose(0, 3, 1, 4, 2).reshape(*a.shape[:3], -1)  # [N, G, S, O K], as w is stored
+        return {"w": Outer(a[:, 0], g[:, 0]) if groups == 1 else GroupedOuter(a, g)} | self.bias_factors(dy)
 
     @classmethod
     def cases(cls) -> list[Case]:

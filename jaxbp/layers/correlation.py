@@ -43,10 +43,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbp.core import total
 from jaxbp.layers.windows import Window, pad, padded, patches, read, taps, unpatched
+from jaxbp.outer import BLOCK, total
 
-BLOCK = 2**19  # entries of the patches made at once: 2 MiB in float32
 WIDE = 64  # output channels that share the cost of making a patch
 TAPS = 9  # entries of a kernel: with fewer XLA's copy costs less
 

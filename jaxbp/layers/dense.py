@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, Outer, PyTree, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.errors import InputError
 from jaxbp.inits import Initializer, initializer
+from jaxbp.outer import Outer
 
 
 @dataclass(frozen=True)

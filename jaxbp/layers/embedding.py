@@ -11,44 +11,62 @@ An id outside of 0 ... V - 1 gives a row of nan and no gradient, so that the fir
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, Outer, PyTree, register, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.errors import InputError
 from jaxbp.inits import Initializer, initializer
+from jaxbp.outer import Outer, Sharing, over_leading, register
 
 PRODUCT = 4096
 
 
-@partial(register, data_fields=["a", "g"], meta_fields=["vocabulary"])
+@partial(register, meta_fields=["vocabulary"])
 @dataclass(frozen=True)
 class OneHotOuter(Outer):
-    """The factors of a table's gradient: ids a [N, S, 1], each standing for a one-hot row, and deltas g [N, S, D]."""
+    """The factors of a table's gradient: ids a [N, S, 1], each standing for a one-hot row, and deltas g [N, S, D].
+
+    The gradient is stored [V, D]: its rows are those of the one-hot side.
+    """
 
     vocabulary: int
 
+    @property
+    def single(self) -> bool:
+        return False
+
+    @property
+    def entries(self) -> int:
+        return self.a.shape[-2] ** 2
+
+    def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        return added_rows(a, g, self.vocabulary)
+
+    def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        """sum_st [id_s = id_t] (g_s . g_t)."""
+        same = (a == a.T) & (a >= 0) & (a < self.vocabulary)
+        return jnp.einsum("st,so,to->", same.astype(g.dtype), g, g)
+
+    @over_leading
     def gradient(self) -> jax.Array:
-        """The whole batch's gradient, [V, D]."""
-        return added_rows(self.a[..., 0], self.g, self.vocabulary)
+        return added_rows(self.a, self.g, self.vocabulary)
 
-    def squared_norms(self) -> jax.Array:
-        """[N]: sum_st [id_s = id_t] (g_s . g_t)."""
-        same = (self.a == jnp.swapaxes(self.a, -1, -2)) & (self.a >= 0) & (self.a < self.vocabulary)
-        return jnp.einsum("...nst,...nso,...nto->...n", same.astype(self.g.dtype), self.g, self.g)
-
+    @over_leading
     def inner_products(self) -> jax.Array:
         """[N, N]: sum_st [id_ns = id_mt] (g_ns . g_mt)."""
         ids = jnp.where((self.a >= 0) & (self.a < self.vocabulary), self.a, -1)[..., 0]  # [N, S]
         same = (ids[:, :, None, None] == ids) & (ids >= 0)  # [N, S, N, S]
         return jnp.einsum("nsmt,nso,mto->nm", same.astype(self.g.dtype), self.g, self.g)
 
-    def squared(self) -> Outer:
-        """Of a single position: one is its own square."""
-        return replace(self, g=self.g * self.g)
+    @over_leading
+    def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
+        """Rows [V], a diagonal matrix of the ids' mean counts, and columns [D, D]; by `expand` in both settings."""
+        rows = jnp.broadcast_to((weight / self.a.shape[1])[:, None, None], self.a.shape).astype(self.g.dtype)
+        return added_rows(self.a, rows, self.vocabulary)[:, 0], jnp.einsum("nso,nsp->op", self.g, self.g)
 
 
 def added_rows(ids: jax.Array, rows: jax.Array, vocabulary: int, dtype: jnp.dtype | None = None) -> jax.Array:

@@ -9,8 +9,9 @@ from functools import partial
 
 import jax
 
-from jaxbp.core import Case, Context, Layer, Outer, PyTree, Shared, label, register, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, Shared, label, register, shaped
 from jaxbp.layers.dense import Dense
+from jaxbp.outer import Outer
 
 
 @partial(register, data_fields=["x", "y", "ctx", "cache"], meta_fields=[])

@@ -35,9 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.backprop import add
-from jaxbp.core import Case, Context, Layer, Outer, PyTree, cast, map_leaves, normal, register, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, cast, map_leaves, normal, register, shaped
 from jaxbp.errors import InputError, unknown
 from jaxbp.layers.cells import Arrays, Cell, GRUCell, LSTMCell, Pairs, SimpleCell, outers
+from jaxbp.outer import Outer
 
 CHOICES = {"output": ("sequence", "last"), "keep": ("all", "states", "sqrt"), "initial": ("zeros", "learned")}
 

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxbp.backprop import penalized, value_and_grad
+from jaxbp.backprop import penalized
 from jaxbp.config import Config
-from jaxbp.core import Layer, PyTree, leaves, output_spec
+from jaxbp.core import Context, Layer, PyTree, leaves, output_spec
 from jaxbp.data import Dataset, Splits, epoch_order
 from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
-from jaxbp.losses import Penalty
+from jaxbp.optim import Objective
 from jaxbp.train import failure, report
 from jaxbp.train.deltas import draw_deltas, make_delta_norms
 from jaxbp.train.evaluate import make_evaluation
@@ -85,11 +85,12 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
     check_fit(config, model, splits)
     batch = run.batch_size or len(splits.train)
     steps = -(-len(splits.train) // batch)
-    optimizer = config.optimizer.build(run.epochs * steps)
-    state = initial_state(model, optimizer, batch_spec(splits, batch), run.seed)
-    gradient = value_and_grad(model, config.loss)
+    objective = config.objective(batch_spec(splits, batch))
+    optimizer = config.optimizer.build(run.epochs * steps, objective)
+    state = initial_state(model, optimizer, objective.spec, run.seed)
+    gradient = config.optimizer.gradient(model, config.loss)
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
-    gradient = penalized(gradient, penalties_of(config))
+    gradient = penalized(gradient, objective.penalties)
     folder = RunFolder(path)
     session = Session(config, splits, folder, model, make_program(make_step(gradient, optimizer, config.data.augment)),
                       make_evaluation(model, config.loss, splits.classes is not None),
@@ -251,11 +252,6 @@ def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + every, epochs)
 
 
-def penalties_of(config: Config) -> list[Penalty]:
-    """The config's penalty, where it is one."""
-    return [config.penalty] if config.penalty.l1 or config.penalty.l2 else []
-
-
 def batch_spec(splits: Splits, rows: int) -> PyTree:
     """Shape and dtype of one batch of inputs."""
     return jax.ShapeDtypeStruct((rows, *splits.train.x.shape[1:]), splits.train.x.dtype)
@@ -282,8 +278,25 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
     jax.eval_shape(config.loss.forward, y, target, jax.ShapeDtypeStruct((rows, *counting.shape[1:]), jnp.float32))
     params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
     config.optimizer.check(params)
-    if penalties_of(config):
-        config.penalty.chosen(params)
+    objective = config.objective(spec)
+    for penalty in objective.penalties:
+        penalty.chosen(params)
+    check_optimizer(config, objective, params, target, jax.ShapeDtypeStruct((rows, *counting.shape[1:]), jnp.float32))
+
+
+def check_optimizer(config: Config, objective: Objective, params: PyTree, y: PyTree, weight: PyTree) -> None:
+    """Raises InputError where an optimizer that looks into the model does not fit it; the step is traced, not run."""
+    optimizer, model = config.optimizer, objective.model
+    if optimizer.second_order and config.run.micro_batches > 1:
+        raise InputError(f"{type(optimizer).__name__} takes the whole batch: run.micro_batches must be 1, "
+                         f"got {config.run.micro_batches}")
+
+    def step(params: PyTree, batch: dict[str, PyTree], key: jax.Array) -> PyTree:
+        ctx, update = Context(key, model.init_state(objective.spec)), optimizer.build(1, objective)
+        found = optimizer.gradient(model, config.loss)(params, batch, ctx)
+        return update.update(found.grads, update.init(params), params, value=found.value, batch=batch, ctx=ctx)
+
+    jax.eval_shape(step, params, {"x": objective.spec, "y": y, "weight": weight}, jax.random.key(0))
 
 
 def check_carry(config: Config, model: Layer, rows: int, examples: int) -> None:

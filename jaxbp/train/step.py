@@ -65,7 +65,8 @@ def make_step(
         finite = is_finite((result.value, result.grads))
 
         def update() -> State:
-            updates, moments = optimizer.update(result.grads, state.optimizer, state.params, value=result.value)
+            updates, moments = optimizer.update(
+                result.grads, state.optimizer, state.params, value=result.value, batch=inputs, ctx=ctx)
             return State(state.step + 1, optax.apply_updates(state.params, updates), moments, result.state, state.key,
                          state.loss_sum + result.value * examples, state.examples + examples, finite)
 

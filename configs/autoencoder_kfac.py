@@ -1,0 +1,21 @@
+"""Handwritten digits through 6 numbers and back, 64-32-16-6-16-32-64 tanh units, with K-FAC.
+
+    python scripts/train.py --config=configs/autoencoder_kfac.py
+    python scripts/race_kfac.py      # the same net from the same starts with Adam, tuned over a grid
+
+"""
+from jaxbp.config import Config, Run
+from jaxbp.data import Embedded, Reconstruction
+from jaxbp.losses import BinaryCrossEntropy
+from jaxbp.models import MLP
+from jaxbp.optim import KFAC
+
+
+def get_config() -> Config:
+    return Config(
+        data=Reconstruction(Embedded("digits", scaling="min_max")),
+        model=MLP(outputs=64, hidden=(32, 16, 6, 16, 32), activation="tanh", w_init="glorot_normal"),
+        loss=BinaryCrossEntropy(),
+        optimizer=KFAC(),
+        run=Run(epochs=80, batch_size=256, evaluate_every=8),
+    )

@@ -1,0 +1,21 @@
+"""The sine without noise by 8 tanh units, with Levenberg-Marquardt: 128 points in [-3, 3), all in one batch.
+
+    python scripts/train.py --config=configs/sine_lm.py
+
+Takes about 4 seconds.
+"""
+from jaxbp.config import Config, Run
+from jaxbp.data import Function
+from jaxbp.losses import SquaredError
+from jaxbp.models import MLP
+from jaxbp.optim import LevenbergMarquardt
+
+
+def get_config() -> Config:
+    return Config(
+        data=Function("sine", examples=160),
+        model=MLP(outputs=1, hidden=(8,), activation="tanh", w_init="glorot_normal", b_init="normal"),
+        loss=SquaredError("mean"),
+        optimizer=LevenbergMarquardt(),
+        run=Run(epochs=50, batch_size=None, evaluate_every=5),
+    )

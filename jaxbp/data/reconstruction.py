@@ -1,0 +1,46 @@
+"""Data whose targets are its inputs, for autoencoders."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+
+from jaxbp.data.pipeline import DataConfig, Dataset, Splits
+from jaxbp.errors import InputError
+from jaxbp.typed import Count
+
+
+@dataclass(frozen=True)
+class Encoder(DataConfig):
+    """The encoder problem (Ackley, Hinton & Sejnowski 1985): x and y [size, size], row i is one at i and zero elsewhere.
+
+    All rows are for training and for the test. Through a narrow hidden layer a net must find a code for them.
+    """
+    size: Count = 8  # patterns, and units at both ends
+
+    def load(self) -> Splits:
+        rows = np.eye(self.size, dtype=np.float32)
+        return Splits(Dataset(rows, rows), None, Dataset(rows, rows), None)
+
+
+@dataclass(frozen=True)
+class Reconstruction(DataConfig):
+    """Another data set's inputs, x as they are and y [N, features] the same numbers in a row. Sequences are refused."""
+    data: DataConfig  # whose inputs; what it says of targets must be left alone
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("one_hot", "scale_targets"):
+            if getattr(self.data, key, False):
+                raise InputError(f"Reconstruction: {key} must be False, for the targets are the inputs")
+
+    def load(self) -> Splits:
+        splits = self.data.load()
+        if splits.train.mask is not None or splits.train.x.dtype.kind != "f":
+            raise InputError(f"Reconstruction: {type(self.data).__name__} must have inputs that are numbers of one time")
+        parts = splits.map(lambda part: Dataset(part.x, part.x.reshape(len(part), -1)))
+        return replace(parts, classes=None)
+
+    def augment(self, key: jax.Array, x: jax.Array) -> jax.Array:
+        return self.data.augment(key, x)

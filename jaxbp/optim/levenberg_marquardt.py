@@ -1,0 +1,104 @@
+"""Levenberg-Marquardt: nonlinear least squares by damped Gauss-Newton steps, for small nets.
+
+With residuals r (one for each example and output, so that the loss is r^T r / 2) and their Jacobian J = dr / dparams,
+
+    step = -(J^T J + damping)^-1 J^T r
+
+    damping -> 0 is Gauss-Newton, damping -> infinity a short step down the gradient
+    the loss falls:  the step is taken, and damping is divided by `factor`
+    it does not:     damping is multiplied by `factor`, and the step tried again
+
+(Levenberg 1944; Marquardt 1963, J. SIAM 11(2); for networks, Hagan & Menhaj 1994, IEEE Trans. Neural Networks 5(6)).
+The rows of J are per-example gradients: one reverse sweep for each output, all examples at once. J = U S V^T is
+decomposed once a step, after which every damping is tried for two small products, and J^T J, whose condition is that of
+J squared, is never formed.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from jaxbp.analysis import curvature
+from jaxbp.core import Context, PyTree
+from jaxbp.errors import InputError
+from jaxbp.losses import SquaredError
+from jaxbp.optim.objective import Batch, Objective, OptimizerConfig
+from jaxbp.typed import Positive, Range
+
+
+class Damped(NamedTuple):
+    """What is carried from step to step."""
+
+    damping: jax.Array
+
+
+def levenberg_marquardt(
+    objective: Objective, damping: float = 1e-2, factor: float = 3.0, tries: int = 20
+) -> optax.GradientTransformationExtraArgs:
+    """update(grads, state, params, value=, batch=, ctx=): a step that lowers the loss, or zero after `tries` dampings.
+
+    Raises InputError for another loss than SquaredError, for an L1 penalty, and where a layer couples the examples of a
+    batch. Memory: (residuals + parameters) (residuals or parameters, the smaller).
+    """
+    if not isinstance(objective.loss, SquaredError):
+        raise InputError(f"Levenberg-Marquardt needs the loss SquaredError, got {type(objective.loss).__name__}")
+    if any(penalty.l1 for penalty in objective.penalties):
+        raise InputError("Levenberg-Marquardt: penalty.l1 must be 0, for it is no square")
+
+    def init(params: PyTree) -> Damped:
+        return Damped(jnp.asarray(damping, jax.tree.leaves(params)[0].dtype))
+
+    def update(
+        grads: PyTree, state: Damped, params: PyTree, *, value: jax.Array, batch: Batch, ctx: Context, **_: object
+    ) -> tuple[PyTree, Damped]:
+        j, r = linearized(objective, params, batch, ctx)
+        tree = ravel_pytree(params)[1]
+        u, s, vt = jnp.linalg.svd(j, full_matrices=False)
+        along = u.T @ r
+        step = lambda damping: tree(-(s / (s * s + damping) * along) @ vt)
+
+        def attempt(carry: tuple) -> tuple:
+            tried, damping, _ = carry
+            trial = jax.tree.map(jnp.add, params, step(damping))
+            fell = objective.value(trial, batch, ctx) < value
+            return tried + 1, jnp.where(fell, damping / factor, damping * factor), fell
+
+        going = lambda carry: (carry[0] < tries) & ~carry[2]
+        _, after, fell = jax.lax.while_loop(going, attempt, (0, state.damping, jnp.array(False)))
+        taken = step(after * factor)
+        least = jnp.finfo(after.dtype).tiny ** 0.5
+        return jax.tree.map(lambda t: jnp.where(fell, t, 0), taken), Damped(jnp.clip(after, least, 1 / least))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def linearized(objective: Objective, params: PyTree, batch: Batch, ctx: Context) -> tuple[jax.Array, jax.Array]:
+    """-> (J [R, P], r [R]) with loss r^T r / 2 and gradient J^T r; an L2 penalty adds a row for each parameter."""
+    y, cache = objective.model.forward(params, batch["x"], ctx)
+    outputs = y.shape[-1]
+    scale = jnp.sqrt(2 * objective.loss.factor(outputs) * batch["weight"])[..., None]
+    units = jnp.eye(outputs, dtype=y.dtype).reshape(outputs, *(1,) * (y.ndim - 1), outputs)
+    each = curvature.rows(objective.model, params, cache, units * scale.astype(y.dtype))  # leaves [K, N, ...]
+    rows = jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in jax.tree.leaves(each)], 1)
+    r = scale * (y - batch["y"])  # [N, *items, O]
+    r = jnp.moveaxis(r.reshape(len(r), -1), 0, 1).ravel()  # in the order of the rows: item, output, example
+    if not objective.penalties:
+        return rows, r
+    root = jnp.sqrt(ravel_pytree(objective.curvature(params))[0])
+    return jnp.concatenate([rows, jnp.diag(root)]), jnp.concatenate([r, root * ravel_pytree(params)[0]])
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt(OptimizerConfig):
+    """Damped Gauss-Newton steps that always lower the loss; for squared error and small nets."""
+
+    damping: Positive = 1e-2  # at the start
+    factor: Annotated[float, Range(1, ends="()")] = 3.0  # by which it falls after a success, and rises after a failure
+
+    def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
+        return levenberg_marquardt(objective, self.damping, self.factor)

@@ -1,0 +1,109 @@
+"""Natural gradient: the gradient as measured by how far the model's distribution moves, for small nets.
+
+    step = -learning_rate (F + damping)^-1 gradient,     F = E[g g^T], targets drawn from the model  (Amari 1998,
+                                                         Neural Computation 10(2); Martens 2020, arXiv 1412.1193)
+
+F = A^T A with a row of A for each example and output: the roots of the loss's curvature sent back through the model,
+exact for squared error and cross-entropy. Its inverse M = (F + damping)^-1 is taken anew for every batch, or carried
+along while F becomes (1 - rate) F + rate A^T A, the adaptive rule of Amari, Park & Fukumizu 2000 (Neural Computation
+12(6)) for R rows at once:
+
+    B  = M / (1 - rate) - rate damping (M / (1 - rate))^2                     what is forgotten; keeps M <= 1 / damping
+    M' = B - B A^T (1 / rate + A B A^T)^-1 A B                                what is new (Woodbury)
+
+which costs products, and a system of R equations in place of P.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from jaxbp.analysis import curvature
+from jaxbp.analysis.products import LIKELIHOODS
+from jaxbp.core import Context, PyTree
+from jaxbp.errors import InputError
+from jaxbp.optim.objective import Batch, Objective, OptimizerConfig
+from jaxbp.typed import Positive, Share
+
+
+class Inverse(NamedTuple):
+    """Of the estimated Fisher matrix, damping included [P, P]."""
+
+    inverse: jax.Array
+
+
+def natural_gradient(
+    objective: Objective, learning_rate: float = 1.0, damping: float = 1e-3, rate: float | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """update(grads, state, params, batch=, ctx=). rate: weight of each new batch in the estimate; None: each alone.
+
+    The estimate starts as the identity. Raises InputError for a loss that is no negative log-likelihood, and where a
+    layer couples the examples of a batch.
+    """
+    if not isinstance(objective.loss, LIKELIHOODS):
+        raise InputError(f"natural gradient: {type(objective.loss).__name__} is no negative log-likelihood, "
+                         f"allowed are {', '.join(kind.__name__ for kind in LIKELIHOODS)}")
+
+    def init(params: PyTree) -> Inverse | tuple:
+        flat = ravel_pytree(params)[0]
+        return () if rate is None else Inverse(jnp.eye(flat.size, dtype=flat.dtype))
+
+    def update(
+        grads: PyTree, state: Inverse | tuple, params: PyTree, *, batch: Batch, ctx: Context, **_: object
+    ) -> tuple[PyTree, Inverse | tuple]:
+        a = fisher_rows(objective, params, batch, ctx)
+        g, tree = ravel_pytree(grads)
+        if rate is None:
+            step = jax.scipy.linalg.solve(a.T @ a + damping * jnp.eye(g.size, dtype=g.dtype), g, assume_a="pos")
+        else:
+            state = Inverse(updated(state.inverse, a, rate, damping))
+            step = state.inverse @ g
+        return tree(-learning_rate * step), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def fisher_rows(objective: Objective, params: PyTree, batch: Batch, ctx: Context) -> jax.Array:
+    """A [R, P] with A^T A the Fisher matrix of the batch; an L2 penalty adds its own rows."""
+    y, cache = objective.model.forward(params, batch["x"], ctx)
+    each = curvature.rows(objective.model, params, cache, curvature.roots(objective.loss, y, batch))
+    a = jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in jax.tree.leaves(each)], 1)
+    if not objective.penalties:
+        return a
+    return jnp.concatenate([a, jnp.diag(jnp.sqrt(ravel_pytree(objective.curvature(params))[0]))])
+
+
+def updated(inverse: jax.Array, a: jax.Array, rate: float, damping: float) -> jax.Array:
+    """M' from M [P, P] and A [R, P]."""
+    b = inverse / (1 - rate)
+    b = b - rate * damping * b @ b
+    ab = a @ b
+    within = jnp.eye(len(a), dtype=a.dtype) / rate + ab @ a.T
+    b = b - ab.T @ jax.scipy.linalg.solve(within, ab, assume_a="pos")
+    return (b + b.T) / 2
+
+
+@dataclass(frozen=True)
+class NaturalGradient(OptimizerConfig):
+    """Steps by the inverse of the batch's own Fisher matrix; for small nets."""
+
+    learning_rate: Positive = 0.5  # part of the step that is taken
+    damping: Positive = 1e-2  # added to the matrix
+
+    def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
+        return natural_gradient(objective, self.learning_rate, self.damping)
+
+
+@dataclass(frozen=True)
+class AdaptiveNaturalGradient(NaturalGradient):
+    """Steps by an estimate of the inverse Fisher matrix that every batch adds to."""
+
+    rate: Share = 0.1  # weight of a batch in the estimate
+
+    def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
+        return natural_gradient(objective, self.learning_rate, self.damping, self.rate)

@@ -1,0 +1,82 @@
+"""What is made small, as a method may ask for it beyond one gradient, and the base of every optimizer's config."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxbp.analysis import products
+from jaxbp.backprop import Result, add, penalized, value_and_grad
+from jaxbp.core import Context, Layer, PyTree
+from jaxbp.losses import Loss, Penalty
+from jaxbp.typed import Typed
+
+Batch = dict[str, PyTree]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """sum w l(model(x), y) + penalties, of a batch {"x", "y", "weight"}; spec: shape and dtype of one batch's x."""
+
+    model: Layer
+    loss: Loss
+    penalties: tuple[Penalty, ...] = ()
+    spec: PyTree = None
+
+    def value(self, params: PyTree, batch: Batch, ctx: Context) -> jax.Array:
+        """A forward pass alone."""
+        y, _ = self.model.forward(params, batch["x"], ctx)
+        value, _ = self.loss.forward(y, batch["y"], batch["weight"])
+        return value + sum(penalty.value(params) for penalty in self.penalties)
+
+    def gradient(self) -> Callable:
+        """The value_and_grad of it."""
+        return penalized(value_and_grad(self.model, self.loss), self.penalties)
+
+    def hessian(self, params: PyTree, batch: Batch, v: PyTree, ctx: Context) -> PyTree:
+        """H v, penalties included."""
+        return products.hessian(self.gradient())(params, batch, v, ctx)
+
+    def gauss_newton(self, params: PyTree, batch: Batch, v: PyTree, ctx: Context) -> PyTree:
+        """(J^T H J + l2) v."""
+        of_loss = products.gauss_newton(self.model, self.loss)(params, batch, v, ctx)
+        return add(of_loss, jax.tree.map(jnp.multiply, self.curvature(params), v))
+
+    def curvature(self, params: PyTree) -> PyTree:
+        """Like params: the second derivative of the penalties."""
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        for penalty in self.penalties:
+            zeros = add(zeros, penalty.curvature(params))
+        return zeros
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Typed):
+    """The base of every optimizer's config."""
+
+    second_order: ClassVar[bool] = True  # asks for more than a gradient: the whole batch at once
+
+    def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
+        """The optimizer of a run of `steps` steps, with update(grads, state, params, value=loss, batch=, ctx=)."""
+        raise NotImplementedError
+
+    def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
+        """What makes the gradients that the optimizer takes."""
+        return value_and_grad(model, loss)
+
+    def check(self, params: PyTree) -> None:
+        """Raises InputError where the optimizer does not fit parameters (arrays or shapes)."""
+
+
+def dot(a: PyTree, b: PyTree) -> jax.Array:
+    """The inner product of two trees like params."""
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+
+
+def combined(scale: jax.Array, a: PyTree, other: jax.Array, b: PyTree) -> PyTree:
+    """scale a + other b."""
+    return jax.tree.map(lambda a, b: scale * a + other * b, a, b)
