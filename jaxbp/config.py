@@ -16,12 +16,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin
 
+import optax
+
 from jaxbp.core import PyTree
 from jaxbp.data import DataConfig
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import ModelConfig
-from jaxbp.optim import Objective
+from jaxbp.optim import Objective, noise_meter
 from jaxbp.optimizers import OptimizerConfig  # with it the kinds of optimizer that a text may name
 from jaxbp.typed import Count, NotNegative, Pattern, Seed, Typed, field_types, fits, spell
 
@@ -40,6 +42,7 @@ class Run(Typed):
     patience: Count | None = None  # evaluations without a better validation loss before the run stops; None: never
     checkpoint_seconds: NotNegative = 60.0  # time between checkpoints; 0 writes one after every call
     keep: Count = 2  # checkpoints that stay
+    noise_scale_every: Count | None = None  # steps between measurements of the gradient noise scale; None: never
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +65,14 @@ class Config(Typed):
         """What the run makes small, on batches of inputs like `spec`."""
         penalties = (self.penalty,) if self.penalty.l1 or self.penalty.l2 else ()
         return Objective(self.model.build(), self.loss, penalties, spec)
+
+    def build_optimizer(self, steps: int, spec: PyTree) -> optax.GradientTransformationExtraArgs:
+        """The optimizer of a run of `steps` steps; where the noise scale is asked for, what measures it comes first."""
+        objective = self.objective(spec)
+        optimizer = self.optimizer.build(steps, objective)
+        if self.run.noise_scale_every is None:
+            return optimizer
+        return optax.chain(noise_meter(objective, self.run.noise_scale_every), optimizer)
 
 
 def load(path: str | Path) -> Config:

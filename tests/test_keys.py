@@ -10,7 +10,19 @@ from test_train import weights
 
 from jaxbp import config as configuration
 from jaxbp import models, optimizers
-from jaxbp.data import CONFIGS, Adding, Characters, Curve, Embedded, Function, Logic, Reber, Text
+from jaxbp.data import (
+    CONFIGS,
+    Adding,
+    Characters,
+    Curve,
+    Embedded,
+    Encoder,
+    Function,
+    Logic,
+    Reber,
+    Reconstruction,
+    Text,
+)
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
 from jaxbp.models import CNN, MLP, RNN, TDNN, ResNet
 from jaxbp.train.loop import train
@@ -31,8 +43,10 @@ OTHER = {  # key: another value, which must change what training leaves
     "optimizer.clip_norm": 0.01, "optimizer.clip_value": 0.001,
     "optimizer.groups": (optimizers.Group(".*", learning_rate_factor=0.5),),
     "optimizer.plateau": optimizers.Plateau(steps=1, factor=0.5, patience=1),
+    "optimizer.private": optimizers.Private(),
     "run.epochs": 5, "run.batch_size": 8, "run.seed": 1, "run.shuffle": False, "run.evaluate_every": 2,
     "run.micro_batches": 2, "run.patience": 1, "run.checkpoint_seconds": 1e6, "run.keep": 3,
+    "run.noise_scale_every": 5,
     "penalty.l2": 0.1, "penalty.l1": 0.1, "penalty.paths": ".*",
 }
 TOGETHER = {"run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20}}
@@ -66,6 +80,8 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     Text(size=5000): {"path": __file__, "size": 6000, "length": 64, "test_fraction": 0.2, "streams": 3},
     Reber(examples=50, test_examples=20): {"embedded": False, "examples": 51, "test_examples": 21, "seed": 1},
     Adding(examples=50, test_examples=20): {"length": 50, "examples": 51, "test_examples": 21, "seed": 1},
+    Encoder(): {"size": 7},
+    Reconstruction(Embedded("wine")): {"data": Embedded("iris")},
     Curve(examples=50, test_examples=20): {
         "name": "eight", "length": 50, "period": 30.0, "noise": 0.1, "examples": 51, "test_examples": 21, "seed": 1},
 }
@@ -88,7 +104,7 @@ def trace(config, folder: Path):
 
 
 def test_every_key_is_in_a_table():
-    in_files_only = {"optimizer.groups", "optimizer.plateau"}
+    in_files_only = {"optimizer.groups", "optimizer.plateau", "optimizer.private"}
     keys = {key for key, _ in configuration.keys(BASE) if not key.startswith(("data.", "model."))}
     assert keys | in_files_only == OTHER.keys() | NO_TRACE.keys()
     names = lambda config: {field.name for field in fields(config) if field.init}

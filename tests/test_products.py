@@ -29,15 +29,18 @@ EACH = pytest.mark.parametrize("name", [
     "mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "mlp")])
 
 
-@cache
 def setting(name):
-    """(model, loss, params, batch, ctx), params of ordinary size; weights that differ."""
-    model, shape, loss = MODELS[name]
+    return made(*MODELS[name])
+
+
+@cache
+def made(model, shape, loss, ids=None):
+    """(model, loss, params, batch, ctx), params of ordinary size; weights that differ; ids: how many, for integer inputs."""
     keys = jax.random.split(jax.random.key(3), 4)
-    spec = jax.ShapeDtypeStruct(shape, jnp.float64)
+    spec = jax.ShapeDtypeStruct(shape, jnp.int32 if ids else jnp.float64)
     params = jaxbp.cast(model.init(keys[0], spec), jnp.float64)
     params = jax.tree.map(lambda p: p + 0.3 * np.random.default_rng(p.size).normal(size=p.shape), params)
-    x = jax.random.normal(keys[1], shape, jnp.float64)
+    x = jax.random.randint(keys[1], shape, 0, ids) if ids else jax.random.normal(keys[1], shape, jnp.float64)
     out = jaxbp.output_spec(model, spec).shape
     if isinstance(loss, SoftmaxCrossEntropy):
         y = jax.random.randint(keys[2], out[:-1], 0, out[-1])

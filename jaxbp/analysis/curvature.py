@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.analysis.products import LIKELIHOODS
-from jaxbp.backprop import example_gradients, factors
+from jaxbp.backprop import factors
 from jaxbp.core import Context, Layer, PyTree
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
@@ -77,7 +77,10 @@ def direction(of: jax.Array, index: jax.Array) -> jax.Array:
 
 def rows(model: Layer, params: PyTree, cache: PyTree, of: jax.Array) -> PyTree:
     """Like params with two leading axes [K, N]: each example's part of J^T R_k, for every direction of the roots."""
-    one = lambda index: model.sweep(example_gradients, params, cache, direction(of, index))[1]
+    def one(index: jax.Array) -> PyTree:
+        outers = model.sweep(factors, params, cache, direction(of, index))[1]
+        return jax.tree.map(lambda p, o: jnp.moveaxis(o.examples(), -3, 0).reshape(-1, *p.shape), params, outers)
+
     return jax.vmap(one)(jnp.arange(directions(of)))
 
 

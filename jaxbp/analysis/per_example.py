@@ -141,9 +141,12 @@ class Noise(NamedTuple):
         return self.variance / self.signal
 
 
-def noise(norms: jax.Array, grads: PyTree) -> Noise:
-    """Of squared norms [N] and the gradient, both with equal weights 1 / N; N at least 2 (their appendix A.1)."""
-    n = len(norms)
+def noise(norms: jax.Array, grads: PyTree, count: int | jax.Array | None = None) -> Noise:
+    """Of squared norms [N] and the gradient, both with equal weights 1 / N; N at least 2 (their appendix A.1).
+
+    count: how many of the examples have that weight, where others have none.
+    """
+    n = len(norms) if count is None else count
     single, batch = n * jnp.sum(norms), sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads))
     return Noise((single - batch) * n / (n - 1), (n * batch - single) / (n - 1))
 

@@ -13,7 +13,7 @@ from jaxbp.typed import Count
 
 @dataclass(frozen=True)
 class Encoder(DataConfig):
-    """The encoder problem (Ackley, Hinton & Sejnowski 1985): x and y [size, size], row i is one at i and zero elsewhere.
+    """The encoder problem (Ackley, Hinton & Sejnowski 1985): x and y [size, size], of each row one unit is on.
 
     All rows are for training and for the test. Through a narrow hidden layer a net must find a code for them.
     """
@@ -38,7 +38,7 @@ class Reconstruction(DataConfig):
     def load(self) -> Splits:
         splits = self.data.load()
         if splits.train.mask is not None or splits.train.x.dtype.kind != "f":
-            raise InputError(f"Reconstruction: {type(self.data).__name__} must have inputs that are numbers of one time")
+            raise InputError(f"Reconstruction: {type(self.data).__name__} has sequences or ids as inputs")
         parts = splits.map(lambda part: Dataset(part.x, part.x.reshape(len(part), -1)))
         return replace(parts, classes=None)
 

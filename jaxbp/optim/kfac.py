@@ -48,10 +48,9 @@ def kfac(
 ) -> optax.GradientTransformationExtraArgs:
     """update(grads, state, params, value=, batch=, ctx=); objective.spec is the shape of a batch's x.
 
-    decay: of the averages. every: steps between decompositions. adaptation: factor on the damping where the model fits; it
-    stays above `least`, without which the steps end up fitting single batches.
-    Raises InputError for a loss that is no negative log-likelihood, a factor of more than 8192 rows, and where a layer
-    couples the examples of a batch.
+    decay: of the averages. every: steps between decompositions. adaptation: factor on the damping where the model fits;
+    it stays above `least`, without which the steps end up fitting single batches. Raises InputError for a loss that is
+    no negative log-likelihood, a factor of more than 8192 rows, and where a layer couples the examples of a batch.
     """
 
     def measured(params: PyTree, batch: Batch, ctx: Context) -> tuple[PyTree, jax.Array, PyTree]:

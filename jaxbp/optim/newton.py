@@ -54,31 +54,27 @@ def newton(
     tolerance: float = 0.1,
 ) -> optax.GradientTransformationExtraArgs:
     """update(grads, state, params, value=, batch=, ctx=): the step, as much of it as lowers the loss."""
+    of = getattr(objective, matrix)
 
-    def update(
-        grads: PyTree, state: tuple, params: PyTree, *, batch: Batch, ctx: Context, **_: object
-    ) -> tuple[PyTree, tuple]:
-        of = getattr(objective, matrix)
+    def direction(grads: PyTree, params: PyTree, batch: Batch, ctx: Context) -> PyTree:
         product = lambda v: combined(1, of(params, batch, v, ctx), damping, v)
-        x = conjugate_gradient(product, grads, iterations, tolerance)
-        return jax.tree.map(jnp.negative, x), state
+        return jax.tree.map(jnp.negative, conjugate_gradient(product, grads, iterations, tolerance))
 
-    direction = optax.GradientTransformationExtraArgs(lambda params: (), update)
-    return with_values(optax.chain(direction, optax.scale_by_backtracking_linesearch(HALVINGS, decrease_factor=0.5)),
-                       objective)
+    return searched(optax.scale_by_backtracking_linesearch(HALVINGS, decrease_factor=0.5), objective, direction)
 
 
-def with_values(
-    optimizer: optax.GradientTransformationExtraArgs, objective: Objective
+def searched(
+    optimizer: optax.GradientTransformationExtraArgs, objective: Objective,
+    direction: Callable = lambda grads, params, batch, ctx: grads,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer with what optax's line searches ask for: the gradient, and the loss at other parameters."""
+    """An optimizer of optax that searches along what `direction` says, with the loss at other parameters at hand."""
 
     def update(
         grads: PyTree, state: PyTree, params: PyTree, *, value: jax.Array, batch: Batch, ctx: Context, **_: object
     ) -> tuple[PyTree, PyTree]:
         value_fn = lambda params: objective.value(params, batch, ctx)
-        return optimizer.update(
-            grads, state, params, value=value, grad=grads, value_fn=value_fn, batch=batch, ctx=ctx)
+        along = direction(grads, params, batch, ctx)
+        return optimizer.update(along, state, params, value=value, grad=grads, value_fn=value_fn)
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
@@ -112,4 +108,4 @@ class LBFGS(OptimizerConfig):
     memory_size: Count = 10  # steps that the estimate of the curvature is made of
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
-        return with_values(optax.lbfgs(memory_size=self.memory_size), objective)
+        return searched(optax.lbfgs(memory_size=self.memory_size), objective)

@@ -70,7 +70,7 @@ def replay(config: Config, folder: Path) -> tuple[int, str]:
         raise InputError(f"{folder} holds no failing step to replay")
     facts, model = json.loads((target / "facts.json").read_text()), config.model.build()
     batch = {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (shape, dtype) in facts["batch"].items()}
-    optimizer = config.optimizer.build(1, config.objective(batch["x"]))
+    optimizer = config.build_optimizer(1, batch["x"])
     state = jax.eval_shape(lambda: initial_state(model, optimizer, batch["x"], 0))
     stored = load_arrays(target / "arrays", {"state": state, "batch": batch})
     inputs, ctx = prepared(stored["state"], stored["batch"], config.data.augment)

@@ -86,7 +86,7 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
     batch = run.batch_size or len(splits.train)
     steps = -(-len(splits.train) // batch)
     objective = config.objective(batch_spec(splits, batch))
-    optimizer = config.optimizer.build(run.epochs * steps, objective)
+    optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
     state = initial_state(model, optimizer, objective.spec, run.seed)
     gradient = config.optimizer.gradient(model, config.loss)
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
@@ -183,6 +183,10 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
         if part := getattr(session.splits, name):
             found = session.evaluate(state.params, state.model, part)
             row |= {f"{name}_{key}": value for key, value in found.items()}
+    if session.config.run.noise_scale_every:
+        measured = state.optimizer[0]
+        row["noise_scale"] = float(measured.noise.scale)
+        state = replace(state, optimizer=(measured.cleared(), *state.optimizer[1:]))
     if session.delta_norms:
         row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch(session))
     append(session.folder.metrics, row)
@@ -287,12 +291,15 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
 def check_optimizer(config: Config, objective: Objective, params: PyTree, y: PyTree, weight: PyTree) -> None:
     """Raises InputError where an optimizer that looks into the model does not fit it; the step is traced, not run."""
     optimizer, model = config.optimizer, objective.model
-    if optimizer.second_order and config.run.micro_batches > 1:
-        raise InputError(f"{type(optimizer).__name__} takes the whole batch: run.micro_batches must be 1, "
-                         f"got {config.run.micro_batches}")
+    measured = config.run.noise_scale_every is not None
+    if config.run.micro_batches > 1 and (optimizer.second_order or measured):
+        who = "run.noise_scale_every" if measured else type(optimizer).__name__
+        raise InputError(f"{who} takes the whole batch: run.micro_batches must be 1, got {config.run.micro_batches}")
+    if measured and not optimizer.second_order and optimizer.private:
+        raise InputError("run.noise_scale_every must be None where gradients are clipped and noisy: optimizer.private")
 
     def step(params: PyTree, batch: dict[str, PyTree], key: jax.Array) -> PyTree:
-        ctx, update = Context(key, model.init_state(objective.spec)), optimizer.build(1, objective)
+        ctx, update = Context(key, model.init_state(objective.spec)), config.build_optimizer(1, objective.spec)
         found = optimizer.gradient(model, config.loss)(params, batch, ctx)
         return update.update(found.grads, update.init(params), params, value=found.value, batch=batch, ctx=ctx)
 

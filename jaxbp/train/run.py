@@ -122,7 +122,7 @@ def load(run: str | Path) -> Loaded:
         raise InputError(f"there is no valid checkpoint in {folder.path}")
     path, facts = newest
     model, spec = config.model.build(), jax.ShapeDtypeStruct(tuple(facts["input"][0]), facts["input"][1])
-    state = jax.eval_shape(lambda: initial_state(model, config.optimizer.build(1, config.objective(spec)), spec, 0))
+    state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
     stored = load_arrays(path / "arrays", checkpointed(state, config))
     chosen = stored["best"] or {"params": stored["state"].params, "model": stored["state"].model}
     classes = None if facts["classes"] is None else tuple(facts["classes"])
