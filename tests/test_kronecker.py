@@ -155,7 +155,7 @@ def test_drawn_targets_have_the_losses_curvature(name):
 
 def test_bad_words_are_one_line():
     model, _, _, batch, _ = setting("relu")
-    with pytest.raises(jaxbp.InputError, match="^unknown diagonal kind 'gaus_newton'; did you mean 'gauss_newton'"):
+    with pytest.raises(jaxbp.InputError, match=r"^unknown diagonal kind 'gaus_newton'; did you mean 'gauss_newton'"):
         curvature.diagonal(model, SquaredError(), "gaus_newton")
-    with pytest.raises(jaxbp.InputError, match="^sampled: AbsoluteError is no negative log-likelihood"):
+    with pytest.raises(jaxbp.InputError, match=r"^sampled: AbsoluteError is no negative log-likelihood"):
         curvature.sampled(AbsoluteError(), batch["y"], batch, jax.random.key(0))

@@ -92,7 +92,8 @@ def test_levenberg_marquardt_beside_scipys_from_fifty_starts(name, steps, limit)
         errors.append(values[-1])
         hits.append(np.argmax(values < 1e-6) if (values < 1e-6).any() else np.inf)
         found = least_squares(
-            lambda flat: np.append(residuals(flat), padding), ravel_pytree(params)[0], method="lm", max_nfev=500 if name == "sine" else None,
+            lambda flat: np.append(residuals(flat), padding), ravel_pytree(params)[0], method="lm",
+            max_nfev=500 if name == "sine" else None,
             jac=lambda flat: np.concatenate([jacobian(flat), np.zeros((len(padding), flat.size))]))
         theirs.append(2 * found.cost / n)
     errors, theirs = np.array(errors), np.array(theirs)

@@ -1,4 +1,4 @@
-"""Second-order optimizers against the equations they stand for, SciPy and optax; privacy; the noise scale in training."""
+"""Second-order optimizers against the equations they stand for, and optax; privacy; the noise scale in training."""
 import functools
 import json
 import re
@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_one_line_before_anything_is_written(changes, line,
 
 def test_a_factor_that_is_too_large_is_refused():
     objective = Objective(jaxbp.Dense(9000), SquaredError(), (), jax.ShapeDtypeStruct((2, 3), jnp.float32))
-    with pytest.raises(jaxbp.InputError, match="^K-FAC: a factor of 'b' has 9,000 rows, at most 8,192 allowed"):
+    with pytest.raises(jaxbp.InputError, match=r"^K-FAC: a factor of 'b' has 9,000 rows, at most 8,192 allowed"):
         jax.eval_shape(optim.kfac(objective).init, {"w": jnp.zeros((9000, 3)), "b": jnp.zeros(9000)})
 
 
