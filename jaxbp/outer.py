@@ -42,12 +42,17 @@ def over_leading(method: Callable) -> Callable:
 class Outer:
     """Activation a [N, S, I] and delta g [N, S, O]: dw[o, i] = sum_ns g[nso] a[nsi]. Axes may lead both.
 
-    For a bias the activation is one, a [N, S, 1]; the gradient has the leaf's entries, its shape is the caller's to
-    restore.
+    The gradient has the leaf's entries; its shape is the caller's to restore.
     """
 
     a: jax.Array
     g: jax.Array
+
+    @classmethod
+    def of_bias(cls, g: jax.Array) -> Outer:
+        """Where the activation is one, the deltas g [N, S, O] of all positions are one, their sum."""
+        g = jnp.sum(g, 1, keepdims=True)
+        return cls(jnp.ones_like(g[..., :1]), g)
 
     @property
     def axes(self) -> int:
@@ -62,17 +67,16 @@ class Outer:
     @property
     def entries(self) -> int:
         """How many numbers are made for one example's norm."""
-        s, i, o = *self.a.shape[-2:], self.g.shape[-1]
-        return min(i * o, s * s)
+        return min(self.a.shape[-1] * self.g.shape[-1], self.a.shape[-2] ** 2)
 
     def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
         """[O, I]: the gradient of one example with a [S, I] and g [S, O]."""
         return jnp.einsum("so,si->oi", g, a)
 
     def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        """Its squared norm, by the cheaper side."""
+        """Its squared norm, by the cheaper side; a product that is summed up at once costs half of one that is kept."""
         (s, i), o = a.shape, g.shape[-1]
-        if i * o < s * (i + o):
+        if 2 * i * o < s * (i + o):
             return jnp.sum(jnp.square(self.alone(a, g)))
         return jnp.sum(jnp.einsum("si,ti->st", a, a) * jnp.einsum("so,to->st", g, g))
 
@@ -91,7 +95,10 @@ class Outer:
         """[..., N]: of each example's part, some examples at a time."""
         if self.single:
             return jnp.einsum("nsi,nsi->n", self.a, self.a) * jnp.einsum("nso,nso->n", self.g, self.g)
-        at_once = min(len(self.a), max(1, BLOCK // self.entries))
+        n = len(self.a)
+        if n * self.entries <= BLOCK:
+            return jax.vmap(self.norm)(self.a, self.g)
+        at_once = max((k for k in range(1, n) if n % k == 0 and k * self.entries <= BLOCK), default=1)
         return jax.lax.map(lambda pair: self.norm(*pair), (self.a, self.g), batch_size=at_once)
 
     @over_leading

@@ -8,12 +8,11 @@ takes another batch and its gradients change the weights, so that nothing is hoi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from race import Race
+from race import Race, compiled
 
 from jaxbp import BatchNormReLU, Context, Conv, ConvTranspose, Layer, LayerNorm, MaxPool, output_spec, shaped
 
@@ -148,19 +147,11 @@ def cases() -> Iterator[Race]:
         if isinstance(layer, BatchNormReLU | LayerNorm):
             forms["jax.grad of the formula"] = by_autodiff(formula(layer))
         theirs = params | {"w": jnp.moveaxis(params["w"], 0, -1)} if isinstance(layer, Conv) else params
-        yield race(f"{name}, step", forms, (params, theirs), (x[0], dy[0]), repeats=10)
+        yield compiled(f"{name}, step", given(forms, params, theirs, x[0], dy[0]), repeats=10, peer_repeats=10)
         loops = {name: loop(form) for name, form in forms.items()}
-        yield race(f"{name}, loop of {STEPS}", loops, (params, theirs), (x, dy), repeats=1)
+        yield compiled(f"{name}, loop of {STEPS}", given(loops, params, theirs, x, dy), repeats=1)
 
 
-def race(name: str, forms: dict[str, Callable], params: tuple[dict, dict], arguments: tuple, repeats: int) -> Race:
-    """All compiled, each with its own parameters, on the same arguments."""
-    given = {form: (params[form != "hand"], *arguments) for form in forms}
-    programs = {form: jax.jit(function).lower(*given[form]).compile() for form, function in forms.items()}
-    runs = {form: partial(waited, program, given[form]) for form, program in programs.items()}
-    temp = tuple(programs[form].memory_analysis().temp_size_in_bytes for form in ("hand", "autodiff"))
-    return Race(name, runs.pop("hand"), runs.pop("autodiff"), temp, runs, repeats=repeats, peer_repeats=repeats)
-
-
-def waited(program: Callable, arguments: tuple) -> object:
-    return jax.block_until_ready(program(*arguments))
+def given(forms: dict[str, Callable], params: dict, theirs: dict, *arguments: jax.Array) -> dict[str, tuple]:
+    """Each form with its own parameters and the same arguments."""
+    return {name: (form, (params if name == "hand" else theirs, *arguments)) for name, form in forms.items()}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from race import Race
+from race import Race, compiled
 from training_race import looped, race
 
 from jaxbp import Context, Embedding, GRUCell, LSTMCell, Recurrent, SimpleCell, shaped, value_and_grad
@@ -50,7 +50,8 @@ def sequence(name: str, time: int, rows: int, inputs: int, features: int) -> Rac
     peers = found({"torch": lambda: torch_sequence(TORCH[name], np.asarray(x), np.asarray(dy)),
                    "flax": lambda: flax_sequence(FLAX[name], x, dy)}) if name in TORCH else {}
     label = f"{name} T{time} N{rows} D{inputs} H{features}"
-    return Race(label, *against(layer, params, x, dy), peers, repeats=max(6, 40_000 // (time * rows)), peer_repeats=10)
+    forms = against(layer, params, x, dy)
+    return compiled(label, forms, peers=peers, repeats=max(6, 40_000 // (time * rows)), peer_repeats=10)
 
 
 def found(peers: dict[str, Callable[[], Callable[[], None]]]) -> dict[str, Callable[[], None]]:
@@ -69,12 +70,12 @@ def embedding(vocabulary: int, features: int, count: int) -> Race:
     keys = jax.random.split(jax.random.key(0), 3)
     layer, ids = Embedding(vocabulary, features), jax.random.randint(keys[1], (count, 1), 0, vocabulary)
     params = layer.init(keys[0], ids)
-    race = against(layer, params, ids, jax.random.normal(keys[2], (count, 1, features)))
-    return Race(f"embedding V{vocabulary} D{features} of {count} ids", *race, repeats=200)
+    forms = against(layer, params, ids, jax.random.normal(keys[2], (count, 1, features)))
+    return compiled(f"embedding V{vocabulary} D{features} of {count} ids", forms, repeats=200)
 
 
-def against(layer: object, params: object, x: jax.Array, dy: jax.Array) -> tuple[Callable, Callable, tuple[int, int]]:
-    """(hand, autodiff, temporary bytes) of value, parameter gradient and, of float inputs, dx of sum(y^2 dy) / 2."""
+def against(layer: object, params: object, x: jax.Array, dy: jax.Array) -> dict[str, tuple[Callable, tuple]]:
+    """Value, parameter gradient and, of float inputs, dx of sum(y^2 dy) / 2, both ways."""
     arguments = (0, 1) if jnp.issubdtype(x.dtype, jnp.floating) else 0
 
     def by_hand(params: object, x: jax.Array, dy: jax.Array) -> tuple:
@@ -85,9 +86,7 @@ def against(layer: object, params: object, x: jax.Array, dy: jax.Array) -> tuple
         value = lambda params, x: jnp.vdot(layer.forward(params, x, Context())[0] ** 2, dy) / 2
         return jax.value_and_grad(value, arguments)(params, x)
 
-    compiled = [jax.jit(f).lower(params, x, dy).compile() for f in (by_hand, by_autodiff)]
-    hand, autodiff = (lambda program=program: jax.block_until_ready(program(params, x, dy)) for program in compiled)
-    return hand, autodiff, tuple(program.memory_analysis().temp_size_in_bytes for program in compiled)
+    return {"hand": (by_hand, (params, x, dy)), "autodiff": (by_autodiff, (params, x, dy))}
 
 
 def torch_sequence(kind: str, x: np.ndarray, dy: np.ndarray) -> Callable[[], None]:

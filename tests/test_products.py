@@ -35,7 +35,7 @@ def setting(name):
 
 @cache
 def made(model, shape, loss, ids=None):
-    """(model, loss, params, batch, ctx), params of ordinary size; weights that differ. ids: how many, where inputs are."""
+    """(model, loss, params, batch, ctx), params of ordinary size; weights that differ. ids: how many there are."""
     keys = jax.random.split(jax.random.key(3), 4)
     spec = jax.ShapeDtypeStruct(shape, jnp.int32 if ids else jnp.float64)
     params = jaxbp.cast(model.init(keys[0], spec), jnp.float64)

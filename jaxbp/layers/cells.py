@@ -174,13 +174,8 @@ class Cell(Layer):
 
 
 def outers(pairs: Pairs) -> dict[str, Outer]:
-    """Factors from pairs with the batch first, [N, T, .]; where the activation is one, deltas add over time."""
-
-    def outer(a: jax.Array | None, g: jax.Array) -> Outer:
-        g = jnp.sum(g, 1, keepdims=True) if a is None else g
-        return Outer(jnp.ones_like(g[..., :1]) if a is None else a, g)
-
-    return {leaf: outer(a, g) for leaf, (a, g) in pairs.items()}
+    """Factors from pairs with the batch first, [N, T, .]; None is an activation of one."""
+    return {leaf: Outer.of_bias(g) if a is None else Outer(a, g) for leaf, (a, g) in pairs.items()}
 
 
 @dataclass(frozen=True)

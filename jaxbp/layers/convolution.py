@@ -111,9 +111,8 @@ class Conv(Layer):
         return {"b": jnp.sum(dy, tuple(range(dy.ndim - 1)), params["b"].dtype)} if self.bias else {}
 
     def bias_factors(self, dy: jax.Array) -> dict[str, Outer]:
-        """{"b": ones and delta}, or nothing without a bias."""
-        dy = positions(dy)
-        return {"b": Outer(jnp.ones_like(dy[..., :1]), dy)} if self.bias else {}
+        """{"b": its factors}, or nothing without a bias."""
+        return {"b": Outer.of_bias(dy.reshape(len(dy), -1, dy.shape[-1]))} if self.bias else {}
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -130,8 +129,3 @@ class Conv(Layer):
 def each_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
     """A setting for each of the axes."""
     return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
-def positions(a: jax.Array) -> jax.Array:
-    """[N, *space, C] -> [N, S, C]."""
-    return a.reshape(len(a), -1, a.shape[-1])

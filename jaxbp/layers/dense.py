@@ -60,7 +60,7 @@ class Dense(Layer):
     def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Outer]:
         rows = lambda a: a.reshape(len(a), -1, a.shape[-1])  # [N, S, .]
         factors = {"w": Outer(rows(x), rows(dy))}
-        return factors | {"b": Outer(jnp.ones_like(rows(x)[..., :1]), rows(dy))} if self.bias else factors
+        return factors | {"b": Outer.of_bias(rows(dy))} if self.bias else factors
 
     @classmethod
     def cases(cls) -> list[Case]:
