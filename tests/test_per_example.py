@@ -126,6 +126,22 @@ def test_clipping_is_the_sum_of_clipped_gradients(name):
         assert worst(found["mean"].grads, theirs) <= 1e-6
 
 
+@EACH
+def test_groups_and_the_spread_between_examples(name):
+    found = measured(name)
+    g = flat(found["each"])
+    groups = jnp.arange(len(g)) % 2
+    sums = jnp.stack([g[groups == k].sum(0) for k in range(2)])
+    assert worst(per_example.grouped(found["products"], groups, 2), sums @ sums.T) <= ACCURACY
+    single = jax.tree.map(lambda g: len(g) * g, found["each"])  # as if with weights of 1 / N
+    mean = jax.tree.map(lambda g: jnp.mean(g, 0), single)
+    spread = per_example.variance(found["moment"], mean, len(g))
+    want = jax.tree.map(lambda g: jnp.var(g, 0, ddof=1), single)
+    assert worst(spread, want) <= ACCURACY
+    ratio = per_example.signal_to_noise(mean, want)
+    assert worst(ratio, jax.tree.map(lambda m, v: jnp.where(m == 0, 0, m * m / v), mean, want)) <= ACCURACY
+
+
 def test_a_gradient_of_zero_stays_zero():
     model, loss, params, batch = setting("mlp")
     nothing = batch | {"weight": jnp.zeros(5)}

@@ -129,6 +129,25 @@ def cosines(products: jax.Array) -> jax.Array:
     return jnp.where(lengths > 0, products / jnp.where(lengths > 0, lengths, 1), 0)
 
 
+def grouped(products: jax.Array, groups: jax.Array, count: int) -> jax.Array:
+    """[N, N] inner products of examples -> [count, count] of the sums over groups, whose number groups [N] says."""
+    member = jax.nn.one_hot(groups, count, dtype=products.dtype)
+    return jnp.einsum("nm,ng,mh->gh", products, member, member)
+
+
+def variance(moment: PyTree, grads: PyTree, count: int | jax.Array) -> PyTree:
+    """Like params: the unbiased variance of one example's gradient, entry by entry.
+
+    Of the second moment and the gradient of `count` examples, at least 2, with equal weights 1 / count.
+    """
+    return jax.tree.map(lambda m, g: (count * m - g * g) * count / (count - 1), moment, grads)
+
+
+def signal_to_noise(grads: PyTree, variance: PyTree) -> PyTree:
+    """Like params: squared mean over variance, 0 where both are (Liu et al. 2020, arXiv 2001.07384, definition 1)."""
+    return jax.tree.map(lambda g, v: jnp.where(g == 0, 0, g * g / v), grads, variance)
+
+
 class Noise(NamedTuple):
     """Unbiased estimates from one batch of N; average each over steps before dividing them."""
 
