@@ -27,7 +27,8 @@ def noise_meter(objective: Objective, every: int) -> optax.GradientTransformatio
     """update(grads, state, params, batch=, ctx=) leaves the gradient as it is, and measures it every so many steps.
 
     grads is the mean over the examples with a weight, penalties included; they are taken off again. A batch of less
-    than two such examples is not measured. Raises InputError where a layer couples the examples of a batch.
+    than two such examples is not measured. The scale comes out negative where the batches measured are too few to tell
+    the gradient from noise. Raises InputError where a layer couples the examples of a batch.
     """
 
     def init(params: PyTree) -> Measured:
