@@ -48,7 +48,7 @@ def measured(name):
     @jax.jit
     def run(params):
         y, cache = model.forward(params, batch["x"], ctx)
-        of = curvature.roots(loss, y, batch)
+        of = curvature.exact(loss, y, batch)
         factors = {sharing: kronecker.factors(model, params, cache, of, share / share.sum(), sharing)
                    for sharing in ("expand", "reduce")}
         bases = kronecker.eigen(factors["expand"])
@@ -116,7 +116,7 @@ def test_one_linear_layer_is_exact():
     params = {"w": jnp.ones((3, 2))}
     batch = batch | {"y": jnp.zeros((5, 3))}
     y, cache = model.forward(params, batch["x"], jaxbp.Context())
-    found = kronecker.factors(model, params, cache, curvature.roots(loss, y, batch),
+    found = kronecker.factors(model, params, cache, curvature.exact(loss, y, batch),
                               batch["weight"] / batch["weight"].sum(), "expand")["w"].dense()
     product = lambda v: ravel_pytree(products.gauss_newton(model, loss)(params, batch, {"w": v.reshape(3, 2)}))[0]
     assert worst(found, jax.vmap(product)(jnp.eye(6))) <= ACCURACY
@@ -144,10 +144,10 @@ def test_last_layers_and_biases_are_exact():
 def test_drawn_targets_have_the_losses_curvature(name):
     model, loss, params, batch, ctx = setting(name)
     y = model.forward(params, batch["x"], ctx)[0]
-    of = curvature.roots(loss, y, batch)
+    of = curvature.exact(loss, y, batch).of
     want = jnp.einsum("kni,knj->nij", of, of)
     count = 20_000
-    draw = lambda key: curvature.sampled(loss, y, batch, key)[0]
+    draw = lambda key: curvature.sampled(loss, y, batch, key).of[0]
     drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), count))
     got = jnp.einsum("kni,knj->nij", drawn, drawn) / count
     assert jnp.abs(got - want).max() <= 0.05 * jnp.abs(want).max()

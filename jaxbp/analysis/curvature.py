@@ -8,16 +8,17 @@ R_k like y with sum_k R_k R_k^T = H, sent back through the model, are the roots 
 and since examples do not meet, each example's part of J^T R_k is one row. So the matrix, its diagonal and its Kronecker
 factors are what the factors of some reverse sweeps say, and no loss needs a second-order method of its own.
 
-    roots      of H, exact: its eigenvectors, one delta for each output                                K = O
+    exact      the eigenvectors of H, one delta for each output                                        K = O
     sampled    E[R R^T] = H: the delta of a target drawn from the model's distribution                 K = 1
     empirical  the delta of the data's own target: sum w g g^T, the empirical Fisher matrix            K = 1
 
 Diagonal Gauss-Newton: Dangel, Kunstner & Hennig 2020, arXiv 1912.10985, section 2.3. Items along a sequence share their
-weights, so exact sums take them one by one: `direction`.
+weights, so exact sums take them one by one.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
@@ -35,18 +36,38 @@ Batch = dict[str, PyTree]
 Kind = Literal["gauss_newton", "empirical"]
 
 
-def roots(loss: Loss, y: jax.Array, batch: Batch) -> jax.Array:
-    """[O, *y.shape]: exact, for a loss that is convex in the outputs; y [N, ..., O]."""
+@dataclass(frozen=True)
+class Roots:
+    """Deltas of [K, N, *items, O] like y. split: each item of a sequence is a delta of its own, else all are one."""
+
+    of: jax.Array
+    split: bool
+
+    @property
+    def count(self) -> int:
+        """How many reverse sweeps they make."""
+        return len(self.of) * (prod(self.of.shape[2:-1]) if self.split else 1)
+
+    def __getitem__(self, index: jax.Array) -> jax.Array:
+        """Delta number `index`, which may be traced."""
+        items = self.of.shape[2:-1]
+        chosen = (jnp.arange(prod(items)) == index // len(self.of)).reshape(*items, 1)
+        delta = self.of[index % len(self.of)]
+        return jnp.where(chosen, delta, 0) if self.split else delta
+
+
+def exact(loss: Loss, y: jax.Array, batch: Batch) -> Roots:
+    """K = O, for a loss that is convex in the outputs; y [N, ..., O]."""
     unit = batch | {"weight": jnp.ones_like(batch["weight"])}
     column = lambda e: jax.jvp(lambda y: _delta(loss, y, unit), (y,), (jnp.broadcast_to(e, y.shape),))[1]
     hessian = jnp.moveaxis(jax.vmap(column)(jnp.eye(y.shape[-1], dtype=y.dtype)), 0, -1)  # [N, ..., O, O]
     values, vectors = jnp.linalg.eigh(hessian)
     half = vectors * jnp.sqrt(jnp.maximum(values, 0) * batch["weight"][..., None])[..., None, :].astype(y.dtype)
-    return jnp.moveaxis(half, -1, 0)
+    return Roots(jnp.moveaxis(half, -1, 0), split=True)
 
 
-def sampled(loss: Loss, y: jax.Array, batch: Batch, key: jax.Array) -> jax.Array:
-    """[1, *y.shape]. Raises InputError for a loss that is no negative log-likelihood in its natural parameters."""
+def sampled(loss: Loss, y: jax.Array, batch: Batch, key: jax.Array) -> Roots:
+    """K = 1. Raises InputError for a loss that is no negative log-likelihood in its natural parameters."""
     if not isinstance(loss, LIKELIHOODS):
         raise InputError(f"sampled: {type(loss).__name__} is no negative log-likelihood, so no target can be drawn")
     if isinstance(loss, SoftmaxCrossEntropy):
@@ -55,45 +76,33 @@ def sampled(loss: Loss, y: jax.Array, batch: Batch, key: jax.Array) -> jax.Array
         target, loss = jax.random.bernoulli(key, jax.nn.sigmoid(y)).astype(y.dtype), BinaryCrossEntropy()
     else:
         target = y + jax.random.normal(key, y.shape, y.dtype) / (2 * loss.factor(y.shape[-1])) ** 0.5
-    return _delta(loss, y, batch | {"y": target, "weight": jnp.sqrt(batch["weight"])})[None]
+    delta = _delta(loss, y, batch | {"y": target, "weight": jnp.sqrt(batch["weight"])})
+    return Roots(delta[None], split=False)  # items are drawn independently: their products vanish in the mean
 
 
-def empirical(loss: Loss, y: jax.Array, batch: Batch) -> jax.Array:
-    """[1, *y.shape]."""
-    return _delta(loss, y, batch | {"weight": jnp.sqrt(batch["weight"])})[None]
+def empirical(loss: Loss, y: jax.Array, batch: Batch) -> Roots:
+    """K = 1, each item's delta."""
+    return Roots(_delta(loss, y, batch | {"weight": jnp.sqrt(batch["weight"])})[None], split=True)
 
 
-def directions(of: jax.Array) -> int:
-    """How many `direction` makes of these roots: as many for each item of an example."""
-    return len(of) * prod(of.shape[2:-1])
+def rows(model: Layer, params: PyTree, cache: PyTree, roots: Roots) -> PyTree:
+    """Like params with two leading axes [K, N]: each example's part of J^T R_k, for every root."""
 
-
-def direction(of: jax.Array, index: jax.Array) -> jax.Array:
-    """Root number `index` with one item of every example; the items of [K, N, *items, O] are the axes in the middle."""
-    items = of.shape[2:-1]
-    chosen = (jnp.arange(prod(items)) == index // len(of)).reshape(*items, 1)
-    return jnp.where(chosen, of[index % len(of)], 0)
-
-
-def rows(model: Layer, params: PyTree, cache: PyTree, of: jax.Array) -> PyTree:
-    """Like params with two leading axes [K, N]: each example's part of J^T R_k, for every direction of the roots."""
     def one(index: jax.Array) -> PyTree:
-        outers = model.sweep(factors, params, cache, direction(of, index))[1]
+        outers = model.sweep(factors, params, cache, roots[index])[1]
         return jax.tree.map(lambda p, o: jnp.moveaxis(o.examples(), -3, 0).reshape(-1, *p.shape), params, outers)
 
-    return jax.vmap(one)(jnp.arange(directions(of)))
+    return jax.vmap(one)(jnp.arange(roots.count))
 
 
-def summed(
-    model: Layer, params: PyTree, cache: PyTree, of: jax.Array, one: Callable[[Outer], PyTree]
-) -> PyTree:
-    """Like params: the sum over all directions of `one` of each leaf's factors, a sweep at a time in memory."""
+def summed(model: Layer, params: PyTree, cache: PyTree, roots: Roots, one: Callable, *others: PyTree) -> PyTree:
+    """Like params: the sum over all roots of `one` of each leaf's factors (and of `others`), a sweep at a time."""
 
     def sweep(index: jax.Array) -> PyTree:
-        outers = model.sweep(factors, params, cache, direction(of, index))[1]
-        return jax.tree.map(one, outers, is_leaf=lambda node: isinstance(node, Outer))
+        outers = model.sweep(factors, params, cache, roots[index])[1]
+        return jax.tree.map(one, outers, *others, is_leaf=lambda node: isinstance(node, Outer))
 
-    return total(sweep, jnp.arange(directions(of)))
+    return total(sweep, jnp.arange(roots.count))
 
 
 def diagonal(model: Layer, loss: Loss, kind: Kind) -> Callable[..., PyTree]:
@@ -107,8 +116,8 @@ def diagonal(model: Layer, loss: Loss, kind: Kind) -> Callable[..., PyTree]:
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> PyTree:
         y, cache = model.forward(params, batch["x"], ctx)
-        of = roots(loss, y, batch) if kind == "gauss_newton" else empirical(loss, y, batch)
-        squares = summed(model, params, cache, of, lambda outer: outer.second_moment())
+        roots = exact(loss, y, batch) if kind == "gauss_newton" else empirical(loss, y, batch)
+        squares = summed(model, params, cache, roots, lambda outer: outer.second_moment())
         return jax.tree.map(lambda p, s: s.reshape(p.shape), params, squares)
 
     return run

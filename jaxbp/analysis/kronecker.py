@@ -19,8 +19,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxbp.analysis.curvature import direction, directions, summed
-from jaxbp.backprop import factors as factors_rule
+from jaxbp.analysis.curvature import Roots, summed
 from jaxbp.core import Layer, PyTree, register
 from jaxbp.outer import Outer, Sharing, total
 
@@ -74,14 +73,14 @@ class Eigen:
 
 
 def factors(
-    model: Layer, params: PyTree, cache: PyTree, of: jax.Array, weight: jax.Array, sharing: Sharing
+    model: Layer, params: PyTree, cache: PyTree, roots: Roots, weight: jax.Array, sharing: Sharing
 ) -> PyTree:
-    """Like params, a Kronecker each. of: roots [K, N, ..., O] of the loss's curvature (see `curvature`).
+    """Like params, a Kronecker each, of the loss's curvature at the outputs (see `curvature`).
 
     weight [N]: each example's share of the activations, adding up to one.
     """
-    share = weight / directions(of)  # every sweep meets the same activations
-    pairs = summed(model, params, cache, of, lambda outer: outer.moments(share, sharing))
+    share = weight / roots.count  # every sweep meets the same activations
+    pairs = summed(model, params, cache, roots, lambda outer: outer.moments(share, sharing))
     return jax.tree.map(lambda p, pair: Kronecker(*pair, p.shape), params, pairs)
 
 
@@ -90,14 +89,9 @@ def eigen(factors: PyTree) -> PyTree:
     return jax.tree.map(Kronecker.eigen, factors, is_leaf=lambda node: isinstance(node, Kronecker))
 
 
-def corrected(model: Layer, params: PyTree, cache: PyTree, of: jax.Array, bases: PyTree) -> PyTree:
+def corrected(model: Layer, params: PyTree, cache: PyTree, roots: Roots, bases: PyTree) -> PyTree:
     """The bases with second moments of the gradients for eigenvalues: the diagonal nearest to the matrix in them."""
-
-    def sweep(index: jax.Array) -> PyTree:
-        outers = model.sweep(factors_rule, params, cache, direction(of, index))[1]
-        return jax.tree.map(_moment_in, outers, bases, is_leaf=lambda node: isinstance(node, Outer | Eigen))
-
-    values = total(sweep, jnp.arange(directions(of)))
+    values = summed(model, params, cache, roots, _moment_in, bases)
     keep = lambda basis, v: replace(basis, values=v.reshape(basis.values.shape))
     return jax.tree.map(keep, bases, values, is_leaf=lambda node: isinstance(node, Eigen))
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxbp.analysis import curvature, kronecker
+from jaxbp.analysis.curvature import Roots
 from jaxbp.analysis.kronecker import Eigen, Kronecker
 from jaxbp.core import Context, PyTree, output_spec, path_name
 from jaxbp.errors import InputError
@@ -53,19 +54,20 @@ def kfac(
     no negative log-likelihood, a factor of more than 8192 rows, and where a layer couples the examples of a batch.
     """
 
-    def measured(params: PyTree, batch: Batch, ctx: Context) -> tuple[PyTree, jax.Array, PyTree]:
-        """-> (cache, a drawn root, Kronecker factors) of this batch."""
+    def measured(params: PyTree, batch: Batch, ctx: Context) -> tuple[PyTree, Roots, PyTree]:
+        """-> (cache, drawn roots, Kronecker factors) of this batch."""
         y, cache = objective.model.forward(params, batch["x"], ctx)
-        of = curvature.sampled(objective.loss, y, batch, jax.random.fold_in(ctx.key, DRAWING))
+        roots = curvature.sampled(objective.loss, y, batch, jax.random.fold_in(ctx.key, DRAWING))
         share = jnp.sum(batch["weight"].reshape(len(y), -1), 1)
-        found = kronecker.factors(objective.model, params, cache, of, share / jnp.sum(share), sharing)
-        return cache, of, found
+        found = kronecker.factors(objective.model, params, cache, roots, share / jnp.sum(share), sharing)
+        return cache, roots, found
 
     def init(params: PyTree) -> Factored:
         y = output_spec(objective.model, objective.spec)
         weight = jax.ShapeDtypeStruct(y.shape[:-1], jnp.float32)
         ctx = jax.eval_shape(lambda: Context(jax.random.key(0), objective.model.init_state(objective.spec)))
-        factors = jax.eval_shape(measured, params, {"x": objective.spec, "y": y, "weight": weight}, ctx)[2]
+        found = lambda *given: measured(*given)[2]
+        factors = jax.eval_shape(found, params, {"x": objective.spec, "y": y, "weight": weight}, ctx)
         check(factors)
         factors = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), factors)
         return Factored(jnp.zeros((), jnp.int32), factors, kronecker.eigen(factors), jnp.asarray(damping, jnp.float32),
@@ -74,14 +76,15 @@ def kfac(
     def update(
         grads: PyTree, state: Factored, params: PyTree, *, value: jax.Array, batch: Batch, ctx: Context, **_: object
     ) -> tuple[PyTree, Factored]:
-        cache, of, found = measured(params, batch, ctx)
+        cache, roots, found = measured(params, batch, ctx)
         kept = jnp.minimum(1 - 1 / (state.count + 1), decay)
         factors = combined(kept, state.factors, 1 - kept, found)
-        bases = jax.lax.cond(state.count % every == 0, renewed, lambda factors, bases: bases, factors, state.bases)
+        due = state.count % every == 0
+        bases = jax.lax.cond(due, lambda: kronecker.eigen(factors), lambda: state.bases)
         if corrected:
-            now = kronecker.corrected(objective.model, params, cache, of, bases)
-            fresh = jnp.where(state.count % every == 0, 0, kept)  # moments in other coordinates are of no use
-            bases = jax.tree.map(lambda old, new: replace(old, values=fresh * old.values + (1 - fresh) * new.values),
+            now = kronecker.corrected(objective.model, params, cache, roots, bases)
+            kept = jnp.where(due, 0, kept)  # moments in other coordinates are of no use
+            bases = jax.tree.map(lambda old, new: replace(old, values=kept * old.values + (1 - kept) * new.values),
                                  bases, now, is_leaf=is_eigen)
         ahead = jax.tree.map(lambda basis, g, l2: -basis.solve(g, state.damping + l2.reshape(basis.values.shape)),
                              bases, grads, objective.curvature(params), is_leaf=is_eigen)
@@ -105,11 +108,6 @@ def best(
     slope = jnp.array([dot(grads, ahead), dot(grads, last)])
     alpha, mu = solution = -jnp.linalg.pinv(matrix, rtol=1e-6, hermitian=True) @ slope
     return combined(alpha, ahead, mu, last), slope @ solution / 2
-
-
-def renewed(factors: PyTree, bases: PyTree) -> PyTree:
-    """The bases of the factors of now."""
-    return kronecker.eigen(factors)
 
 
 def is_eigen(node: object) -> bool:
