@@ -14,7 +14,7 @@ from absl import flags
 from jaxbp.check import check_model
 from jaxbp.core import Context
 from jaxbp.train.files import write_json
-from jaxbp.train.loop import batch_spec, check_fit, penalties_of
+from jaxbp.train.loop import batch_spec, check_fit
 from jaxbp.train.provenance import machine
 
 ROWS = 7  # examples in the batch that is checked
@@ -33,7 +33,7 @@ def main(words: list[str]) -> int:
     params, ctx = model.init(key, spec), Context(key, model.init_state(spec))
     part = splits.train.take(slice(rows))
     batch = {"x": jax.numpy.asarray(part.x), "y": jax.numpy.asarray(part.y), "weight": jax.numpy.full(rows, 1 / rows)}
-    report = check_model(model, config.loss, params, batch, ctx, penalties_of(config), flags.FLAGS.level)
+    report = check_model(model, config.loss, params, batch, ctx, config.objective(spec).penalties, flags.FLAGS.level)
     print(report)
     if flags.FLAGS.json:
         write_json(Path(flags.FLAGS.json), {"machine": machine(), **report.to_json()})

@@ -102,7 +102,7 @@ def test_every_stage_needs_its_padding():
 @pytest.mark.parametrize("model", [
     CNN(outputs=3, channels=(4, 5), kernel=2, padding=(1, 0), hidden=(7,), activation="tanh"),
     CNN(outputs=3, channels=(4,), kernel=3, padding=(1,), pooling="average"),
-    ResNet(outputs=3, channels=(4, 6), blocks=2),
+    ResNet(outputs=3, channels=(4, 6), blocks=1),
 ], ids=["max", "average", "residual"])
 def test_whole_models_equal_autodiff(model):
     model, x = model.build(), jnp.asarray(np.random.default_rng(0).normal(size=(5, 9, 8, 2)), jnp.float32)

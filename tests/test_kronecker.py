@@ -30,10 +30,8 @@ MODELS = test_products.MODELS | {
                    (5, 2, 2, 1), SquaredError()),
     "norm": (jaxbp.Chain((jaxbp.Dense(3), jaxbp.LayerNorm(), jaxbp.Dense(2))), (5, 2), SquaredError()),
 }
-FAST = ("mlp",)
-names = [name for name in MODELS if name != "batch_norm"]
-EACH = pytest.mark.parametrize("name", [
-    pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in names])
+each = pytest.mark.parametrize("name", [name for name in MODELS if name != "batch_norm"])
+EACH = lambda test: pytest.mark.slow(each(test))
 
 
 setting = lambda name: test_products.made(*MODELS[name])  # (model, loss, params, batch, ctx)
@@ -140,7 +138,8 @@ def test_last_layers_and_biases_are_exact():
         assert worst(pair.dense(), block) <= ACCURACY
 
 
-@pytest.mark.parametrize("name", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("relu", "binary"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "relu", "binary"])
 def test_drawn_targets_have_the_losses_curvature(name):
     model, loss, params, batch, ctx = setting(name)
     y = model.forward(params, batch["x"], ctx)[0]

@@ -16,8 +16,9 @@ from jaxbp.optim.levenberg_marquardt import linearized
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("scale", ["half_sum", "sum", "mean"])
-@pytest.mark.parametrize("penalties", [(), (Penalty(l2=0.3),)])
+@pytest.mark.parametrize(("scale", "penalties"), [
+    ("mean", (Penalty(l2=0.3),)),
+    *(pytest.param(scale, (), marks=pytest.mark.slow) for scale in ("half_sum", "sum", "mean"))])
 def test_a_levenberg_marquardt_step_solves_its_equation(scale, penalties):
     objective, params, batch = problem(SquaredError(scale), penalties)
     j, r = linearized(objective, params, batch, CTX)
@@ -30,6 +31,7 @@ def test_a_levenberg_marquardt_step_solves_its_equation(scale, penalties):
     assert worst(step, -jnp.linalg.solve(j.T @ j + 0.3 * jnp.eye(len(step)), j.T @ r)) <= 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_the_loss_never_rises_and_a_failure_raises_the_damping():
     objective, params, batch = problem()

@@ -35,7 +35,9 @@ def config(**run):
 
 def process(path, folder, point="none", count=0):
     words = [sys.executable, str(HERE / "killed.py"), str(path), str(folder), point, str(count)]
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),  # each process needs the same programs
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)} | kept
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
