@@ -236,7 +236,8 @@ def _functions(module: Any, *rates: str) -> dict[str, tuple[Callable, str]]:
 
 
 REFUSED = {name: why for why, names in {  # what a step with one gradient and one value of the loss cannot run
-    "needs the loss as a function": ["lbfgs", "sophia"], "needs the gradient of every example": ["dpsgd"],
+    "has a config of its own, LBFGS": ["lbfgs"], "is the key 'private' of every optimizer here": ["dpsgd"],
+    "needs the loss as a function": ["sophia"],
     "needs another optimizer inside": ["mechanize", "sam", "schedule_free"],
     "must be evaluated at other parameters than it trains": ["schedule_free_adamw", "schedule_free_sgd"],
     "has no learning rate": ["polyak_sgd"], "is replaced by optimistic_adam_v2": ["optimistic_adam"],

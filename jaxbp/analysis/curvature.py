@@ -85,14 +85,16 @@ def empirical(loss: Loss, y: jax.Array, batch: Batch) -> Roots:
     return Roots(_delta(loss, y, batch | {"weight": jnp.sqrt(batch["weight"])})[None], split=True)
 
 
-def rows(model: Layer, params: PyTree, cache: PyTree, roots: Roots) -> PyTree:
-    """Like params with two leading axes [K, N]: each example's part of J^T R_k, for every root."""
+def rows(model: Layer, params: PyTree, cache: PyTree, roots: Roots) -> jax.Array:
+    """A [K N, P] with A^T A = J^T H J: each example's part of J^T R_k, root by root; columns as in ravel_pytree."""
 
-    def one(index: jax.Array) -> PyTree:
-        outers = model.sweep(factors, params, cache, roots[index])[1]
-        return jax.tree.map(lambda p, o: jnp.moveaxis(o.examples(), -3, 0).reshape(-1, *p.shape), params, outers)
+    def one(index: jax.Array) -> jax.Array:
+        outers = jax.tree.leaves(model.sweep(factors, params, cache, roots[index])[1],
+                                 is_leaf=lambda node: isinstance(node, Outer))
+        return jnp.concatenate([jnp.moveaxis(o.examples(), -3, 0).reshape(roots.of.shape[1], -1) for o in outers], 1)
 
-    return jax.vmap(one)(jnp.arange(roots.count))
+    a = jax.vmap(one)(jnp.arange(roots.count))
+    return a.reshape(-1, a.shape[-1])
 
 
 def summed(model: Layer, params: PyTree, cache: PyTree, roots: Roots, one: Callable, *others: PyTree) -> PyTree:

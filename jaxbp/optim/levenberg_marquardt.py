@@ -84,8 +84,7 @@ def linearized(objective: Objective, params: PyTree, batch: Batch, ctx: Context)
     scale = jnp.sqrt(2 * objective.loss.factor(outputs) * batch["weight"])[..., None]
     units = jnp.eye(outputs, dtype=y.dtype).reshape(outputs, *(1,) * (y.ndim - 1), outputs)
     roots = curvature.Roots(units * scale.astype(y.dtype), split=True)
-    each = curvature.rows(objective.model, params, cache, roots)  # leaves [K, N, ...]
-    rows = jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in jax.tree.leaves(each)], 1)
+    rows = curvature.rows(objective.model, params, cache, roots)
     r = scale * (y - batch["y"])  # [N, *items, O]
     r = jnp.moveaxis(r.reshape(len(r), -1), 0, 1).ravel()  # in the order of the rows: item, output, example
     if not objective.penalties:

@@ -71,8 +71,7 @@ def natural_gradient(
 def fisher_rows(objective: Objective, params: PyTree, batch: Batch, ctx: Context) -> jax.Array:
     """A [R, P] with A^T A the Fisher matrix of the batch; an L2 penalty adds its own rows."""
     y, cache = objective.model.forward(params, batch["x"], ctx)
-    each = curvature.rows(objective.model, params, cache, curvature.exact(objective.loss, y, batch))
-    a = jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in jax.tree.leaves(each)], 1)
+    a = curvature.rows(objective.model, params, cache, curvature.exact(objective.loss, y, batch))
     if not objective.penalties:
         return a
     return jnp.concatenate([a, jnp.diag(jnp.sqrt(ravel_pytree(objective.curvature(params))[0]))])

@@ -292,6 +292,8 @@ def check_optimizer(config: Config, objective: Objective, params: PyTree, y: PyT
     """Raises InputError where an optimizer that looks into the model does not fit it; the step is traced, not run."""
     optimizer, model = config.optimizer, objective.model
     measured = config.run.noise_scale_every is not None
+    if not (optimizer.second_order or optimizer.private or measured):
+        return
     if config.run.micro_batches > 1 and (optimizer.second_order or measured):
         who = "run.noise_scale_every" if measured else type(optimizer).__name__
         raise InputError(f"{who} takes the whole batch: run.micro_batches must be 1, got {config.run.micro_batches}")
