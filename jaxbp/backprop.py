@@ -98,7 +98,7 @@ def _example_gradients(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) 
 def _factors(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
     known = layer.factors(params, cache, dy)
     others = sorted(set(params) - set(known))
-    dx, grads = (_example_gradients if others else _gradient)(layer, params, cache, dy)
+    dx, grads = (_example_gradients if others or layer.couples_batch else _gradient)(layer, params, cache, dy)
     own = {name: grads[name].reshape(len(grads[name]), 1, -1) for name in others}  # each example's gradient, times one
     return dx, known | {name: Outer(jnp.ones_like(g[..., :1]), g) for name, g in own.items()}
 

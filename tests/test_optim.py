@@ -17,7 +17,7 @@ from jaxbp import Context, optim
 from jaxbp.analysis import matrices, per_example
 from jaxbp.check import worst
 from jaxbp.config import Config, Run
-from jaxbp.data import Embedded, Encoder, Function
+from jaxbp.data import Embedded, Encoder
 from jaxbp.losses import AbsoluteError, BinaryCrossEntropy, Penalty, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
 from jaxbp.optim import Objective, OptimizerConfig, Private, levenberg_marquardt, natural_gradient, newton
@@ -242,7 +242,7 @@ def test_a_second_order_run_goes_on_to_the_same_bytes(tmp_path):
 def test_the_sine_config_fits_in_fifty_iterations(tmp_path):
     from jaxbp.config import load
 
-    found = train(replace(load("configs/sine_lm.py"), data=Function("sine", examples=160)), tmp_path / "run")
+    found = train(load("configs/sine_lm.py"), tmp_path / "run")
     assert found["step"] <= 50
     assert found["train_loss"] < 1e-6
     assert found["test_loss"] < 1e-6
@@ -327,6 +327,8 @@ def test_a_run_logs_its_noise_scale(tmp_path):
     config = Config(Embedded("iris", scaling="standard"), MLP(3, (8,)), SoftmaxCrossEntropy(), SGD(0.1),
                     Run(epochs=2, batch_size=32, noise_scale_every=2))
     train(config, tmp_path / "run")
+    rarely = replace(config, run=replace(config.run, noise_scale_every=100))
+    assert "noise_scale" not in train(rarely, tmp_path / "rarely")  # measured in the first epoch alone
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["noise_scale"]) for row in rows)
     assert rows[0]["noise_scale"] != rows[1]["noise_scale"]

@@ -25,7 +25,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxbp.analysis.products import LIKELIHOODS
+from jaxbp.analysis.products import LIKELIHOODS, delta
 from jaxbp.backprop import factors
 from jaxbp.core import Context, Layer, PyTree
 from jaxbp.errors import InputError, unknown
@@ -52,14 +52,14 @@ class Roots:
         """Delta number `index`, which may be traced."""
         items = self.of.shape[2:-1]
         chosen = (jnp.arange(prod(items)) == index // len(self.of)).reshape(*items, 1)
-        delta = self.of[index % len(self.of)]
-        return jnp.where(chosen, delta, 0) if self.split else delta
+        whole = self.of[index % len(self.of)]
+        return jnp.where(chosen, whole, 0) if self.split else whole
 
 
 def exact(loss: Loss, y: jax.Array, batch: Batch) -> Roots:
     """K = O, for a loss that is convex in the outputs; y [N, ..., O]."""
     unit = batch | {"weight": jnp.ones_like(batch["weight"])}
-    column = lambda e: jax.jvp(lambda y: _delta(loss, y, unit), (y,), (jnp.broadcast_to(e, y.shape),))[1]
+    column = lambda e: jax.jvp(lambda y: delta(loss, y, unit), (y,), (jnp.broadcast_to(e, y.shape),))[1]
     hessian = jnp.moveaxis(jax.vmap(column)(jnp.eye(y.shape[-1], dtype=y.dtype)), 0, -1)  # [N, ..., O, O]
     values, vectors = jnp.linalg.eigh(hessian)
     half = vectors * jnp.sqrt(jnp.maximum(values, 0) * batch["weight"][..., None])[..., None, :].astype(y.dtype)
@@ -76,13 +76,13 @@ def sampled(loss: Loss, y: jax.Array, batch: Batch, key: jax.Array) -> Roots:
         target, loss = jax.random.bernoulli(key, jax.nn.sigmoid(y)).astype(y.dtype), BinaryCrossEntropy()
     else:
         target = y + jax.random.normal(key, y.shape, y.dtype) / (2 * loss.factor(y.shape[-1])) ** 0.5
-    delta = _delta(loss, y, batch | {"y": target, "weight": jnp.sqrt(batch["weight"])})
-    return Roots(delta[None], split=False)  # items are drawn independently: their products vanish in the mean
+    drawn = delta(loss, y, batch | {"y": target, "weight": jnp.sqrt(batch["weight"])})
+    return Roots(drawn[None], split=False)  # items are drawn independently: their products vanish in the mean
 
 
 def empirical(loss: Loss, y: jax.Array, batch: Batch) -> Roots:
     """K = 1, each item's delta."""
-    return Roots(_delta(loss, y, batch | {"weight": jnp.sqrt(batch["weight"])})[None], split=True)
+    return Roots(delta(loss, y, batch | {"weight": jnp.sqrt(batch["weight"])})[None], split=True)
 
 
 def rows(model: Layer, params: PyTree, cache: PyTree, roots: Roots) -> jax.Array:
@@ -123,7 +123,3 @@ def diagonal(model: Layer, loss: Loss, kind: Kind) -> Callable[..., PyTree]:
         return jax.tree.map(lambda p, s: s.reshape(p.shape), params, squares)
 
     return run
-
-
-def _delta(loss: Loss, y: jax.Array, batch: Batch) -> jax.Array:
-    return loss.backward(loss.forward(y, batch["y"], batch["weight"])[1])

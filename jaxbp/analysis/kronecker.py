@@ -33,18 +33,20 @@ class Kronecker:
     columns: jax.Array
     shape: tuple[int, ...]
 
+    @property
+    def diagonal_rows(self) -> bool:
+        """Whether rows is the diagonal of a matrix, as for a table of embeddings."""
+        return self.rows.ndim < self.columns.ndim
+
     def dense(self) -> jax.Array:
         """The matrix [P, P] of a parameter with P entries."""
-        rows = jnp.diag(self.rows) if self.rows.ndim < self.columns.ndim else self.rows
+        rows = jnp.diag(self.rows) if self.diagonal_rows else self.rows
         blocks = jax.vmap(jnp.kron)(*(a.reshape(-1, *a.shape[-2:]) for a in (rows, self.columns)))
         return jax.scipy.linalg.block_diag(*blocks)
 
     def eigen(self) -> Eigen:
         """Its eigenvectors and eigenvalues."""
-        if self.rows.ndim < self.columns.ndim:
-            of_rows, rows = self.rows, None
-        else:
-            of_rows, rows = jnp.linalg.eigh(self.rows)
+        of_rows, rows = (self.rows, None) if self.diagonal_rows else jnp.linalg.eigh(self.rows)
         of_columns, columns = jnp.linalg.eigh(self.columns)
         return Eigen(rows, columns, of_rows[..., :, None] * of_columns[..., None, :], self.shape)
 

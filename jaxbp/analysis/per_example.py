@@ -122,6 +122,11 @@ def clipped(
     return model.backward(params, swept.cache, jax.tree.map(scaled, swept.dy))[1], norms
 
 
+def shares(weight: jax.Array) -> jax.Array:
+    """[N]: the weight of each example, all its items together."""
+    return jnp.sum(weight.reshape(len(weight), -1), 1)
+
+
 def cosines(products: jax.Array) -> jax.Array:
     """[N, N] inner products -> [N, N] cosines of the angles; 0 beside a gradient of zero."""
     norms = jnp.sqrt(jnp.diagonal(products))

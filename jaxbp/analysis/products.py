@@ -61,7 +61,7 @@ def hessian(gradient: Callable[..., Result]) -> Product:
 
 def gauss_newton(model: Layer, loss: Loss) -> Product:
     """(params, batch, v like params, ctx) -> J^T H J v, like params: positive semi-definite for a convex loss."""
-    return _between(model, lambda y, u, batch: jax.jvp(lambda y: _delta(loss, y, batch), (y,), (u,))[1])
+    return _between(model, lambda y, u, batch: jax.jvp(lambda y: delta(loss, y, batch), (y,), (u,))[1])
 
 
 def fisher(model: Layer, loss: Loss, empirical: bool) -> Product:
@@ -76,7 +76,7 @@ def fisher(model: Layer, loss: Loss, empirical: bool) -> Product:
         return gauss_newton(model, loss)
 
     def scaled(y: jax.Array, u: jax.Array, batch: dict[str, PyTree]) -> jax.Array:
-        alone = _delta(loss, y, batch | {"weight": jnp.ones_like(batch["weight"])})
+        alone = delta(loss, y, batch | {"weight": jnp.ones_like(batch["weight"])})
         along = jnp.sum(alone * u, -1) * batch["weight"]  # w g . v of each item
         return jnp.where(along == 0, 0, along)[..., None] * alone
 
@@ -94,5 +94,6 @@ def _between(model: Layer, middle: Callable[[jax.Array, jax.Array, dict], jax.Ar
     return product
 
 
-def _delta(loss: Loss, y: jax.Array, batch: dict[str, PyTree]) -> jax.Array:
+def delta(loss: Loss, y: jax.Array, batch: dict[str, PyTree]) -> jax.Array:
+    """The delta of the batch's loss at the outputs y."""
     return loss.backward(loss.forward(y, batch["y"], batch["weight"])[1])

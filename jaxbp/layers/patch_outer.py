@@ -20,7 +20,7 @@ from jaxbp.outer import GroupedOuter, Outer, Sharing, over_leading, register, to
 
 @partial(register, meta_fields=["window"])
 @dataclass(frozen=True)
-class PatchOuter(Outer):
+class PatchOuter(GroupedOuter):
     """Input a [N, *space, I] and delta g [N, *out, O]: dw [O, K I / groups], in the order of the kernel's memory."""
 
     window: Window
@@ -28,10 +28,6 @@ class PatchOuter(Outer):
     @property
     def axes(self) -> int:
         return 2 + len(self.window.kernel)
-
-    @property
-    def single(self) -> bool:
-        return False
 
     @property
     def entries(self) -> int:
@@ -46,11 +42,10 @@ class PatchOuter(Outer):
                 jnp.moveaxis(g.reshape(-1, groups, g.shape[-1] // groups), 1, 0))
 
     def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        a, g = self.pair(a, g)
-        return jnp.einsum("kso,ksi->koi", g, a).reshape(-1, a.shape[-1])
+        return super().alone(*self.pair(a, g))
 
     def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        return jnp.sum(jax.vmap(Outer(a, g).norm)(*self.pair(a, g)))
+        return super().norm(*self.pair(a, g))
 
     @over_leading
     def gradient(self) -> jax.Array:
@@ -59,13 +54,7 @@ class PatchOuter(Outer):
     @over_leading
     def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
         """A pair, or one for each group with a leading axis."""
-        grouped = self.window.groups > 1
-
-        def one(a: jax.Array, g: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-            a, g = self.pair(a, g)
-            alone = GroupedOuter(a[None], g[None]) if grouped else Outer(a, g)
-            return alone.moments(weight[None], sharing)
-
+        one = lambda a, g, weight: PatchOuter(a[None], g[None], self.window).dense().moments(weight[None], sharing)
         return total(one, self.a, self.g, weight)
 
     def dense(self) -> Outer:

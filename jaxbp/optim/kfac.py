@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxbp.analysis import curvature, kronecker
+from jaxbp.analysis import curvature, kronecker, per_example
 from jaxbp.analysis.curvature import Roots
 from jaxbp.analysis.kronecker import Eigen, Kronecker
 from jaxbp.core import Context, PyTree, output_spec, path_name
@@ -58,7 +58,7 @@ def kfac(
         """-> (cache, drawn roots, Kronecker factors) of this batch."""
         y, cache = objective.model.forward(params, batch["x"], ctx)
         roots = curvature.sampled(objective.loss, y, batch, jax.random.fold_in(ctx.key, DRAWING))
-        share = jnp.sum(batch["weight"].reshape(len(y), -1), 1)
+        share = per_example.shares(batch["weight"])
         found = kronecker.factors(objective.model, params, cache, roots, share / jnp.sum(share), sharing)
         return cache, roots, found
 
@@ -119,7 +119,7 @@ def check(factors: PyTree) -> None:
     """Raises InputError where a factor is too large to be decomposed."""
     is_pair = lambda node: isinstance(node, Kronecker)
     for path, pair in jax.tree_util.tree_leaves_with_path(factors, is_leaf=is_pair):
-        rows = max(pair.rows.shape[-1] if pair.rows.ndim == pair.columns.ndim else 0, pair.columns.shape[-1])
+        rows = max(0 if pair.diagonal_rows else pair.rows.shape[-1], pair.columns.shape[-1])
         if rows > LARGEST:
             raise InputError(f"K-FAC: a factor of '{path_name(path)}' has {rows:,} rows, at most {LARGEST:,} allowed")
 

@@ -38,7 +38,7 @@ class Inverse(NamedTuple):
 
 
 def natural_gradient(
-    objective: Objective, learning_rate: float = 1.0, damping: float = 1e-3, rate: float | None = None
+    objective: Objective, learning_rate: float = 0.5, damping: float = 1e-2, rate: float | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """update(grads, state, params, batch=, ctx=). rate: weight of each new batch in the estimate; None: each alone.
 

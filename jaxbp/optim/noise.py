@@ -43,7 +43,7 @@ def noise_meter(objective: Objective, every: int) -> optax.GradientTransformatio
             for penalty in objective.penalties:
                 own = jax.tree.map(jnp.subtract, own, penalty.gradient(params))
             norms = per_example.squared_norms(objective.model, objective.loss)(params, batch, ctx)
-            counted = jnp.sum(jnp.any(batch["weight"].reshape(len(batch["weight"]), -1) > 0, 1))
+            counted = jnp.sum(per_example.shares(batch["weight"]) > 0)
             found = per_example.noise(sum(jax.tree.leaves(norms)), own, jnp.maximum(counted, 2))
             return jax.tree.map(lambda total, now: total + jnp.where(counted > 1, now, 0), state.noise, found)
 

@@ -48,10 +48,10 @@ class Objective:
 
     def curvature(self, params: PyTree) -> PyTree:
         """Like params: the second derivative of the penalties."""
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        total = jax.tree.map(jnp.zeros_like, params)
         for penalty in self.penalties:
-            zeros = add(zeros, penalty.curvature(params))
-        return zeros
+            total = add(total, penalty.curvature(params))
+        return total
 
 
 @dataclass(frozen=True)

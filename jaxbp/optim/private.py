@@ -38,7 +38,7 @@ class Private(Typed):
         """In place of value_and_grad: the value is that of the loss, the gradient that of clipped examples."""
 
         def run(params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Result:
-            share = shares(batch["weight"])
+            share = per_example.shares(batch["weight"])
             own = batch["weight"] / jnp.where(share > 0, share, 1).reshape(-1, *(1,) * (batch["weight"].ndim - 1))
             swept = per_example.sweep(model, loss, params, batch | {"weight": own}, ctx)
             grads, _ = per_example.clipped(model, params, swept, self.norm, share, self.sweeps)
@@ -56,13 +56,8 @@ class Private(Typed):
         ) -> tuple[PyTree, tuple]:
             leaves, tree = jax.tree.flatten(grads)
             keys = jax.random.split(jax.random.fold_in(ctx.key, DRAWING), len(leaves))
-            scale = self.noise_multiplier * self.norm * jnp.max(shares(batch["weight"]))
+            scale = self.noise_multiplier * self.norm * jnp.max(per_example.shares(batch["weight"]))
             noisy = [g + scale * jax.random.normal(key, g.shape, g.dtype) for g, key in zip(leaves, keys, strict=True)]
             return tree.unflatten(noisy), state
 
         return optax.GradientTransformationExtraArgs(lambda params: (), update)
-
-
-def shares(weight: jax.Array) -> jax.Array:
-    """[N]: the weight of each example, all its items together."""
-    return jnp.sum(weight.reshape(len(weight), -1), 1)

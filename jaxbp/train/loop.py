@@ -185,7 +185,8 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
             row |= {f"{name}_{key}": value for key, value in found.items()}
     if session.config.run.noise_scale_every:
         measured = state.optimizer[0]
-        row["noise_scale"] = float(measured.noise.scale)
+        if measured.noise.variance:  # else nothing was measured since the last evaluation
+            row["noise_scale"] = float(measured.noise.scale)
         state = replace(state, optimizer=(measured.cleared(), *state.optimizer[1:]))
     if session.delta_norms:
         row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch(session))
