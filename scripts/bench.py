@@ -17,8 +17,8 @@ from race import measure, show
 from tqdm import tqdm
 
 from jaxbp.errors import unknown
-from jaxbp.train.files import write_json
-from jaxbp.train.provenance import installed, machine
+from jaxbp.files import write_json
+from jaxbp.machine import installed, machine
 
 flags.DEFINE_string("suite", "dense", "which suite")
 flags.DEFINE_string("json", None, "also write machine and rows to this file")

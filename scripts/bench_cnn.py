@@ -23,8 +23,8 @@ from jaxbp.backprop import Result
 from jaxbp.check import autodiff
 from jaxbp.data import epoch_order
 from jaxbp.losses import SoftmaxCrossEntropy
+from jaxbp.machine import threads
 from jaxbp.models import CNN
-from jaxbp.train.provenance import threads
 from jaxbp.train.step import Feed, State, initial_state, make_step
 
 EXAMPLES, RATE, STEPS = 12_800, 0.01, 2

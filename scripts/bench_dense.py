@@ -15,8 +15,8 @@ from jaxbp import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.data import epoch_order
 from jaxbp.losses import Loss, SoftmaxCrossEntropy, SquaredError
+from jaxbp.machine import threads
 from jaxbp.models import MLP
-from jaxbp.train.provenance import threads
 from jaxbp.train.step import Feed, initial_state, make_program, make_step
 
 EXAMPLES = 60_000

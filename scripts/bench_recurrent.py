@@ -20,8 +20,8 @@ from jaxbp import Context, Embedding, GRUCell, LSTMCell, Recurrent, SimpleCell, 
 from jaxbp.check import autodiff
 from jaxbp.data import Dataset, Text
 from jaxbp.losses import SoftmaxCrossEntropy
+from jaxbp.machine import threads
 from jaxbp.models import RNN
-from jaxbp.train.provenance import threads
 from jaxbp.train.step import Feed, initial_state, make_step
 
 SHAPES = [(64, 32, 64, 128), (128, 32, 128, 256), (256, 8, 64, 256), (1000, 1, 32, 64)]  # T, N, D, H

@@ -13,9 +13,9 @@ from absl import flags
 
 from jaxbp.check import check_model
 from jaxbp.core import Context
-from jaxbp.train.files import write_json
+from jaxbp.files import write_json
+from jaxbp.machine import machine
 from jaxbp.train.loop import batch_spec, check_fit
-from jaxbp.train.provenance import machine
 
 ROWS = 7  # examples in the batch that is checked
 

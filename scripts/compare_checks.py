@@ -25,8 +25,8 @@ from prove_check import Outcome, problem_of, subjects
 from jaxbp.check.faults import Fault, faults
 from jaxbp.check.passes import dot
 from jaxbp.check.problem import Leaves, Problem
-from jaxbp.train.files import write_json
-from jaxbp.train.provenance import machine
+from jaxbp.files import write_json
+from jaxbp.machine import machine
 
 flags.DEFINE_integer("count", 400, "faults in the sample")
 flags.DEFINE_string("json", None, "also write the table to this file")

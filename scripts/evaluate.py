@@ -15,11 +15,11 @@ from jaxbp.config import override
 from jaxbp.core import Layer, PyTree
 from jaxbp.data import Splits
 from jaxbp.errors import InputError
-from jaxbp.train import pictures
+from jaxbp.files import write_json
 from jaxbp.train.evaluate import make_prediction, predicted_class, true_class
-from jaxbp.train.files import write_json
+from jaxbp.train.report import pictures
+from jaxbp.train.report.scores import draw, measure
 from jaxbp.train.run import fingerprint, load
-from jaxbp.train.scores import draw, measure
 
 flags.DEFINE_string("run", "runs/digits_mlp", "the run folder")
 

@@ -22,9 +22,9 @@ from jaxbp import Context
 from jaxbp.config import Config, load
 from jaxbp.data import epoch_order
 from jaxbp.errors import unknown
+from jaxbp.files import write_json
+from jaxbp.machine import machine
 from jaxbp.optimizers import Adam, Constant, Cosine
-from jaxbp.train.files import write_json
-from jaxbp.train.provenance import machine
 from jaxbp.train.step import Feed, initial_state, make_program, make_step
 
 flags.DEFINE_integer("updates", 1200, "of each Adam", lower_bound=3)

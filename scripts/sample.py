@@ -8,7 +8,7 @@ import cli
 from absl import flags
 
 from jaxbp.errors import InputError, unknown
-from jaxbp.train.files import write_whole
+from jaxbp.files import write_whole
 from jaxbp.train.run import load
 from jaxbp.train.sample import sample
 

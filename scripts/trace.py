@@ -14,7 +14,7 @@ from absl import flags
 
 from jaxbp.analysis.trace import trace
 from jaxbp.core import Context, cast
-from jaxbp.train.files import write_json, write_whole
+from jaxbp.files import write_json, write_whole
 from jaxbp.train.loop import batch_spec, check_fit
 
 flags.DEFINE_string("config", "configs/xor.py", "the experiment")

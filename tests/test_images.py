@@ -18,8 +18,8 @@ from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import CNN, ResNet
 from jaxbp.optimizers import AdamW
-from jaxbp.train import pictures
 from jaxbp.train.loop import train
+from jaxbp.train.report import pictures
 from jaxbp.train.run import load
 
 IMAGE = np.arange(1.0, 36).reshape(1, 5, 7, 1).astype(np.float32)

@@ -209,7 +209,7 @@ def test_other_data_are_refused(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_another_version_is_a_warning_line(tmp_path, monkeypatch, capsys):
     train(small(epochs=1), tmp_path)
-    monkeypatch.setattr("jaxbp.train.provenance.threads", lambda: 64)
+    monkeypatch.setattr("jaxbp.machine.threads", lambda: 64)
     train(small(epochs=2), tmp_path)
     assert "not bit-exact with the run so far" in capsys.readouterr().out
 

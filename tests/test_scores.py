@@ -10,7 +10,7 @@ from sklearn import metrics
 import jaxbp
 from jaxbp.losses import BinaryCrossEntropy, MulticlassHinge, SoftmaxCrossEntropy, SquaredError
 from jaxbp.train import evaluate
-from jaxbp.train.scores import calibrate, draw, measure
+from jaxbp.train.report.scores import calibrate, draw, measure
 
 THREE = ("a", "b", "c")
 

@@ -17,9 +17,9 @@ from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import RNN, TDNN
 from jaxbp.optimizers import SGD, AdamW
-from jaxbp.train.deltas import make_delta_norms
 from jaxbp.train.evaluate import make_evaluation
 from jaxbp.train.loop import train
+from jaxbp.train.report.deltas import make_delta_norms
 from jaxbp.train.run import load
 from jaxbp.train.sample import sample
 

@@ -17,10 +17,10 @@ from jaxbp.check import autodiff, worst
 from jaxbp.data import Dataset, Embedded
 from jaxbp.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
-from jaxbp.train import report
 from jaxbp.train.evaluate import make_evaluation
 from jaxbp.train.failure import diagnose, replay
 from jaxbp.train.loop import NotFinite, rounds, train
+from jaxbp.train.report import curves
 from jaxbp.train.run import load
 from jaxbp.train.step import Feed, State, accumulated, initial_state, make_program, make_step
 
@@ -139,7 +139,7 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     assert names == {"config.json", "provenance.json", "metrics.jsonl", "timing.jsonl", "checkpoints", "curves.png"}
     assert out.splitlines()[0].startswith("cpu (")
     assert "threads, float32, matrix products in highest precision, 131 parameters" in out.splitlines()[0]
-    rows = report.read_metrics(folder / "metrics.jsonl")
+    rows = curves.read_metrics(folder / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1] == last
     assert set(last) == {"epoch", "step", "train_loss", "test_loss", "test_accuracy"}  # no wall-clock in here
@@ -266,7 +266,7 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
     config = replace(config, data=replace(config.data, validation_fraction=0.3),
                      optimizer=optimizers.SGD(learning_rate=0.5, momentum=0.9))
     best = train(config, tmp_path)
-    rows = report.read_metrics(tmp_path / "metrics.jsonl")
+    rows = curves.read_metrics(tmp_path / "metrics.jsonl")
     assert len(rows) < 200
     assert rows[-4] == best
     assert min(row["validation_loss"] for row in rows) == best["validation_loss"]

@@ -31,7 +31,7 @@ from jaxbp.check.gradients import check_function, check_gradient, check_layer
 from jaxbp.check.report import Report
 from jaxbp.core import Layer, shaped
 from jaxbp.errors import InputError, unknown
-from jaxbp.train.files import write_json
+from jaxbp.files import write_json
 
 
 def main(words: Sequence[str]) -> int:

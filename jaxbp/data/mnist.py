@@ -14,6 +14,7 @@ from jaxbp.data.moved import Movable
 from jaxbp.data.pipeline import Dataset, Splits
 from jaxbp.data.prepare import Prepared, hold_out
 from jaxbp.errors import InputError
+from jaxbp.files import write_whole
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -69,18 +70,13 @@ def download(folder: Path, mirrors: Sequence[str]) -> Path:
     """
     for name in SHA256:
         if not (folder / name).exists():
-            _write(folder / name, fetch(name, mirrors))
+            content = fetch(name, mirrors)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_whole(folder / name, content)
+            except OSError as error:
+                raise InputError(f"cannot write MNIST to the cache ({error}); give path, or set XDG_CACHE_HOME") from error
     return folder
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    except OSError as error:
-        raise InputError(f"cannot write MNIST to the cache ({error}); give path, or set XDG_CACHE_HOME") from error
 
 
 def fetch(name: str, mirrors: Sequence[str]) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxbp.config import Config
 from jaxbp.data.prepare import Tabular
 from jaxbp.errors import InputError
-from jaxbp.train.files import write_json
+from jaxbp.files import write_json
 from jaxbp.train.loop import train
 
 

@@ -13,9 +13,9 @@ from jaxbp.backprop import Rule
 from jaxbp.config import Config
 from jaxbp.core import Context, Layer, PyTree, map_leaves, path_name
 from jaxbp.errors import InputError
+from jaxbp.files import write_json
 from jaxbp.layers import Keep
 from jaxbp.train.checkpoint import load_arrays, save_arrays, verify, write_manifest
-from jaxbp.train.files import write_json
 from jaxbp.train.step import State, initial_state, prepared
 
 

@@ -22,11 +22,12 @@ from jaxbp.core import Context, Layer, PyTree, leaves, output_spec
 from jaxbp.data import Dataset, Splits, epoch_order
 from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
+from jaxbp.machine import header, machine
 from jaxbp.optim import Objective
-from jaxbp.train import failure, report
-from jaxbp.train.deltas import draw_deltas, make_delta_norms
+from jaxbp.train import failure
 from jaxbp.train.evaluate import make_evaluation
-from jaxbp.train.provenance import header, machine
+from jaxbp.train.report import curves
+from jaxbp.train.report.deltas import draw_deltas, make_delta_norms
 from jaxbp.train.run import RunFolder, checkpointed, fingerprint
 from jaxbp.train.step import Feed, State, accumulated, initial_state, make_program, make_step, prepared
 
@@ -107,8 +108,8 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
         print(f"resumed at step {int(state.step)} of {run.epochs * steps}", flush=True)
     with signals() as caught:
         all_rounds(session, state, caught)
-    rows = report.read_metrics(folder.metrics)
-    report.draw_curves(rows, path / "curves.png")
+    rows = curves.read_metrics(folder.metrics)
+    curves.draw_curves(rows, path / "curves.png")
     if session.delta_norms:
         draw_deltas(rows[-1]["delta_norms"], path / "deltas.png")
     return rows[-1] if run.patience is None else min(rows, key=lambda row: row["validation_loss"])
@@ -192,7 +193,7 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
         row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch(session))
     append(session.folder.metrics, row)
     append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed})
-    bar.write(report.line(row, session.config.run.epochs, speed))
+    bar.write(curves.line(row, session.config.run.epochs, speed))
     patience, facts = session.config.run.patience, session.facts
     if patience is not None:
         if facts["best_loss"] is None or row["validation_loss"] < facts["best_loss"]:

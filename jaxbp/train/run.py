@@ -20,9 +20,9 @@ from jaxbp.config import Config, from_json, to_json
 from jaxbp.core import Layer, PyTree
 from jaxbp.data import Splits
 from jaxbp.errors import InputError
+from jaxbp.files import write_json
+from jaxbp.machine import machine, provenance
 from jaxbp.train.checkpoint import Checkpoints, load_arrays
-from jaxbp.train.files import write_json
-from jaxbp.train.provenance import machine, provenance
 from jaxbp.train.step import initial_state
 
 MAY_CHANGE = r"run\.(epochs|steps_per_call|checkpoint_seconds|keep)|data\.(path|(train|test)_(images|labels))"

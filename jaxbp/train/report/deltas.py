@@ -14,7 +14,7 @@ from jaxbp.core import Context, Layer, PyTree, leaves, path_name
 from jaxbp.layers import Recurrent
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss
-from jaxbp.train.report import save_figure
+from jaxbp.train.report.curves import save_figure
 
 
 def make_delta_norms(

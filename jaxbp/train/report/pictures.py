@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from jaxbp.core import Context, Layer, PyTree, map_leaves, path_name
 from jaxbp.layers.keep import Keep, Kept
-from jaxbp.train.report import save_figure
+from jaxbp.train.report.curves import save_figure
 
 MOST = 256  # small pictures in one panel
 SHOWN = 100  # mistakes

@@ -12,7 +12,7 @@ from sklearn import metrics
 
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from jaxbp.train.evaluate import predicted_class, true_class
-from jaxbp.train.report import save_figure
+from jaxbp.train.report.curves import save_figure
 
 BINS = 10  # of confidence, equally wide
 MANY = 20  # classes from which on a confusion matrix shows no counts

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxbp.train.files import write_whole
+from jaxbp.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Files of a run folder appear whole or not at all: written aside, then renamed."""
+"""Files appear whole or not at all: they are written aside, then renamed."""
 from __future__ import annotations
 
 import json
