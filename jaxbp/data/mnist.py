@@ -68,14 +68,13 @@ def download(folder: Path, mirrors: Sequence[str]) -> Path:
 
     Raises InputError if no mirror has it, or the folder cannot be written.
     """
-    for name in SHA256:
-        if not (folder / name).exists():
-            content = fetch(name, mirrors)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_whole(folder / name, content)
-            except OSError as error:
-                raise InputError(f"cannot write MNIST to the cache ({error}); give path, or set XDG_CACHE_HOME") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in SHA256:
+            if not (folder / name).exists():
+                write_whole(folder / name, fetch(name, mirrors))
+    except OSError as error:
+        raise InputError(f"cannot write MNIST to the cache ({error}); give path, or set XDG_CACHE_HOME") from error
     return folder
 
 
