@@ -8,7 +8,7 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Adding
 from jaxbp.losses import SquaredError
 from jaxbp.models import RNN
-from jaxbp.optimizers import AdamW, Cosine
+from jaxbp.optim import AdamW, Cosine
 
 
 def get_config() -> Config:

@@ -9,7 +9,7 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Characters
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
 from jaxbp.models import MLP
-from jaxbp.optimizers import Adam
+from jaxbp.optim import Adam
 
 
 def get_config() -> Config:

@@ -10,7 +10,7 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Text
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import RNN
-from jaxbp.optimizers import AdamW, Cosine
+from jaxbp.optim import AdamW, Cosine
 
 
 def get_config() -> Config:

@@ -9,7 +9,7 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Embedded
 from jaxbp.losses import SquaredError
 from jaxbp.models import MLP
-from jaxbp.optimizers import SGD
+from jaxbp.optim import SGD
 
 
 def get_config() -> Config:

@@ -8,7 +8,7 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Mnist
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import CNN
-from jaxbp.optimizers import SGD
+from jaxbp.optim import SGD
 
 
 def get_config() -> Config:

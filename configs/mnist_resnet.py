@@ -7,7 +7,7 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Mnist
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import ResNet
-from jaxbp.optimizers import AdamW, Cosine
+from jaxbp.optim import AdamW, Cosine
 
 
 def get_config() -> Config:

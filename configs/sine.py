@@ -8,7 +8,7 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Function
 from jaxbp.losses import SquaredError
 from jaxbp.models import MLP
-from jaxbp.optimizers import Adam, Cosine
+from jaxbp.optim import Adam, Cosine
 
 
 def get_config() -> Config:

@@ -9,7 +9,7 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Csv
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import MLP
-from jaxbp.optimizers import SGD, Cosine
+from jaxbp.optim import SGD, Cosine
 
 
 def get_config() -> Config:

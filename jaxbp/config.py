@@ -23,8 +23,11 @@ from jaxbp.data import DataConfig
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import ModelConfig
-from jaxbp.optim import Objective, noise_meter
-from jaxbp.optimizers import OptimizerConfig  # with it the kinds of optimizer that a text may name
+from jaxbp.optim import (
+    Objective,
+    OptimizerConfig,  # with it the kinds of optimizer that a text may name
+    noise_meter,
+)
 from jaxbp.typed import Count, NotNegative, Pattern, Seed, Typed, field_types, fits, spell
 
 

@@ -184,6 +184,11 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
+def dot(a: PyTree, b: PyTree) -> jax.Array:
+    """The inner product of two equal trees: the sum over all their leaves."""
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+
+
 def path_name(path: tuple) -> str:
     """'00_dense/w' of a JAX key path."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

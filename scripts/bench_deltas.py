@@ -19,8 +19,7 @@ from jaxbp.analysis import per_example, products
 from jaxbp.check import autodiff
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import CNN, MLP
-from jaxbp.optim import Objective, noise_meter
-from jaxbp.optimizers import AdamW
+from jaxbp.optim import AdamW, Objective, noise_meter
 from jaxbp.train.step import initial_state, make_step
 
 LOSS = SoftmaxCrossEntropy()

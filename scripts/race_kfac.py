@@ -24,7 +24,7 @@ from jaxbp.data import epoch_order
 from jaxbp.errors import unknown
 from jaxbp.files import write_json
 from jaxbp.machine import machine
-from jaxbp.optimizers import Adam, Constant, Cosine
+from jaxbp.optim import Adam, Constant, Cosine
 from jaxbp.train.step import Feed, initial_state, make_program, make_step
 
 flags.DEFINE_integer("updates", 1200, "of each Adam", lower_bound=3)

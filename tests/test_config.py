@@ -20,7 +20,7 @@ from jaxbp.config import Config, Run, from_json, keys, load, override, show_help
 from jaxbp.data import DataConfig, Logic
 from jaxbp.losses import BinaryCrossEntropy, Loss, Penalty
 from jaxbp.models import MLP, ModelConfig
-from jaxbp.optimizers import SGD, Adam, Constant, Cosine, OptimizerConfig, Schedule
+from jaxbp.optim import SGD, Adam, Constant, Cosine, OptimizerConfig, Schedule
 from jaxbp.typed import Count, Fraction, Pattern, spell
 
 FILES = sorted(Path(__file__).parents[1].glob("configs/*.py"))
@@ -308,7 +308,7 @@ from jaxbp.config import *
 from jaxbp.data import Logic
 from jaxbp.losses import BinaryCrossEntropy
 from jaxbp.models import MLP
-from jaxbp.optimizers import SGD, Constant, Cosine
+from jaxbp.optim import SGD, Constant, Cosine
 
 def get_config():
     model = MLP(1, (4, 3))

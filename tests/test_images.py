@@ -17,7 +17,7 @@ from jaxbp.data.moved import moved
 from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import CNN, ResNet
-from jaxbp.optimizers import AdamW
+from jaxbp.optim import AdamW
 from jaxbp.train.loop import train
 from jaxbp.train.report import pictures
 from jaxbp.train.run import load

@@ -9,7 +9,7 @@ import pytest
 from test_train import weights
 
 from jaxbp import config as configuration
-from jaxbp import models, optimizers
+from jaxbp import models, optim
 from jaxbp.data import (
     CONFIGS,
     Adding,
@@ -32,7 +32,7 @@ BASE = configuration.Config(
     data=Embedded("wine", scaling="standard", validation_fraction=0.2),
     model=MLP(outputs=3, hidden=(8,), dropout=0.1),
     loss=SoftmaxCrossEntropy(),
-    optimizer=optimizers.AdamW(schedule=optimizers.Cosine(warmup=0.2)),
+    optimizer=optim.AdamW(schedule=optim.Cosine(warmup=0.2)),
     run=configuration.Run(epochs=4, batch_size=16, steps_per_call=3, checkpoint_seconds=0.0, patience=10),
     penalty=Penalty(l2=1e-3),
 )
@@ -41,9 +41,9 @@ OTHER = {  # key: another value, which must change what training leaves
     "optimizer.learning_rate": 0.01, "optimizer.b1": 0.8, "optimizer.b2": 0.9, "optimizer.eps": 0.1,
     "optimizer.weight_decay": 0.5, "optimizer.schedule.warmup": 0.5, "optimizer.schedule.final": 0.5,
     "optimizer.clip_norm": 0.01, "optimizer.clip_value": 0.001,
-    "optimizer.groups": (optimizers.Group(".*", learning_rate_factor=0.5),),
-    "optimizer.plateau": optimizers.Plateau(steps=1, factor=0.5, patience=1),
-    "optimizer.private": optimizers.Private(),
+    "optimizer.groups": (optim.Group(".*", learning_rate_factor=0.5),),
+    "optimizer.plateau": optim.Plateau(steps=1, factor=0.5, patience=1),
+    "optimizer.private": optim.Private(),
     "run.epochs": 5, "run.batch_size": 8, "run.seed": 1, "run.shuffle": False, "run.evaluate_every": 2,
     "run.micro_batches": 2, "run.patience": 1, "run.checkpoint_seconds": 1e6, "run.keep": 3,
     "run.noise_scale_every": 5,

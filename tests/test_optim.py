@@ -20,10 +20,9 @@ from jaxbp.config import Config, Run
 from jaxbp.data import Embedded, Encoder
 from jaxbp.losses import AbsoluteError, BinaryCrossEntropy, Penalty, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
-from jaxbp.optim import Objective, OptimizerConfig, Private, levenberg_marquardt, natural_gradient, newton
+from jaxbp.optim import SGD, Objective, OptimizerConfig, Private, levenberg_marquardt, natural_gradient, newton
 from jaxbp.optim.natural_gradient import fisher_rows, updated
 from jaxbp.optim.newton import conjugate_gradient
-from jaxbp.optimizers import SGD
 from jaxbp.train.loop import train
 
 CTX = Context(jax.random.key(0))

@@ -14,7 +14,7 @@ import pytest
 from test_train import small, weights
 
 import jaxbp
-from jaxbp import optimizers
+from jaxbp import optim
 from jaxbp.config import to_json
 from jaxbp.data import Embedded
 from jaxbp.train.checkpoint import Checkpoints, load_arrays, verify
@@ -28,7 +28,7 @@ def config(**run):
     """Momenta, a schedule, dropout, a ragged batch, early stopping's copies: everything that must come back."""
     short = {"epochs": 6, "evaluate_every": 2, "steps_per_call": 2, "checkpoint_seconds": 0.0, "patience": 50}
     made = small(**(short | run))
-    optimizer = optimizers.Adam(schedule=optimizers.Cosine())
+    optimizer = optim.Adam(schedule=optim.Cosine())
     return replace(made, model=replace(made.model, dropout=0.3), optimizer=optimizer,
                    data=replace(made.data, validation_fraction=0.2))
 
@@ -181,7 +181,7 @@ def test_the_command_ends_cleanly_on_sigterm(tmp_path):
 @pytest.mark.slow
 def test_another_config_is_refused_field_by_field(tmp_path):
     train(small(epochs=1), tmp_path)
-    changed = replace(small(epochs=1, seed=3), optimizer=optimizers.Adam())
+    changed = replace(small(epochs=1, seed=3), optimizer=optim.Adam())
     with pytest.raises(jaxbp.InputError, match=r"run\.seed was 0 and is 3") as caught:
         train(changed, tmp_path)
     assert "optimizer.learning_rate was 0.1 and is 0.001" in str(caught.value)

@@ -103,7 +103,7 @@ import jaxbp
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded
 from jaxbp.models import ModelConfig
-from jaxbp.optimizers import SGD
+from jaxbp.optim import SGD
 
 class Wrong(jaxbp.Dense):
     def backward(self, params, x, dy):

@@ -16,7 +16,7 @@ from jaxbp.data.reber import SYMBOLS
 from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import RNN, TDNN
-from jaxbp.optimizers import SGD, AdamW
+from jaxbp.optim import SGD, AdamW
 from jaxbp.train.evaluate import make_evaluation
 from jaxbp.train.loop import train
 from jaxbp.train.report.deltas import make_delta_norms

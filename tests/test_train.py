@@ -12,7 +12,7 @@ import pytest
 
 import jaxbp
 from jaxbp import config as configuration
-from jaxbp import optimizers
+from jaxbp import optim
 from jaxbp.check import autodiff, worst
 from jaxbp.data import Dataset, Embedded
 from jaxbp.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError
@@ -189,14 +189,14 @@ def test_one_output_is_a_yes_or_no(loss, target):
 
 
 def test_schedules_and_optimizers(float64):
-    cosine = optimizers.Cosine(warmup=0.1, final=0.5).build(2.0, 100)
+    cosine = optim.Cosine(warmup=0.1, final=0.5).build(2.0, 100)
     assert [float(cosine(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 1, 2, 1.5, 1])
-    assert float(optimizers.Constant().build(0.3, 10)(9)) == pytest.approx(0.3)
+    assert float(optim.Constant().build(0.3, 10)(9)) == pytest.approx(0.3)
     params, grads = {"w": jnp.ones(3)}, {"w": jnp.array([1.0, -2.0, 3.0])}
     twice = {}
-    kinds = {"sgd": optimizers.SGD(0.1), "momentum": optimizers.SGD(0.1, momentum=0.9),
-             "nesterov": optimizers.SGD(0.1, momentum=0.9, nesterov=True), "adam": optimizers.Adam(0.1),
-             "adamw": optimizers.AdamW(0.1, weight_decay=0.5)}
+    kinds = {"sgd": optim.SGD(0.1), "momentum": optim.SGD(0.1, momentum=0.9),
+             "nesterov": optim.SGD(0.1, momentum=0.9, nesterov=True), "adam": optim.Adam(0.1),
+             "adamw": optim.AdamW(0.1, weight_decay=0.5)}
     for name, kind in kinds.items():
         optimizer, p = kind.build(10), params
         state = optimizer.init(p)
@@ -215,7 +215,7 @@ def test_schedules_and_optimizers(float64):
     ({"data": {"one_hot": True}, "loss": BinaryCrossEntropy(), "model": {"outputs": 1}}, "the model has 1 outputs"),
     ({"model": {"outputs": 1}, "loss": BinaryCrossEntropy()}, "the model has 1 outputs, but the data has 3 classes"),
     ({"loss": SquaredError()}, r"outputs \[16, 3\] need float targets of the same shape, got integer \[16\]"),
-    ({"optimizer": {"groups": (optimizers.Group(".*/b"),)}}, r"groups: no pattern matches '01_dense/w'"),
+    ({"optimizer": {"groups": (optim.Group(".*/b"),)}}, r"groups: no pattern matches '01_dense/w'"),
     ({"penalty": {"l2": 0.1, "paths": "dense/w"}}, r"'dense/w' matches no parameter \(there are: 01_dense/b"),
 ])
 def test_what_does_not_fit_is_refused_and_nothing_is_written(change, message, tmp_path):
@@ -264,7 +264,7 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
     """A learning rate that overshoots: the run stops before its last epoch, with the weights of its best evaluation."""
     config = small(epochs=200, patience=3, batch_size=15)
     config = replace(config, data=replace(config.data, validation_fraction=0.3),
-                     optimizer=optimizers.SGD(learning_rate=0.5, momentum=0.9))
+                     optimizer=optim.SGD(learning_rate=0.5, momentum=0.9))
     best = train(config, tmp_path)
     rows = curves.read_metrics(tmp_path / "metrics.jsonl")
     assert len(rows) < 200
@@ -281,7 +281,7 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
 @pytest.mark.slow
 def test_a_nonfinite_run_names_the_step_and_the_layer_and_can_be_replayed(tmp_path):
     """A learning rate of 1e30 overflows in the second update: the first one is kept, and the bundle shows the same."""
-    config = replace(small(), optimizer=optimizers.SGD(learning_rate=1e30))
+    config = replace(small(), optimizer=optim.SGD(learning_rate=1e30))
     config = replace(config, model=replace(config.model, activation="relu"))
     for _ in range(2):  # the same command fails in the same way
         with pytest.raises(NotFinite, match=r"step 1: not finite first in the output of layer 03_dense"):

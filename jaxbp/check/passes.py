@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check.problem import Leaves, Problem
-from jaxbp.core import PyTree
+from jaxbp.core import PyTree, dot
 
 
 class Pass(NamedTuple):
@@ -71,8 +71,3 @@ def _slope(forward: Callable, leaves: Leaves, dy: PyTree, tangent: Leaves) -> ja
         return dot(dy, jax.jvp(forward, (leaves,), (tangent,))[1])
     except TypeError:
         return None
-
-
-def dot(a: PyTree, b: PyTree) -> jax.Array:
-    """<a, b> over all leaves."""
-    return sum((jnp.vdot(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(()))

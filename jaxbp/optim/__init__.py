@@ -1,12 +1,21 @@
-"""Optimizers that optax does not have, as optax transformations, each with its config."""
+"""Optimizers: those of optax as typed configs, and those that optax does not have, each a transformation and a config.
+
+`KFAC` is a config; `kfac`, in small letters, is the optax transformation for a loop of one's own.
+"""
+from jaxbp.optim.by_name import Optax, OptaxSchedule, optimizer_names
+from jaxbp.optim.config import OptimizerConfig
+from jaxbp.optim.first_order import SGD, Adam, AdamW, FirstOrder
+from jaxbp.optim.groups import Group, Plateau
 from jaxbp.optim.kfac import KFAC, kfac
 from jaxbp.optim.levenberg_marquardt import LevenbergMarquardt, levenberg_marquardt
 from jaxbp.optim.natural_gradient import AdaptiveNaturalGradient, NaturalGradient, natural_gradient
 from jaxbp.optim.newton import LBFGS, GaussNewton, Newton, newton
 from jaxbp.optim.noise import noise_meter
-from jaxbp.optim.objective import Objective, OptimizerConfig
+from jaxbp.optim.objective import Objective
 from jaxbp.optim.private import Private
+from jaxbp.optim.schedules import Constant, Cosine, Schedule
 
-__all__ = ["KFAC", "LBFGS", "AdaptiveNaturalGradient", "GaussNewton", "LevenbergMarquardt", "NaturalGradient", "Newton",
-           "Objective", "OptimizerConfig", "Private", "kfac", "levenberg_marquardt", "natural_gradient", "newton",
-           "noise_meter"]
+__all__ = ["KFAC", "LBFGS", "SGD", "Adam", "AdamW", "AdaptiveNaturalGradient", "Constant", "Cosine", "FirstOrder",
+           "GaussNewton", "Group", "LevenbergMarquardt", "NaturalGradient", "Newton", "Objective", "Optax",
+           "OptaxSchedule", "OptimizerConfig", "Plateau", "Private", "Schedule", "kfac", "levenberg_marquardt",
+           "natural_gradient", "newton", "noise_meter", "optimizer_names"]

@@ -23,9 +23,10 @@ import optax
 from jaxbp.analysis import curvature, kronecker, per_example
 from jaxbp.analysis.curvature import Roots
 from jaxbp.analysis.kronecker import Eigen, Kronecker
-from jaxbp.core import Context, PyTree, output_spec, path_name
+from jaxbp.core import Context, PyTree, dot, output_spec, path_name
 from jaxbp.errors import InputError
-from jaxbp.optim.objective import Batch, Objective, OptimizerConfig, combined, dot
+from jaxbp.optim.config import OptimizerConfig
+from jaxbp.optim.objective import Batch, Objective, combined
 from jaxbp.outer import Sharing
 from jaxbp.typed import Count, Fraction, Positive, Range
 

@@ -27,7 +27,8 @@ from jaxbp.analysis import curvature
 from jaxbp.core import Context, PyTree
 from jaxbp.errors import InputError
 from jaxbp.losses import SquaredError
-from jaxbp.optim.objective import Batch, Objective, OptimizerConfig
+from jaxbp.optim.config import OptimizerConfig
+from jaxbp.optim.objective import Batch, Objective
 from jaxbp.typed import Positive, Range
 
 

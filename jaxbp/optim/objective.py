@@ -1,19 +1,16 @@
-"""What is made small, as a method may ask for it beyond one gradient, and the base of every optimizer's config."""
+"""What is made small, as a method may ask for it beyond one gradient."""
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxbp.analysis import products
-from jaxbp.backprop import Result, add, penalized, value_and_grad
+from jaxbp.backprop import add, penalized, value_and_grad
 from jaxbp.core import Context, Layer, PyTree
 from jaxbp.losses import Loss, Penalty
-from jaxbp.typed import Typed
 
 Batch = dict[str, PyTree]
 
@@ -52,29 +49,6 @@ class Objective:
         for penalty in self.penalties:
             total = add(total, penalty.curvature(params))
         return total
-
-
-@dataclass(frozen=True)
-class OptimizerConfig(Typed):
-    """The base of every optimizer's config."""
-
-    second_order: ClassVar[bool] = True  # asks for more than a gradient: the whole batch at once
-
-    def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
-        """The optimizer of a run of `steps` steps, with update(grads, state, params, value=loss, batch=, ctx=)."""
-        raise NotImplementedError
-
-    def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
-        """What makes the gradients that the optimizer takes."""
-        return value_and_grad(model, loss)
-
-    def check(self, params: PyTree) -> None:
-        """Raises InputError where the optimizer does not fit parameters (arrays or shapes)."""
-
-
-def dot(a: PyTree, b: PyTree) -> jax.Array:
-    """The inner product of two trees like params."""
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
 
 def combined(scale: jax.Array, a: PyTree, other: jax.Array, b: PyTree) -> PyTree:

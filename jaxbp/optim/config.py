@@ -1,0 +1,32 @@
+"""The base of every optimizer's config."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import optax
+
+from jaxbp.backprop import Result, value_and_grad
+from jaxbp.core import Layer, PyTree
+from jaxbp.losses import Loss
+from jaxbp.optim.objective import Objective
+from jaxbp.typed import Typed
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Typed):
+    """The base of every optimizer's config."""
+
+    second_order: ClassVar[bool] = True  # asks for more than a gradient: the whole batch at once
+
+    def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
+        """The optimizer of a run of `steps` steps, with update(grads, state, params, value=loss, batch=, ctx=)."""
+        raise NotImplementedError
+
+    def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
+        """What makes the gradients that the optimizer takes."""
+        return value_and_grad(model, loss)
+
+    def check(self, params: PyTree) -> None:
+        """Raises InputError where the optimizer does not fit parameters (arrays or shapes)."""
