@@ -23,7 +23,8 @@ from jax.test_util import check_grads
 from prove_check import Outcome, problem_of, subjects
 
 from jaxbp.check.faults import Fault, faults
-from jaxbp.check.problem import Leaves, Problem
+from jaxbp.check.leaves import Leaves
+from jaxbp.check.problem import Problem
 from jaxbp.core import dot
 from jaxbp.files import write_json
 from jaxbp.machine import machine

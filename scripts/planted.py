@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.causes import Cause
 from jaxbp.check.faults import HELD_OUT_SEED
+from jaxbp.check.report import Cause
 
 Rewrite = tuple[str, str, Cause, str]
 

@@ -17,13 +17,13 @@ import numpy as np
 from absl import app, flags
 from planted import ALL, Planted
 
-from jaxbp.check.causes import Cause
-from jaxbp.check.compare import FLOAT64_TOLERANCE
-from jaxbp.check.diagnosis import Evidence, explain, moves
-from jaxbp.check.examine import judge
+from jaxbp.check.diagnosis.explain import Evidence, explain, moves
 from jaxbp.check.faults import Fault, faults
-from jaxbp.check.passes import Pass, Program
+from jaxbp.check.judge import judge
 from jaxbp.check.problem import Problem, gradient_problem, layer_problem
+from jaxbp.check.program import Pass, Program
+from jaxbp.check.report import Cause
+from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.core import Case, Context, layer_types
 
 flags.DEFINE_string("only", "", "layers whose name contains this word")

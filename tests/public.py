@@ -25,7 +25,7 @@ import jax.scipy.special as special
 import numpy as np
 
 from jaxbp.check import Cause
-from jaxbp.check.compare import FLOAT64_TOLERANCE
+from jaxbp.check.truth import FLOAT64_TOLERANCE
 
 FLOAT32 = 1e-5  # the accuracy of a rule that casts to float32: some roundings of 6e-8
 Made = tuple[Callable, tuple, Callable | None]  # the function, its arguments, the reference

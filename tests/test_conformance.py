@@ -11,7 +11,7 @@ from conformance import all_cases, concrete_layers, couples_batch, gradient_pair
 
 import jaxbp
 from jaxbp.check import worst
-from jaxbp.check.compare import FLOAT64_TOLERANCE, largest_entry
+from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry
 from jaxbp.core import Shared, Static, map_leaves
 
 pytestmark = pytest.mark.usefixtures("strict")

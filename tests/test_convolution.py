@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxbp import Context, Conv, ConvTranspose, InputError, cast, output_spec, shaped
 from jaxbp.check import worst
-from jaxbp.check.compare import FLOAT64_TOLERANCE
+from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.layers import correlation
 
 PINNED = pytest.mark.skipif(jaxlib.__version__ != "0.10.2", reason="what is compiled is that of jaxlib 0.10.2")

@@ -13,7 +13,7 @@ from prove_check import outcomes, problem_of, rewritten, subjects
 
 import jaxbp
 from jaxbp.check import check_model
-from jaxbp.check.bisect import steps
+from jaxbp.check.diagnosis.bisect import steps
 from jaxbp.core import Layer, PyTree, label
 
 QUICK = ("Dense dense", "Tanh tanh")

@@ -29,7 +29,7 @@ from jaxbp import (
     value_and_grad,
 )
 from jaxbp.check import worst
-from jaxbp.check.compare import FLOAT64_TOLERANCE
+from jaxbp.check.truth import FLOAT64_TOLERANCE
 
 pytestmark = pytest.mark.usefixtures("strict")
 N, T, OUTPUTS = 5, 2, 3

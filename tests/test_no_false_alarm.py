@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp.check import examine
+from jaxbp.check import judge
 from jaxbp.check.laws import _precision
-from jaxbp.check.passes import Program
 from jaxbp.check.problem import function_problem, gradient_problem, layer_problem, model_problem
+from jaxbp.check.program import Program
 from jaxbp.core import Context
 
 SEEDS = range(20)
@@ -266,9 +266,9 @@ def test_right_gradients_pass(name, monkeypatch):
             super().__init__(problem)
             self._compiled = compiled.setdefault(problem.pullback, self._compiled)
 
-    monkeypatch.setattr("jaxbp.check.examine.Program", Shared)
+    monkeypatch.setattr("jaxbp.check.judge.Program", Shared)
     for seed in SEEDS:
-        report = examine.examine(problem_of(name, seed, bases), seed=seed)
+        report = judge.examine(problem_of(name, seed, bases), seed=seed)
         assert report.passed, f"seed {seed}\n{report}"
         assert not report.step
         assert not any(leaf.causes for leaf in report.leaves), f"seed {seed}\n{report}"

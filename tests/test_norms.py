@@ -6,7 +6,7 @@ import pytest
 
 import jaxbp
 from jaxbp.check import worst
-from jaxbp.check.compare import FLOAT64_TOLERANCE
+from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.errors import InputError
 
 ALONE = [jaxbp.LayerNorm(), jaxbp.GroupNorm(3), jaxbp.RMSNorm()]  # no example sees another

@@ -9,7 +9,7 @@ import pytest
 
 import jaxbp
 from jaxbp.check import worst
-from jaxbp.check.compare import FLOAT64_TOLERANCE
+from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.errors import InputError
 from jaxbp.layers.pooling import distinct
 

@@ -6,7 +6,7 @@ import pytest
 
 import jaxbp
 from jaxbp.check import worst
-from jaxbp.check.compare import FLOAT64_TOLERANCE
+from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.losses import BinaryCrossEntropy, Huber, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
 

@@ -1,8 +1,18 @@
-"""The gradient check: of any hand-written derivative, leaf by leaf, with the likely cause where one is wrong."""
+"""The gradient check: of any hand-written derivative, leaf by leaf, with the likely cause where one is wrong.
 
-from jaxbp.check.causes import Cause
-from jaxbp.check.compare import leaf_errors, worst
-from jaxbp.check.gradients import (
+Reading order:
+
+    api          the four checks and their `assert_` forms; everything runs in float64
+    problem      what was given, as one shape: a forward and a hand-written pullback over a flat dict (`leaves`)
+    program      value, hand-written and true derivative, slope: one compiled program for all that is measured
+    judge        every leaf judged, by autodiff (`truth`) and by central `differences`; findings, explanations
+    laws         level "full": precisions, batches, transformations, hard points
+    diagnosis/   what is wrong with a leaf that fails
+    report       the outcome: text, JSON, the causes' names
+    __main__     the command
+"""
+
+from jaxbp.check.api import (
     assert_function,
     assert_gradient,
     assert_layer,
@@ -12,8 +22,8 @@ from jaxbp.check.gradients import (
     check_layer,
     check_model,
 )
-from jaxbp.check.oracle import autodiff
-from jaxbp.check.report import Explanation, Finding, Leaf, Report
+from jaxbp.check.report import Cause, Explanation, Finding, Leaf, Report
+from jaxbp.check.truth import autodiff, leaf_errors, worst
 
 __all__ = [
     "Cause",

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from jaxbp.check.gradients import check_function, check_gradient, check_layer
+from jaxbp.check.api import check_function, check_gradient, check_layer
 from jaxbp.check.report import Report
 from jaxbp.core import Layer, shaped
 from jaxbp.errors import InputError, unknown

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.passes import Program
-from jaxbp.check.problem import Leaves
+from jaxbp.check.leaves import Leaves
+from jaxbp.check.program import Program
 
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
 SUSPECTS = 20  # so many wrong entries are looked at for kinks

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.causes import Cause
-from jaxbp.check.problem import Leaves, Problem
+from jaxbp.check.leaves import Leaves
+from jaxbp.check.problem import Problem
+from jaxbp.check.report import Cause
 from jaxbp.core import PyTree
 
 HELD_OUT_SEED = 20261122  # fixed before the diagnosis first met a fault

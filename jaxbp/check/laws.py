@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.compare import FLOAT64_TOLERANCE, largest_entry, leaf_errors
 from jaxbp.check.differences import only_kinks
-from jaxbp.check.passes import Program
-from jaxbp.check.problem import Leaves, Problem, in_dtype
+from jaxbp.check.leaves import Leaves, in_dtype
+from jaxbp.check.problem import Problem
+from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
+from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_errors
 from jaxbp.core import PyTree
 from jaxbp.errors import InputError
 

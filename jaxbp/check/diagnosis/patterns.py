@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxbp.check.causes import Cause
-from jaxbp.check.report import Explanation
+from jaxbp.check.report import Cause, Explanation
 
 RATES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.001, 1e-4)
 Counts = tuple[tuple[str, float], ...]

@@ -13,11 +13,11 @@ from functools import partial
 import jax
 import numpy as np
 
-from jaxbp.check.compare import largest_entry, leaf_error, worst
-from jaxbp.check.diagnosis import Evidence, explain
-from jaxbp.check.passes import Program
+from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.problem import Problem, layer_problem
+from jaxbp.check.program import Program
 from jaxbp.check.report import Leaf
+from jaxbp.check.truth import largest_entry, leaf_error, worst
 from jaxbp.core import Context, Layer, PyTree, Static, map_leaves, path_name, register
 from jaxbp.layers.keep import Keep, Kept
 

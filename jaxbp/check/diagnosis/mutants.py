@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 
-from jaxbp.check.causes import Cause
-from jaxbp.check.mistakes import BENT, MISTAKES
-from jaxbp.check.operations import INLINED, bind, evaluate, inner, place, scan, traced
+from jaxbp.check.diagnosis.jaxprs import INLINED, bind, evaluate, inner, place, scan, traced
+from jaxbp.check.diagnosis.mistakes import BENT, MISTAKES
+from jaxbp.check.report import Cause
 from jaxbp.core import PyTree
 
 LARGE = 2**27  # entries of all results together, 1 GiB: beyond that a model is told by its first wrong layer alone

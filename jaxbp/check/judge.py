@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.bisect import first_wrong_step
-from jaxbp.check.compare import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst
-from jaxbp.check.diagnosis import Evidence, explain
+from jaxbp.check.diagnosis.bisect import first_wrong_step
+from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.differences import TOLERANCE, Slope, along, only_kinks
 from jaxbp.check.laws import laws
-from jaxbp.check.passes import Pass, Program
-from jaxbp.check.problem import Leaves, Problem
+from jaxbp.check.leaves import Leaves
+from jaxbp.check.problem import Problem
+from jaxbp.check.program import Pass, Program
 from jaxbp.check.report import Finding, Leaf, Report
+from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst
 
 Level = Literal["default", "full"]
 ENTRIES = 400  # a leaf of at most so many entries is differenced entry by entry where JAX cannot differentiate

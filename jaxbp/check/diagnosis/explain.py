@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.causes import Cause
-from jaxbp.check.mutation import mutants, operands
-from jaxbp.check.operations import traced
-from jaxbp.check.passes import Program
-from jaxbp.check.patterns import patterns, same
-from jaxbp.check.problem import Leaves, Problem
-from jaxbp.check.report import Explanation, Leaf
+from jaxbp.check.diagnosis.jaxprs import traced
+from jaxbp.check.diagnosis.mutants import mutants, operands
+from jaxbp.check.diagnosis.patterns import patterns, same
+from jaxbp.check.leaves import Leaves
+from jaxbp.check.problem import Problem
+from jaxbp.check.program import Program
+from jaxbp.check.report import Cause, Explanation, Leaf
 from jaxbp.core import Layer, PyTree
 
 Arrays = dict[str, np.ndarray]

@@ -12,10 +12,10 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from jaxbp.check.compare import FLOAT64_TOLERANCE
-from jaxbp.check.examine import Level, examine
+from jaxbp.check.judge import Level, examine
 from jaxbp.check.problem import Problem, function_problem, gradient_problem, layer_problem, model_problem
 from jaxbp.check.report import Report
+from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.core import Case, Context, Layer, PyTree, label
 from jaxbp.errors import InputError, unknown
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.problem import Leaves, Problem
+from jaxbp.check.leaves import Leaves
+from jaxbp.check.problem import Problem
 from jaxbp.core import PyTree, dot
 
 

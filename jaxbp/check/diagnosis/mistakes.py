@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
-from jaxbp.check.causes import Cause
-from jaxbp.check.operations import bind
+from jaxbp.check.diagnosis.jaxprs import bind
+from jaxbp.check.report import Cause
 
 Mistake = tuple[Cause, str, list]
 BENT = (

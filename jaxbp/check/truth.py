@@ -1,11 +1,18 @@
-"""The error measure: relative to each leaf, or to the whole reference where a leaf is zero by structure."""
+"""The oracle and the measure: autodiff of the same forward pass, and the error of a gradient beside it.
+
+An error is relative to the leaf, or to the whole reference where a leaf is zero by structure.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxbp.core import PyTree, path_name
+from jaxbp.backprop import Result
+from jaxbp.core import Context, Layer, PyTree, path_name
 
 FLOAT64_TOLERANCE = 1e-11  # a correct backward reaches 5e-16
 
@@ -42,3 +49,19 @@ def leaf_error(got: jax.Array, want: jax.Array, top: float) -> float:
 def worst(got: PyTree, want: PyTree) -> float:
     """The largest of the leaf errors."""
     return max(leaf_errors(got, want).values(), default=0.0)
+
+
+def autodiff(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable[..., Result]:
+    """What jaxbp.value_and_grad is, by jax.value_and_grad of the model's and the loss's forward."""
+
+    def value(params: PyTree, batch: dict[str, PyTree], ctx: Context) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
+        y, cache = model.forward(params, batch["x"], ctx)
+        value, _ = loss.forward(y, batch["y"], batch["weight"])
+        state = None if ctx.state is None else model.next_state(ctx.state, cache)
+        return sum((penalty.value(params) for penalty in penalties), value), (state, y)
+
+    def run(params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Result:
+        (found, (state, y)), grads = jax.value_and_grad(value, has_aux=True)(params, batch, ctx)
+        return Result(found, grads, state, y)
+
+    return run
