@@ -1,6 +1,6 @@
 """The check is itself checked: planted faults in every leaf of every layer, rewritten gradient functions, wrong steps.
 
-`python scripts/prove_check.py` prints the whole table.
+`python -m proofs.prove_check` prints the whole table.
 """
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import ALL
-from prove_check import outcomes, problem_of, rewritten, subjects
 
 import jaxbp
 from jaxbp.check import check_model
 from jaxbp.check.diagnosis.bisect import steps
 from jaxbp.core import Layer, PyTree, label
+from proofs.planted import ALL
+from proofs.prove_check import outcomes, problem_of, rewritten, subjects
 
 QUICK = ("Dense dense", "Tanh tanh")
 

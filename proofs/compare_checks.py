@@ -1,6 +1,6 @@
 """The same planted faults through other gradient checks: who catches them, and who names the leaf.
 
-    python scripts/compare_checks.py [--count=400] [--json=FILE]
+    python -m proofs.compare_checks [--count=400] [--json=FILE]
 
 Each fault of a sample (drawn by a seed from the corpus of `prove_check.py`) becomes a function with a jax.custom_vjp,
 and for PyTorch an autograd.Function of the same arrays. A check catches it if it raises; it names the leaf if its
@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from absl import app, flags
 from jax.test_util import check_grads
-from prove_check import Outcome, problem_of, subjects
 
-from jaxbp.check.faults import Fault, faults
 from jaxbp.check.leaves import Leaves
 from jaxbp.check.problem import Problem
 from jaxbp.core import dot
 from jaxbp.files import write_json
 from jaxbp.machine import machine
+from proofs.faults import Fault, faults
+from proofs.prove_check import Outcome, problem_of, subjects
 
 flags.DEFINE_integer("count", 400, "faults in the sample")
 flags.DEFINE_string("json", None, "also write the table to this file")
@@ -113,7 +113,7 @@ def sample(count: int) -> list[tuple[str, Problem, Fault]]:
 
 
 def main(_: list[str]) -> None:
-    from prove_check import judged
+    from proofs.prove_check import judged
 
     warnings.simplefilter("ignore")
     checks = {

@@ -1,6 +1,6 @@
 """Proves the gradient check on planted faults: every layer, every leaf, every way to get it wrong.
 
-    python scripts/prove_check.py [--only=WORD]
+    python -m proofs.prove_check [--only=WORD]
 
 Prints, for each cause, how many faults were planted, how many change nothing, how many of the others were caught with
 their leaf named and no other blamed, and how often the cause named is the one planted; a tenth, kept out of the making
@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from planted import ALL, Planted
 
 from jaxbp.check.diagnosis.explain import Evidence, explain, moves
-from jaxbp.check.faults import Fault, faults
 from jaxbp.check.judge import judge
 from jaxbp.check.problem import Problem, gradient_problem, layer_problem
 from jaxbp.check.program import Pass, Program
 from jaxbp.check.report import Cause
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.core import Case, Context, layer_types
+from proofs.faults import Fault, faults
+from proofs.planted import ALL, Planted
 
 flags.DEFINE_string("only", "", "layers whose name contains this word")
 

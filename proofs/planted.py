@@ -1,6 +1,6 @@
 """Gradient functions as people write them, right, and each with one line rewritten the way it goes wrong.
 
-The layers' corpus tampers with arrays (jaxbp/check/faults.py); this one tampers with source text: a rewrite is (line,
+The layers' corpus tampers with arrays (proofs/faults.py); this one tampers with source text: a rewrite is (line,
 what it becomes, cause, a leaf whose gradient it spoils).
 """
 
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.faults import HELD_OUT_SEED
 from jaxbp.check.report import Cause
+from proofs.faults import HELD_OUT_SEED
 
 Rewrite = tuple[str, str, Cause, str]
 
