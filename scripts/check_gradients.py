@@ -7,11 +7,11 @@ status 1 if any leaf fails. --level=full adds other precisions, batches, transfo
 """
 from pathlib import Path
 
-import cli
 import jax
 from absl import flags
 
 from jaxbp.check import check_model
+from jaxbp.commands import cli
 from jaxbp.core import Context
 from jaxbp.files import write_json
 from jaxbp.machine import machine

@@ -7,10 +7,10 @@ The files go into the run folder.
 from dataclasses import asdict
 from pathlib import Path
 
-import cli
 import numpy as np
 from absl import flags
 
+from jaxbp.commands import cli
 from jaxbp.config import override
 from jaxbp.core import Layer, PyTree
 from jaxbp.data import Splits

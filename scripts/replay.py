@@ -1,9 +1,9 @@
 """Runs the step again at which a run stopped because something was not finite: python scripts/replay.py --run=FOLDER"""
 from pathlib import Path
 
-import cli
 from absl import flags
 
+from jaxbp.commands import cli
 from jaxbp.train.failure import replay
 from jaxbp.train.run import RunFolder
 

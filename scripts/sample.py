@@ -4,9 +4,9 @@ Prints it, and writes it to sample.txt in the run folder.
 """
 from pathlib import Path
 
-import cli
 from absl import flags
 
+from jaxbp.commands import cli
 from jaxbp.errors import InputError, unknown
 from jaxbp.files import write_whole
 from jaxbp.train.run import load

@@ -7,12 +7,12 @@ weights and its first training examples, in float64; the files hold all numbers.
 """
 from pathlib import Path
 
-import cli
 import jax
 import jax.numpy as jnp
 from absl import flags
 
 from jaxbp.analysis.trace import trace
+from jaxbp.commands import cli
 from jaxbp.core import Context, cast
 from jaxbp.files import write_json, write_whole
 from jaxbp.train.loop import batch_spec, check_fit

@@ -1,9 +1,9 @@
 """Trains an experiment: python scripts/train.py [--config=FILE] [--workdir=DIR] [--config.KEY=VALUE ...]"""
 from pathlib import Path
 
-import cli
 from absl import flags
 
+from jaxbp.commands import cli
 from jaxbp.train.cross_validate import cross_validate
 from jaxbp.train.loop import NotFinite, train
 

@@ -1,7 +1,6 @@
 """What the compiler makes of a training step: operations, products, temporary bytes; hand-written beside autodiff."""
 import re
 
-import bench_cnn
 import jax
 import jax.numpy as jnp
 import jaxlib
@@ -9,6 +8,7 @@ import optax
 import pytest
 
 import jaxbp
+from bench.suites import cnn
 from jaxbp.check import autodiff
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP, ResNet
@@ -57,7 +57,7 @@ def test_a_convolutional_step_is_smaller_than_autodiffs():
     pytest.importorskip("flax")  # one of the networks
     batch = {"x": jnp.zeros((64, 28, 28, 1)), "y": jnp.zeros(64, jnp.int32), "mask": jnp.ones(64)}
     temp = lambda step, state: jax.jit(step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
-    networks = bench_cnn.networks(64)
+    networks = cnn.networks(64)
     found = {name: temp(*networks[name]).temp_size_in_bytes for name in networks if name != "flax"}
     assert found["hand"] <= 0.9 * found["jax.grad of our forward"]
     assert found["hand"] <= 0.4 * found["autodiff"]

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import optax
-from race import Race, compiled
 
+from bench.race import Race, compiled
 from jaxbp import Chain, Context, Dense, Layer, LSTMCell, Recurrent, value_and_grad
 from jaxbp.analysis import per_example, products
 from jaxbp.check import autodiff

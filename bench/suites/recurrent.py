@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from race import Race, compiled
-from training_race import looped, race
 
+from bench.race import Race, compiled
+from bench.training_race import looped, race
 from jaxbp import Context, Embedding, GRUCell, LSTMCell, Recurrent, SimpleCell, shaped, value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.data import Dataset, Text

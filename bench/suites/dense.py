@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from race import Race
 
+from bench.race import Race
 from jaxbp import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.data import epoch_order

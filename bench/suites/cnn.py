@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from race import Race
-from training_race import looped, race, stepwise
 
+from bench.race import Race
+from bench.training_race import looped, race, stepwise
 from jaxbp import Context, value_and_grad
 from jaxbp.backprop import Result
 from jaxbp.check import autodiff

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 from jax import lax
-from race import Race, compiled
 
+from bench.race import Race, compiled
 from jaxbp import BatchNormReLU, Context, Conv, ConvTranspose, Layer, LayerNorm, MaxPool, output_spec, shaped
 
 STEPS = 4

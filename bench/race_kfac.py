@@ -1,4 +1,4 @@
-"""K-FAC against Adam on the digits' autoencoder: python scripts/race_kfac.py [--updates=1200] [--json=FILE]
+"""K-FAC against Adam on the digits' autoencoder: python -m bench.race_kfac [--updates=1200] [--json=FILE]
 
 The net, data and batches of configs/autoencoder_kfac.py from the same starts. Adam is tuned over learning rates, b2 and
 schedules; counted are the updates that K-FAC needs to the training loss that the best Adam has after all of its own.
@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import cli
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from absl import flags
 from tqdm import tqdm
 
 from jaxbp import Context
+from jaxbp.commands import cli
 from jaxbp.config import Config, load
 from jaxbp.data import epoch_order
 from jaxbp.errors import unknown

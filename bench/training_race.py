@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from race import Race
 
+from bench.race import Race
 from jaxbp.train.step import Feed, State, make_program
 
 

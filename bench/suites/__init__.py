@@ -1,0 +1,1 @@
+"""The suites, one a file: a function cases() that yields the races."""
