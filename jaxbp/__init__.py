@@ -1,10 +1,15 @@
 """jaxbp: neural networks in JAX with backpropagation written by hand, every backward pass proved equal to jax.grad."""
-from jaxbp.backprop import Result, Rule, as_function, delta, example_gradients, factors, gradient, value_and_grad
+
+import importlib
+from typing import TYPE_CHECKING
+
+from jaxbp import layers
+from jaxbp.backprop import Result, as_function, value_and_grad
 from jaxbp.compose import Chain, Graph, Node, Stack, bidirectional, parallel, residual
 from jaxbp.core import Case, Context, Layer, Shared, Static, cast, output_spec, shaped
 from jaxbp.errors import InputError
-from jaxbp.layers import *  # noqa: F403  the layers name themselves
-from jaxbp.layers import __all__ as _layers
+from jaxbp.factors import Factors, GroupedFactors
+from jaxbp.layers import *  # noqa: F403  their names are jaxbp.layers.__all__
 from jaxbp.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -15,24 +20,73 @@ from jaxbp.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from jaxbp.outer import GroupedOuter, Outer
+from jaxbp.rules import Rule
+
+if TYPE_CHECKING:
+    from jaxbp import analysis, check, config, credit, data, inits, losses, models, ops, optim, rules, train
+    from jaxbp.train.run import load
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "AbsoluteError",
+    "BinaryCrossEntropy",
+    "Case",
+    "Chain",
+    "Context",
+    "Factors",
+    "Graph",
+    "GroupedFactors",
+    "Huber",
+    "InputError",
+    "Layer",
+    "Loss",
+    "MulticlassHinge",
+    "Node",
+    "Penalty",
+    "Result",
+    "Rule",
+    "Shared",
+    "SoftmaxCrossEntropy",
+    "SquaredError",
+    "Stack",
+    "Static",
+    "analysis",
+    "as_function",
+    "bidirectional",
+    "cast",
+    "check",
+    "config",
+    "credit",
+    "data",
+    "inits",
+    "layers",
+    "load",
+    "losses",
+    "models",
+    "ops",
+    "optim",
+    "output_spec",
+    "parallel",
+    "residual",
+    "rules",
+    "shaped",
+    "train",
+    "value_and_grad",
+]
+__all__ += layers.__all__
+
 
 def __getattr__(name: str) -> object:
-    """jaxbp.load, the model of a run folder, is imported when asked for: it needs optax and the training extra."""
+    """What needs more than JAX and NumPy is imported when it is asked for: `load`, and the other submodules."""
     if name == "load":
         from jaxbp.train.run import load
 
         return load
+    if name in __all__:
+        return importlib.import_module(f"jaxbp.{name}")
     raise AttributeError(f"module 'jaxbp' has no attribute '{name}'")
 
 
-__all__ = [
-    "AbsoluteError", "BinaryCrossEntropy", "Case", "Chain", "Context", "Graph", "GroupedOuter", "Huber",
-    "InputError", "Layer", "Loss", "MulticlassHinge", "Node", "Outer", "Penalty", "Result", "Rule", "Shared",
-    "SoftmaxCrossEntropy", "SquaredError", "Stack", "Static", "as_function", "bidirectional", "cast", "delta",
-    "example_gradients", "factors", "gradient", "output_spec", "parallel", "residual", "shaped",
-    "value_and_grad", *_layers,
-]
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,20 +1,12 @@
-"""Backpropagation on one page: the gradient of a model's loss, the rules of the reverse sweep, and the custom_vjp door.
-
-A rule is what one reverse sweep takes at every leaf layer. N layers and M rules need N + M pieces of code, because no
-layer knows any rule and no rule knows any layer: `model.sweep(rule, params, cache, dy)`.
-"""
+"""Backpropagation on one page: the gradient of a model's loss, and a layer as a jax.custom_vjp function."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxbp.core import Context, Layer, PyTree, Shared, label
-from jaxbp.errors import InputError
-from jaxbp.outer import Outer
+from jaxbp.core import Context, Layer, PyTree, add
 
 
 class Result(NamedTuple):
@@ -54,70 +46,6 @@ def penalized(gradient: Callable[..., Result], penalties: Sequence[Any]) -> Call
         return Result(value, grads, state, output)
 
     return run
-
-
-@dataclass(frozen=True)
-class Rule:
-    """`take` at every leaf: (layer, params, cache, dy) -> (dx, output).
-
-    merge(output, output) joins the outputs of the uses of one tied parameter, under the owner's name; without it each
-    use keeps its own.
-    """
-
-    take: Callable[[Layer, PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
-    merge: Callable[[PyTree, PyTree], PyTree] | None = None
-
-    def __call__(self, layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        return self.take(layer, params, cache, dy)
-
-
-def add(tree: PyTree, other: PyTree) -> PyTree:
-    """Leaf by leaf sum of two equal trees."""
-    return jax.tree.map(jnp.add, tree, other)
-
-
-def _gradient(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-    return layer.backward(params, cache, dy)
-
-
-def _delta(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-    return layer.backward(params, cache, dy)[0], dy
-
-
-def _example_gradients(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-    if layer.couples_batch:
-        raise InputError(f"there are no per-example gradients through '{label(layer)}': it couples a batch's examples")
-    is_shared = lambda node: isinstance(node, Shared)
-    axes = jax.tree.map(lambda node: None if is_shared(node) else 0, cache, is_leaf=is_shared)
-    alone = jax.tree.map(lambda node: node if is_shared(node) else node[:, None], cache, is_leaf=is_shared)
-    one = lambda cache, dy: layer.backward(params, cache, dy)[1]
-    grads = jax.vmap(one, in_axes=(axes, 0))(alone, jax.tree.map(lambda d: d[:, None], dy))
-    return layer.backward(params, cache, dy)[0], grads
-
-
-def _factors(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-    known = layer.factors(params, cache, dy)
-    others = sorted(set(params) - set(known))
-    dx, grads = (_example_gradients if others or layer.couples_batch else _gradient)(layer, params, cache, dy)
-    own = {name: grads[name].reshape(len(grads[name]), 1, -1) for name in others}  # each example's gradient, times one
-    return dx, known | {name: Outer(jnp.ones_like(g[..., :1]), g) for name, g in own.items()}
-
-
-def _concatenate(factors: PyTree, other: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: a.joined(b), factors, other, is_leaf=lambda node: isinstance(node, Outer))
-
-
-gradient = Rule(_gradient, merge=add)
-"""The batch's gradient, like params. Swept with other params than the forward pass had, it is feedback alignment."""
-
-delta = Rule(_delta)
-"""dy at the output of every leaf layer."""
-
-example_gradients = Rule(_example_gradients, merge=add)
-"""Each example's gradient: params' tree with a leading batch axis. Sweep with dy of weight one."""
-
-factors = Rule(_factors, merge=_concatenate)
-"""{leaf: Outer} at every layer: the activation and the delta behind each gradient."""
 
 
 def as_function(layer: Layer) -> Callable[..., PyTree]:

@@ -12,10 +12,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxbp.backprop import add, gradient
-from jaxbp.core import Case, Context, Layer, PyTree, label, output_spec, register, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, add, label, output_spec, register, shaped
 from jaxbp.errors import InputError, unknown
 from jaxbp.layers import Add, Cell, Concatenate, Dense, Dropout, Flatten, Recurrent, Tanh
+from jaxbp.rules import gradient
 
 
 class Combinator(Layer):

@@ -33,19 +33,33 @@ from jaxbp.typed import Count, NotNegative, Pattern, Seed, Typed, field_types, f
 
 @dataclass(frozen=True)
 class Run(Typed):
-    """How long, in what batches, and how often to look."""
+    """How long, in what batches, and how often to look.
 
-    epochs: Count  # passes over the training part
-    batch_size: Count | None = 128  # examples a step; 1 is online, None is the full batch
-    seed: Seed = 0  # of initial weights, order and dropout
-    shuffle: bool = True  # a new order of the examples in every epoch
-    evaluate_every: Count = 1  # epochs between evaluations
-    steps_per_call: Count = 100  # steps in one call of the compiled program; results do not depend on it
-    micro_batches: Count = 1  # parts in which a batch is worked through, a divisor of batch_size: less memory
-    patience: Count | None = None  # evaluations without a better validation loss before the run stops; None: never
-    checkpoint_seconds: NotNegative = 60.0  # time between checkpoints; 0 writes one after every call
-    keep: Count = 2  # checkpoints that stay
-    noise_scale_every: Count | None = None  # steps between measurements of the gradient noise scale; None: never
+    Args:
+        epochs: passes over the training part
+        batch_size: examples a step; 1 is online, None is the full batch
+        seed: of initial weights, order and dropout
+        shuffle: a new order of the examples in every epoch
+        evaluate_every: epochs between evaluations
+        steps_per_call: steps in one call of the compiled program; results do not depend on it
+        micro_batches: parts in which a batch is worked through, a divisor of batch_size: less memory
+        patience: evaluations without a better validation loss before the run stops; None: never
+        checkpoint_seconds: time between checkpoints; 0 writes one after every call
+        keep: checkpoints that stay
+        noise_scale_every: steps between measurements of the gradient noise scale; None: never
+    """
+
+    epochs: Count
+    batch_size: Count | None = 128
+    seed: Seed = 0
+    shuffle: bool = True
+    evaluate_every: Count = 1
+    steps_per_call: Count = 100
+    micro_batches: Count = 1
+    patience: Count | None = None
+    checkpoint_seconds: NotNegative = 60.0
+    keep: Count = 2
+    noise_scale_every: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,14 +69,23 @@ class Run(Typed):
 
 @dataclass(frozen=True)
 class Config(Typed):
-    """One experiment."""
+    """One experiment.
 
-    data: DataConfig  # where the examples come from, and how they are split and scaled
-    model: ModelConfig  # the layers
-    loss: Loss  # what is made small
-    optimizer: OptimizerConfig  # how
-    run: Run  # how long
-    penalty: Penalty = Penalty()  # on parameters chosen by path, added to the loss
+    Args:
+        data: where the examples come from, and how they are split and scaled
+        model: the layers
+        loss: what is made small
+        optimizer: how
+        run: how long
+        penalty: on parameters chosen by path, added to the loss
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    loss: Loss
+    optimizer: OptimizerConfig
+    run: Run
+    penalty: Penalty = Penalty()
 
     def objective(self, spec: PyTree) -> Objective:
         """What the run makes small, on batches of inputs like `spec`."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxbp.outer import Outer
+from jaxbp.factors import Factors
 
 PyTree = Any
 register = jax.tree_util.register_dataclass
@@ -89,7 +89,7 @@ class Layer:
         """The state after a forward pass that left `cache`."""
         return state
 
-    def factors(self, params: PyTree, cache: PyTree, dy: PyTree) -> dict[str, Outer]:
+    def factors(self, params: PyTree, cache: PyTree, dy: PyTree) -> dict[str, Factors]:
         """{leaf name: the activation and the delta whose contraction is that leaf's gradient}."""
         return {}
 
@@ -157,7 +157,7 @@ def label(layer: Layer) -> str:
     return getattr(layer, "label", type(layer).__name__.lower())
 
 
-def leaves(layer: Layer) -> Iterator[Layer]:
+def leaf_layers(layer: Layer) -> Iterator[Layer]:
     """The leaf layers in a tree of combinators, in order."""
     found: list[Layer] = []
     map_leaves(layer, lambda leaf: found.append(leaf) or leaf)
@@ -182,6 +182,11 @@ def output_spec(layer: Layer, spec: PyTree, train: bool = True) -> PyTree:
 def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Floating-point arrays of the tree in another dtype; everything else as it is."""
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+
+def add(tree: PyTree, other: PyTree) -> PyTree:
+    """Leaf by leaf sum of two equal trees."""
+    return jax.tree.map(jnp.add, tree, other)
 
 
 def dot(a: PyTree, b: PyTree) -> jax.Array:

@@ -69,9 +69,13 @@ class Loss(Typed):
 
 @dataclass(frozen=True)
 class SquaredError(Loss):
-    """e = y - t, scaled as the module's table says; delta = e, 2 e or 2 e / O."""
+    """e = y - t, scaled as the module's table says; delta = e, 2 e or 2 e / O.
 
-    scale: Literal["half_sum", "sum", "mean"] = "half_sum"  # of the sum of squares over the outputs
+    Args:
+        scale: of the sum of squares over the outputs
+    """
+
+    scale: Literal["half_sum", "sum", "mean"] = "half_sum"
 
     def factor(self, outputs: int) -> float:
         """What the sum of squares is multiplied by."""
@@ -99,9 +103,13 @@ class AbsoluteError(Loss):
 
 @dataclass(frozen=True)
 class Huber(Loss):
-    """sum_o e^2 / 2 where |e| <= width, else width (|e| - width / 2) (Huber 1964); delta = e cut to [-width, width]."""
+    """sum_o e^2 / 2 where |e| <= width, else width (|e| - width / 2) (Huber 1964); delta = e cut to [-width, width].
 
-    width: Positive = 1.0  # where the square becomes a line
+    Args:
+        width: where the square becomes a line
+    """
+
+    width: Positive = 1.0
 
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
         cut = jnp.clip(y - target, -self.width, self.width)
@@ -117,9 +125,12 @@ class BinaryCrossEntropy(Loss):
 
     Targets are [..., O], or integer labels 0 and 1 [...] for a single output. label_smoothing s in [0, 1) puts t at
     t (1 - s) + s / 2.
+
+    Args:
+        label_smoothing: probability spread over all classes
     """
 
-    label_smoothing: Fraction = 0.0  # probability spread over all classes
+    label_smoothing: Fraction = 0.0
     threshold: ClassVar[float] = 0.0
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
@@ -142,9 +153,12 @@ class SoftmaxCrossEntropy(Loss):
 
     Targets are integer classes [...] or distributions [..., O]. label_smoothing s in [0, 1) puts t at
     t (1 - s) + s / O. A class outside 0..O-1 gives NaN.
+
+    Args:
+        label_smoothing: probability spread over all classes
     """
 
-    label_smoothing: Fraction = 0.0  # probability spread over all classes
+    label_smoothing: Fraction = 0.0
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         _check_classes(self, y, target, is_float, or_distributions=True)
@@ -175,9 +189,12 @@ class MulticlassHinge(Loss):
     """sum over o != t of max(0, y_o - y_t + margin) for integer classes t (Weston & Watkins 1999).
 
     delta_o = 1 where the margin is violated, and minus their count at t.
+
+    Args:
+        margin: by which the right output must be ahead
     """
 
-    margin: float = 1.0  # by which the right output must be ahead
+    margin: float = 1.0
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         _check_classes(self, y, target, is_float, or_distributions=False)
@@ -214,11 +231,16 @@ class Penalty(Typed):
     """A term of the loss in the parameters whose path ('00_dense/w') the regular expression matches in full.
 
     l2 / 2 sum w^2 + l1 sum |w|; gradient l2 w + l1 sign w, 0 at 0. Both at least 0.
+
+    Args:
+        l2: half of it times the sum of squares is added to the loss
+        l1: times the sum of magnitudes
+        paths: of the parameters that count
     """
 
-    l2: NotNegative = 0.0  # half of it times the sum of squares is added to the loss
-    l1: NotNegative = 0.0  # times the sum of magnitudes
-    paths: Pattern = r".*/w"  # of the parameters that count
+    l2: NotNegative = 0.0
+    l1: NotNegative = 0.0
+    paths: Pattern = r".*/w"
 
     def __post_init__(self) -> None:
         super().__post_init__()

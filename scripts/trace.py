@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from jaxbp.analysis.trace import trace
+from jaxbp.analysis.record import record
 from jaxbp.commands import cli
 from jaxbp.core import Context, cast
 from jaxbp.files import write_json, write_whole
@@ -33,12 +33,12 @@ def main(words: list[str]) -> int:
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         batch = cast({"x": jnp.asarray(part.x), "y": jnp.asarray(part.y), "weight": jnp.asarray(weight)}, jnp.float64)
         params, state = cast((model.init(key, spec), model.init_state(spec)), jnp.float64)
-        found = trace(model, config.loss, params, batch, Context(key, state))
-    print(found)
+        table = record(model, config.loss, params, batch, Context(key, state))
+    print(table)
     if flags.FLAGS.json:
-        write_json(Path(flags.FLAGS.json), found.to_json())
+        write_json(Path(flags.FLAGS.json), table.to_json())
     if flags.FLAGS.npz:
-        write_whole(Path(flags.FLAGS.npz), found.to_npz())
+        write_whole(Path(flags.FLAGS.npz), table.to_npz())
     return 0
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxbp
-from jaxbp.core import Case, Context, cast, layer_types, leaves
+from jaxbp.core import Case, Context, cast, layer_types, leaf_layers
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 RECIPE = """{name} has no cases. A layer is one file: the mathematics at its top, forward and backward, and
@@ -32,7 +32,7 @@ def all_cases() -> list[Case]:
 
 
 def couples_batch(case: Case) -> bool:
-    return any(leaf.couples_batch for leaf in leaves(case.layer))
+    return any(leaf.couples_batch for leaf in leaf_layers(case.layer))
 
 
 def resized(spec, rows: int, dtype):
@@ -143,12 +143,12 @@ def measured(case: Case) -> dict:
             row = lambda d: jnp.arange(rows).reshape(-1, *[1] * (d.ndim - 1))
             only = lambda n: jax.tree.map(lambda d: jnp.where(row(d) == n, d, 0), dy)
             alone = jax.lax.map(lambda n: oracle(only(n))[0], jnp.arange(rows))
-            each = layer.sweep(jaxbp.example_gradients, params, cache, dy)[1]
-            factors = layer.sweep(jaxbp.factors, params, cache, dy)[1]
+            each = layer.sweep(jaxbp.rules.example_gradients, params, cache, dy)[1]
+            factors = layer.sweep(jaxbp.rules.factors, params, cache, dy)[1]
             if not isinstance(layer, jaxbp.Stack):  # there the depth leads the batch axis
                 out["per_example"] = (each, alone)
             norm = lambda g: jnp.sum(g * g, range(1, g.ndim))
-            is_factor = lambda node: isinstance(node, jaxbp.Outer)
+            is_factor = lambda node: isinstance(node, jaxbp.Factors)
             contracted = jax.tree.map(lambda o: o.gradient(), factors, is_leaf=is_factor)
             restored = jax.tree.map(lambda c, g: c.reshape(g.shape), contracted, hand["grads"])
             out["factors"] = (restored, hand["grads"])

@@ -24,7 +24,7 @@ def test_feedback_alignment_is_the_same_backward_with_other_parameters():
     """Exact in the last layer; below it the delta came back through the random weights (Lillicrap et al. 2016)."""
     y, cache = MODEL.forward(PARAMS, X, jaxbp.Context())
     feedback = jax.tree.map(lambda p: jax.random.normal(jax.random.key(9), p.shape), PARAMS)
-    true, aligned = (MODEL.sweep(jaxbp.gradient, p, cache, y - T)[1] for p in (PARAMS, feedback))
+    true, aligned = (MODEL.sweep(jaxbp.rules.gradient, p, cache, y - T)[1] for p in (PARAMS, feedback))
     np.testing.assert_array_equal(aligned["03_dense"]["w"], true["03_dense"]["w"])
     delta = (y - T) @ feedback["03_dense"]["w"] * (1 - cache["02_tanh"] ** 2)
     np.testing.assert_allclose(aligned["01_dense"]["w"], delta.T @ X.reshape(5, -1), rtol=1e-5)
@@ -33,7 +33,7 @@ def test_feedback_alignment_is_the_same_backward_with_other_parameters():
 
 def test_deltas_are_the_derivatives_at_each_output():
     y, cache = MODEL.forward(PARAMS, X, jaxbp.Context())
-    deltas = MODEL.sweep(jaxbp.delta, PARAMS, cache, y - T)[1]
+    deltas = MODEL.sweep(jaxbp.rules.delta, PARAMS, cache, y - T)[1]
     after = lambda h: jnp.sum((jnp.tanh(h) @ PARAMS["03_dense"]["w"].T + PARAMS["03_dense"]["b"] - T) ** 2) / 2
     h = X.reshape(5, -1) @ PARAMS["01_dense"]["w"].T + PARAMS["01_dense"]["b"]
     np.testing.assert_allclose(deltas["01_dense"], jax.grad(after)(h), rtol=2e-5, atol=1e-6)
@@ -57,7 +57,7 @@ def test_per_example_rules_refuse_a_layer_that_couples_the_batch():
     params = model.init(jax.random.key(0), jax.ShapeDtypeStruct((5, 3), jnp.float32))
     y, cache = model.forward(params, jnp.ones((5, 3)), jaxbp.Context())
     with pytest.raises(jaxbp.InputError, match="no per-example gradients through 'coupled'"):
-        model.sweep(jaxbp.example_gradients, params, cache, y)
+        model.sweep(jaxbp.rules.example_gradients, params, cache, y)
 
 
 def test_the_adapter_runs_the_hand_written_backward():

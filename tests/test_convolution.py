@@ -11,7 +11,7 @@ from jax import lax
 from jaxbp import Context, Conv, ConvTranspose, InputError, cast, output_spec, shaped
 from jaxbp.check import worst
 from jaxbp.check.truth import FLOAT64_TOLERANCE
-from jaxbp.layers import correlation
+from jaxbp.ops import correlation
 
 PINNED = pytest.mark.skipif(jaxlib.__version__ != "0.10.2", reason="what is compiled is that of jaxlib 0.10.2")
 PAIR = lambda n, rank=2: ((n, n),) * rank

@@ -64,7 +64,7 @@ def run(model, loss, params, batch):
     """All numbers of one forward and one backward pass."""
     y, cache = model.forward(params, batch["x"], Context())
     value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
-    dx, deltas = model.sweep(jaxbp.delta, params, cache, loss.backward(loss_cache))
+    dx, deltas = model.sweep(jaxbp.rules.delta, params, cache, loss.backward(loss_cache))
     x, outputs = batch["x"], {}
     for _, name, layer in model.named():
         x, _ = layer.forward(params[name], x, Context())
@@ -270,7 +270,7 @@ def test_brownlee_deltas():
     hidden, output = arrays([[0.7105668883115941]]), arrays([[0.6213859615555266, 0.6573693455986976]])
     close(output, [1 / (1 + np.exp(-SEED_1["02_dense"]["b"]))])
     cache = {"00_dense": arrays([[1, 0]]), "01_sigmoid": hidden, "02_dense": hidden, "03_sigmoid": output}
-    deltas = BROWNLEE.sweep(jaxbp.delta, SEED_1, cache, output - arrays([[0, 1]]))[1]
+    deltas = BROWNLEE.sweep(jaxbp.rules.delta, SEED_1, cache, output - arrays([[0, 1]]))[1]
     close(-deltas["02_dense"], [[-0.14619064683582808, 0.0771723774346327]])
     close(-deltas["00_dense"], [[-0.0005348048046610517]])
 

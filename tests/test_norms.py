@@ -114,8 +114,8 @@ def test_a_large_mean_costs_no_digits_but_the_inputs_own(strict, layer):
 def test_a_batch_of_one_and_each_example_alone(strict, layer):
     params, x, dy, _ = prepared(layer, (5, 2, 6))
     y, dx, grads, cache = run(layer, params, x, dy)
-    each = layer.sweep(jaxbp.example_gradients, params, cache, dy)[1]
-    factors = layer.sweep(jaxbp.factors, params, cache, dy)[1]
+    each = layer.sweep(jaxbp.rules.example_gradients, params, cache, dy)[1]
+    factors = layer.sweep(jaxbp.rules.factors, params, cache, dy)[1]
     for n in range(5):
         alone = run(layer, params, x[n:n + 1], dy[n:n + 1])
         assert worst(alone[:3], (y[n:n + 1], dx[n:n + 1], jax.tree.map(lambda g, n=n: g[n], each))) <= FLOAT64_TOLERANCE
@@ -137,7 +137,7 @@ def test_per_example_rules_refuse_batch_norm():
     params, x, dy, state = prepared(layer, (5, 3), jnp.float32)
     _, cache = layer.forward(params, x, jaxbp.Context(None, state))
     with pytest.raises(InputError, match="'batchnorm': it couples"):
-        layer.sweep(jaxbp.example_gradients, params, cache, dy)
+        layer.sweep(jaxbp.rules.example_gradients, params, cache, dy)
 
 
 @pytest.mark.slow

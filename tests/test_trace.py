@@ -10,7 +10,7 @@ from test_per_example import MODELS, setting
 from test_scripts import command
 
 import jaxbp
-from jaxbp.analysis.trace import trace
+from jaxbp.analysis.record import record
 from jaxbp.losses import SquaredError
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -23,7 +23,7 @@ def mazur():
     params = {"00_dense": {"w": wide([[0.15, 0.2], [0.25, 0.3]]), "b": wide([0.35, 0.35])}, "01_sigmoid": {},
               "02_dense": {"w": wide([[0.4, 0.45], [0.5, 0.55]]), "b": wide([0.6, 0.6])}, "03_sigmoid": {}}
     batch = {"x": wide([[0.05, 0.1]]), "y": wide([[0.01, 0.99]]), "weight": jnp.ones(1)}
-    return trace(MAZUR, SquaredError(), params, batch)
+    return record(MAZUR, SquaredError(), params, batch)
 
 
 def test_the_classic_example():
@@ -44,7 +44,7 @@ def test_the_classic_example():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_deltas_equal_those_of_autodiff(name):
-    found = trace(*setting(name))
+    found = record(*setting(name))
     assert len(found.rows) > len(jax.tree.leaves(setting(name)[2]))
     assert all(row.by_hand.shape == row.autodiff.shape == row.value.shape for row in found.rows)
     assert max(row.difference for row in found.rows) <= 1e-10
@@ -61,7 +61,7 @@ def test_a_wrong_backward_shows_where_it_begins():
     model = jaxbp.Chain((jaxbp.Dense(4), Wrong(), jaxbp.Dense(3)))
     _, loss, params, batch = setting("mlp")
     params = {"00_dense": params["00_dense"], "01_wrong": {}, "02_dense": params["02_dense"]}
-    rows = trace(model, loss, params, batch).rows
+    rows = record(model, loss, params, batch).rows
     assert {row.name for row in rows if row.difference > 1e-10} == {"00_dense", "00_dense/w", "00_dense/b"}
 
 

@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.analysis.products import LIKELIHOODS, delta
-from jaxbp.backprop import factors
 from jaxbp.core import Context, Layer, PyTree
 from jaxbp.errors import InputError, unknown
+from jaxbp.factors import Factors, total
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
-from jaxbp.outer import Outer, total
+from jaxbp.rules import factors
 
 Batch = dict[str, PyTree]
 Kind = Literal["gauss_newton", "empirical"]
@@ -90,7 +90,7 @@ def rows(model: Layer, params: PyTree, cache: PyTree, roots: Roots) -> jax.Array
 
     def one(index: jax.Array) -> jax.Array:
         outers = jax.tree.leaves(model.sweep(factors, params, cache, roots[index])[1],
-                                 is_leaf=lambda node: isinstance(node, Outer))
+                                 is_leaf=lambda node: isinstance(node, Factors))
         return jnp.concatenate([jnp.moveaxis(o.examples(), -3, 0).reshape(roots.of.shape[1], -1) for o in outers], 1)
 
     a = jax.vmap(one)(jnp.arange(roots.count))
@@ -102,7 +102,7 @@ def summed(model: Layer, params: PyTree, cache: PyTree, roots: Roots, one: Calla
 
     def sweep(index: jax.Array) -> PyTree:
         outers = model.sweep(factors, params, cache, roots[index])[1]
-        return jax.tree.map(one, outers, *others, is_leaf=lambda node: isinstance(node, Outer))
+        return jax.tree.map(one, outers, *others, is_leaf=lambda node: isinstance(node, Factors))
 
     return total(sweep, jnp.arange(roots.count))
 

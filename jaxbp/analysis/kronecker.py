@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxbp.analysis.curvature import Roots, summed
 from jaxbp.core import Layer, PyTree, register
-from jaxbp.outer import Outer, Sharing, total
+from jaxbp.factors import Factors, Sharing, total
 
 
 @partial(register, data_fields=["rows", "columns"], meta_fields=["shape"])
@@ -98,11 +98,11 @@ def corrected(model: Layer, params: PyTree, cache: PyTree, roots: Roots, bases: 
     return jax.tree.map(keep, bases, values, is_leaf=lambda node: isinstance(node, Eigen))
 
 
-def _moment_in(outer: Outer, basis: Eigen) -> jax.Array:
+def _moment_in(outer: Factors, basis: Eigen) -> jax.Array:
     """[..., O, I]: the sum over the examples of the squares of their gradients, in the basis."""
     if outer.a.ndim > outer.axes:
         return jax.lax.map(lambda entry: _moment_in(*entry), (outer, basis))
     if outer.single:
-        return Outer(jnp.square(outer.a @ basis.columns), jnp.square(outer.g @ basis.rows)).gradient()
+        return Factors(jnp.square(outer.a @ basis.columns), jnp.square(outer.g @ basis.rows)).gradient()
     turned = lambda dw: basis.turned(dw.reshape(basis.values.shape))
     return total(lambda a, g: jnp.square(turned(outer.alone(a, g))), outer.a, outer.g)

@@ -21,11 +21,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbp.backprop import factors
-from jaxbp.core import Context, Layer, PyTree, label, leaves
+from jaxbp.core import Context, Layer, PyTree, label, leaf_layers
 from jaxbp.errors import InputError, unknown
+from jaxbp.factors import Factors
 from jaxbp.losses import Loss
-from jaxbp.outer import Outer
+from jaxbp.rules import factors
 
 Batch = dict[str, PyTree]
 
@@ -37,7 +37,7 @@ class Swept(NamedTuple):
     output: PyTree
     cache: PyTree
     dy: PyTree
-    factors: PyTree  # like params, an Outer for each leaf
+    factors: PyTree  # like params, an Factors for each leaf
 
 
 class Clipped(NamedTuple):
@@ -50,7 +50,7 @@ class Clipped(NamedTuple):
 
 def sweep(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context) -> Swept:
     """Raises InputError where a layer couples the examples of a batch."""
-    if coupled := [label(leaf) for leaf in leaves(model) if leaf.couples_batch]:
+    if coupled := [label(leaf) for leaf in leaf_layers(model) if leaf.couples_batch]:
         raise InputError(f"no example has a gradient of its own through '{coupled[0]}': it couples a batch's examples")
     y, cache = model.forward(params, batch["x"], ctx)
     value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
@@ -175,12 +175,12 @@ def noise(norms: jax.Array, grads: PyTree, count: int | jax.Array | None = None)
     return Noise((single - batch) * n / (n - 1), (n * batch - single) / (n - 1))
 
 
-def each_leaf(f: Callable[[Outer], jax.Array], outers: PyTree) -> PyTree:
+def each_leaf(f: Callable[[Factors], jax.Array], outers: PyTree) -> PyTree:
     """f of the factors of every leaf."""
-    return jax.tree.map(f, outers, is_leaf=lambda node: isinstance(node, Outer))
+    return jax.tree.map(f, outers, is_leaf=lambda node: isinstance(node, Factors))
 
 
-def _norms(outer: Outer) -> jax.Array:
+def _norms(outer: Factors) -> jax.Array:
     return _over_leading(outer.squared_norms(), 1)
 
 

@@ -20,8 +20,7 @@ from jaxbp.backprop import value_and_grad
 from jaxbp.check.diagnosis.jaxprs import undecorated
 from jaxbp.check.leaves import Leaves, aligned, batch_size, cotangent, counts, dtypes_of, in_dtype, is_float, split
 from jaxbp.check.truth import autodiff
-from jaxbp.core import Context, Layer, PyTree, label, path_name
-from jaxbp.core import leaves as layers_in
+from jaxbp.core import Context, Layer, PyTree, label, leaf_layers, path_name
 from jaxbp.errors import InputError
 
 
@@ -167,7 +166,7 @@ def layer_problem(layer: Layer, params: PyTree, x: PyTree, ctx: Context, dtype: 
         dtypes,
         variant,
         size,
-        by_row=not any(leaf.couples_batch for leaf in layers_in(layer)),
+        by_row=not any(leaf.couples_batch for leaf in leaf_layers(layer)),
         layer=layer,
         setting=(params, x, ctx),
         counts=counts(size, x, y, leaves),

@@ -1,28 +1,49 @@
-"""Data sets: every module in this folder is found by itself, and every data set's config is exported by its class name.
+"""Data sets, one file each: a frozen dataclass that loads its parts. A test prints the line that a new one needs here.
 
-A new data set is one new file here: a frozen dataclass that derives from `DataConfig`, or from `Prepared` in prepare.py
-(which knows how to scale), and has `load`; or from `Tabular` (which also splits, and makes folds), and has `table`. One
-of images derives from `Movable` too.
+A data set derives from `DataConfig`, or from `Prepared` (which knows how to scale), and has `load`; or from `Tabular`
+(which also splits, and makes folds), and has `table`. One of images derives from `Movable` too.
 """
-from __future__ import annotations
 
-import importlib
-import pkgutil
-
+from jaxbp.data.adding import Adding
+from jaxbp.data.characters import Characters
+from jaxbp.data.csv_file import Csv
+from jaxbp.data.curve import Curve
+from jaxbp.data.embedded import Embedded
+from jaxbp.data.function import Function
+from jaxbp.data.idx import Idx
+from jaxbp.data.images import Images
+from jaxbp.data.logic import Logic
+from jaxbp.data.mnist import Mnist
 from jaxbp.data.moved import Movable
+from jaxbp.data.npz import Npz
 from jaxbp.data.pipeline import DataConfig, Dataset, Splits, epoch_order
 from jaxbp.data.prepare import Prepared, Tabular, cross_validation
+from jaxbp.data.reber import Reber
+from jaxbp.data.reconstruction import Encoder, Reconstruction
+from jaxbp.data.text import Text
 
-BASES = (DataConfig, Movable, Prepared, Tabular)  # of data sets
-
-
-def _discover() -> dict[str, type[DataConfig]]:
-    """Every data set's config in this package, by name."""
-    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
-    return {c.__name__: c for c in classes if issubclass(c, DataConfig) and c not in BASES}
-
-
-CONFIGS = _discover()  # data set configs by name
-globals().update(CONFIGS)
-__all__ = ["CONFIGS", "DataConfig", "Dataset", "Splits", "cross_validation", "epoch_order", *CONFIGS]
+__all__ = [
+    "Adding",
+    "Characters",
+    "Csv",
+    "Curve",
+    "DataConfig",
+    "Dataset",
+    "Embedded",
+    "Encoder",
+    "Function",
+    "Idx",
+    "Images",
+    "Logic",
+    "Mnist",
+    "Movable",
+    "Npz",
+    "Prepared",
+    "Reber",
+    "Reconstruction",
+    "Splits",
+    "Tabular",
+    "Text",
+    "cross_validation",
+    "epoch_order",
+]

@@ -13,11 +13,19 @@ from jaxbp.typed import Count, Range, Seed
 @dataclass(frozen=True)
 class Adding(DataConfig):
     """x [N, length, 2]: numbers uniform in [0, 1], and a mark at one step of each half; y [N, 1]: the sum of the two
-    marked numbers. To say 1 always has a mean squared error of 1/6."""
-    length: Annotated[int, Range(2)] = 100  # steps
-    examples: Count = 20_000  # for training
-    test_examples: Count = 1_000  # for the test
-    seed: Seed = 0  # of the numbers
+    marked numbers. To say 1 always has a mean squared error of 1/6.
+
+    Args:
+        length: steps
+        examples: for training
+        test_examples: for the test
+        seed: of the numbers
+    """
+
+    length: Annotated[int, Range(2)] = 100
+    examples: Count = 20_000
+    test_examples: Count = 1_000
+    seed: Seed = 0
 
     def load(self) -> Splits:
         rng = np.random.default_rng(self.seed)

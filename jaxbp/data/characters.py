@@ -49,11 +49,19 @@ DRAWN = """
 
 @dataclass(frozen=True)
 class Characters(DataConfig):
-    """For training each of the 36 characters once, x [36, 35] of 0 and 1; for the test noisy copies of them."""
-    noise: Annotated[float, Range(0, 1)] = 0.1  # part of the 35 pixels flipped in every test example
-    copies: Count = 10  # test examples of each character
-    one_hot: bool = False  # labels as float32 rows [N, 36] instead of int32 numbers [N]
-    seed: Seed = 0  # of the noise
+    """For training each of the 36 characters once, x [36, 35] of 0 and 1; for the test noisy copies of them.
+
+    Args:
+        noise: part of the 35 pixels flipped in every test example
+        copies: test examples of each character
+        one_hot: labels as float32 rows [N, 36] instead of int32 numbers [N]
+        seed: of the noise
+    """
+
+    noise: Annotated[float, Range(0, 1)] = 0.1
+    copies: Count = 10
+    one_hot: bool = False
+    seed: Seed = 0
 
     def load(self) -> Splits:
         train = Dataset(drawn_pixels(), np.arange(len(CLASSES), dtype=np.int32))

@@ -19,13 +19,23 @@ MISSING = {"", "?", "na", "n/a", "nan", "null"}
 @dataclass(frozen=True)
 class Csv(Tabular):
     """x [N, features]. For classification y [N] numbers the labels in sorted order (as numbers if all are numbers, else
-    as text), for regression it is [N, 1]."""
-    path: str  # path of the file, UTF-8
-    target: int | str = -1  # column to predict: its name, or its number from 0; negative ones count from the end
-    features: tuple[int | str, ...] = ()  # columns to learn from, by name or number; none given: all but the target
-    header: bool = True  # whether the first line holds the columns' names
-    delimiter: str = ","  # the one character between columns
-    task: Literal["classification", "regression"] = "classification"  # whether the target is a label or a number
+    as text), for regression it is [N, 1].
+
+    Args:
+        path: path of the file, UTF-8
+        target: column to predict: its name, or its number from 0; negative ones count from the end
+        features: columns to learn from, by name or number; none given: all but the target
+        header: whether the first line holds the columns' names
+        delimiter: the one character between columns
+        task: whether the target is a label or a number
+    """
+
+    path: str
+    target: int | str = -1
+    features: tuple[int | str, ...] = ()
+    header: bool = True
+    delimiter: str = ","
+    task: Literal["classification", "regression"] = "classification"
 
     def __post_init__(self) -> None:
         super().__post_init__()

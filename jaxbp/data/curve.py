@@ -20,14 +20,25 @@ CURVES = {  # name: the point at phase t
 @dataclass(frozen=True)
 class Curve(DataConfig):
     """x, y [N, length, 2]: the points of a curve from a random phase on, and the point after each of them. "eight" and
-    "lissajous" cross themselves: as a function of a point, the next one has several values."""
-    name: Literal["circle", "ellipse", "eight", "lissajous"] = "lissajous"  # which curve
-    length: Count = 60  # points in an example
-    period: Annotated[float, Range(4)] = 40.0  # points in one turn
-    noise: Annotated[float, Range(0, 1)] = 0.0  # standard deviation of the noise on x
-    examples: Count = 500  # for training
-    test_examples: Count = 100  # for the test
-    seed: Seed = 0  # of phases and noise
+    "lissajous" cross themselves: as a function of a point, the next one has several values.
+
+    Args:
+        name: which curve
+        length: points in an example
+        period: points in one turn
+        noise: standard deviation of the noise on x
+        examples: for training
+        test_examples: for the test
+        seed: of phases and noise
+    """
+
+    name: Literal["circle", "ellipse", "eight", "lissajous"] = "lissajous"
+    length: Count = 60
+    period: Annotated[float, Range(4)] = 40.0
+    noise: Annotated[float, Range(0, 1)] = 0.0
+    examples: Count = 500
+    test_examples: Count = 100
+    seed: Seed = 0
 
     def load(self) -> Splits:
         rng = np.random.default_rng(self.seed)

@@ -15,9 +15,15 @@ from jaxbp.errors import InputError
 @dataclass(frozen=True)
 class Embedded(Movable, Tabular):
     """Digits [1797, 64] (values 0..16), iris [150, 4], wine [178, 13] and breast_cancer [569, 30] with class labels;
-    diabetes [442, 10] with targets [442, 1]."""
-    name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]  # which data set
-    image: bool = False  # digits only: x as [N, 8, 8, 1] instead of [N, 64]
+    diabetes [442, 10] with targets [442, 1].
+
+    Args:
+        name: which data set
+        image: digits only: x as [N, 8, 8, 1] instead of [N, 64]
+    """
+
+    name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]
+    image: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

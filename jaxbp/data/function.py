@@ -25,12 +25,21 @@ FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Function(Tabular):
-    """x [N, 1] uniform in [low, high) and y [N, 1] = f(x) + noise."""
-    name: Literal["sine", "cosine", "sinc", "gaussian", "square", "polynomial", "absolute", "step"]  # f
-    examples: Annotated[int, Range(2)] = 200  # before the test part is split off
-    low: Annotated[float, Range(-1e6, 1e6)] = -3.0  # least x
-    high: Annotated[float, Range(-1e6, 1e6)] = 3.0  # x stays below, greater than low
-    noise: Annotated[float, Range(0, 1e6)] = 0.0  # standard deviation of the Gaussian noise on y
+    """x [N, 1] uniform in [low, high) and y [N, 1] = f(x) + noise.
+
+    Args:
+        name: f
+        examples: before the test part is split off
+        low: least x
+        high: x stays below, greater than low
+        noise: standard deviation of the Gaussian noise on y
+    """
+
+    name: Literal["sine", "cosine", "sinc", "gaussian", "square", "polynomial", "absolute", "step"]
+    examples: Annotated[int, Range(2)] = 200
+    low: Annotated[float, Range(-1e6, 1e6)] = -3.0
+    high: Annotated[float, Range(-1e6, 1e6)] = 3.0
+    noise: Annotated[float, Range(0, 1e6)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

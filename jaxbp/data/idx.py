@@ -21,12 +21,21 @@ TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 @dataclass(frozen=True)
 class Idx(Movable, Prepared):
     """Images and labels in IDX files. Images of unsigned bytes are divided by 255, other types stay as they are; labels
-    become 0, 1, ... in sorted order."""
-    train_images: str  # path of an IDX file [N, rows, columns], gzipped or not
-    train_labels: str  # path of an IDX file [N] of integers
-    test_images: str  # path, as train_images
-    test_labels: str  # path, as train_labels
-    image: bool = False  # x as [N, rows, columns, 1] instead of [N, rows * columns]
+    become 0, 1, ... in sorted order.
+
+    Args:
+        train_images: path of an IDX file [N, rows, columns], gzipped or not
+        train_labels: path of an IDX file [N] of integers
+        test_images: path, as train_images
+        test_labels: path, as train_labels
+        image: x as [N, rows, columns, 1] instead of [N, rows * columns]
+    """
+
+    train_images: str
+    train_labels: str
+    test_images: str
+    test_labels: str
+    image: bool = False
 
     def load(self) -> Splits:
         train = read_pair(Path(self.train_images), Path(self.train_labels), self.image)

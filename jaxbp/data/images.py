@@ -15,9 +15,15 @@ from jaxbp.errors import InputError
 @dataclass(frozen=True)
 class Images(Movable, Tabular):
     """x [N, rows, columns, 3] in [0, 1] before scaling; the classes are the subfolders' names. A subfolder must
-    hold images that Pillow can read and nothing else, but names that begin with a dot are passed over."""
-    path: str  # folder with one subfolder of images per class, all of one size
-    grayscale: bool = False  # x as [N, rows, columns, 1], the brightness
+    hold images that Pillow can read and nothing else, but names that begin with a dot are passed over.
+
+    Args:
+        path: folder with one subfolder of images per class, all of one size
+        grayscale: x as [N, rows, columns, 1], the brightness
+    """
+
+    path: str
+    grayscale: bool = False
 
     def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
         folder = Path(self.path).expanduser()

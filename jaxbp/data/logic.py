@@ -17,8 +17,13 @@ Operator = Literal[
 
 @dataclass(frozen=True)
 class Logic(DataConfig):
-    """All four rows, x [4, 2] and y [4, 1] of 0 and 1, for training and for the test."""
-    operator: Operator  # name of the operator of inputs a and b
+    """All four rows, x [4, 2] and y [4, 1] of 0 and 1, for training and for the test.
+
+    Args:
+        operator: name of the operator of inputs a and b
+    """
+
+    operator: Operator
 
     def load(self) -> Splits:
         results = f"{get_args(Operator).index(self.operator):04b}"

@@ -32,10 +32,17 @@ CLASSES = tuple("0123456789")
 @dataclass(frozen=True)
 class Mnist(Movable, Prepared):
     """Handwritten digits, 60,000 for training and 10,000 for the test, in [0, 1]: x [N, 784]. Any data in files of the
-    same names and labels 0..9 (Fashion-MNIST) will do."""
-    path: str | None = None  # folder with the four IDX files, gzipped or not; None downloads MNIST into the cache
-    image: bool = False  # x as [N, 28, 28, 1] instead of [N, 784]
-    train_size: int | None = None  # training examples to use, validation included, drawn stratified; None: all
+    same names and labels 0..9 (Fashion-MNIST) will do.
+
+    Args:
+        path: folder with the four IDX files, gzipped or not; None downloads MNIST into the cache
+        image: x as [N, 28, 28, 1] instead of [N, 784]
+        train_size: training examples to use, validation included, drawn stratified; None: all
+    """
+
+    path: str | None = None
+    image: bool = False
+    train_size: int | None = None
 
     def load(self) -> Splits:
         folder = download(cache_folder(), MIRRORS) if self.path is None else Path(self.path).expanduser()

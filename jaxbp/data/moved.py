@@ -15,9 +15,15 @@ from jaxbp.typed import Range
 
 @dataclass(frozen=True, kw_only=True)
 class Movable(DataConfig):
-    """Keys of data sets of images: how far a training image is moved, by other amounts in every step."""
-    shift: Annotated[int, Range(0)] = 0  # pixels, at most so many along each axis
-    rotation: Annotated[float, Range(0, 180)] = 0.0  # degrees, at most so many either way
+    """Keys of data sets of images: how far a training image is moved, by other amounts in every step.
+
+    Args:
+        shift: pixels, at most so many along each axis
+        rotation: degrees, at most so many either way
+    """
+
+    shift: Annotated[int, Range(0)] = 0
+    rotation: Annotated[float, Range(0, 180)] = 0.0
 
     def augment(self, key: jax.Array, x: jax.Array) -> jax.Array:
         if not (self.shift or self.rotation):

@@ -17,9 +17,15 @@ from jaxbp.typed import Share
 @dataclass(frozen=True)
 class Npz(Prepared):
     """The file holds x_train, y_train, x_test and y_test, or x and y. Each x is [N, ...] of numbers. Each y is [N] of
-    integers or text (class labels, numbered in sorted order) or [N] or [N, O] of floats (regression targets)."""
-    path: str  # path of the .npz file
-    test_fraction: Share | None = None  # part of x and y kept for the test; None if the file has x_test
+    integers or text (class labels, numbered in sorted order) or [N] or [N, O] of floats (regression targets).
+
+    Args:
+        path: path of the .npz file
+        test_fraction: part of x and y kept for the test; None if the file has x_test
+    """
+
+    path: str
+    test_fraction: Share | None = None
 
     def load(self) -> Splits:
         arrays = read_npz(Path(self.path))

@@ -17,12 +17,21 @@ from jaxbp.typed import Fraction, Seed, Share
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(DataConfig):
-    """Keys of data that has a training and a test part."""
-    validation_fraction: Fraction = 0.0  # part of the training examples kept for validation; 0 keeps none
-    scaling: Literal["none", "standard", "min_max"] = "none"  # of each feature, fitted on the training part
-    scale_targets: bool = False  # regression targets to mean 0 and standard deviation 1 of the training part
-    one_hot: bool = False  # labels as float32 rows [N, classes] instead of int32 numbers [N]
-    seed: Seed = 0  # of every random choice
+    """Keys of data that has a training and a test part.
+
+    Args:
+        validation_fraction: part of the training examples kept for validation; 0 keeps none
+        scaling: of each feature, fitted on the training part
+        scale_targets: regression targets to mean 0 and standard deviation 1 of the training part
+        one_hot: labels as float32 rows [N, classes] instead of int32 numbers [N]
+        seed: of every random choice
+    """
+
+    validation_fraction: Fraction = 0.0
+    scaling: Literal["none", "standard", "min_max"] = "none"
+    scale_targets: bool = False
+    one_hot: bool = False
+    seed: Seed = 0
 
     def finish(self, train: Dataset, test: Dataset, classes: tuple[str, ...] | None) -> Splits:
         """Holds out the validation part, scales, encodes the labels, and gives everything its final type."""
@@ -44,8 +53,13 @@ class Prepared(DataConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Tabular(Prepared):
-    """Keys of data that comes as one table, from which a test part is split off, or every fold in turn."""
-    test_fraction: Share = 0.2  # part of all examples kept for the test
+    """Keys of data that comes as one table, from which a test part is split off, or every fold in turn.
+
+    Args:
+        test_fraction: part of all examples kept for the test
+    """
+
+    test_fraction: Share = 0.2
 
     def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
         """The whole table, unscaled, with labels as numbers, and the class names; None for regression."""

@@ -19,11 +19,19 @@ class Reber(DataConfig):
     """x [N, T, 7] one-hot symbols of a string, y [N, T] int32 the symbol after each; strings are padded to the longest.
 
     In the test part only the steps count that allow a single symbol, so an accuracy of 1 means that the grammar is
-    learned, with the T or P before the last symbol, which is that after the first."""
-    embedded: bool = True  # B, T or P, a Reber string, the same T or P, E; False: a Reber string alone
-    examples: Count = 1_000  # for training
-    test_examples: Count = 500  # for the test
-    seed: Seed = 0  # of the strings
+    learned, with the T or P before the last symbol, which is that after the first.
+
+    Args:
+        embedded: B, T or P, a Reber string, the same T or P, E; False: a Reber string alone
+        examples: for training
+        test_examples: for the test
+        seed: of the strings
+    """
+
+    embedded: bool = True
+    examples: Count = 1_000
+    test_examples: Count = 500
+    seed: Seed = 0
 
     def load(self) -> Splits:
         rng = np.random.default_rng(self.seed)

@@ -16,8 +16,12 @@ class Encoder(DataConfig):
     """The encoder problem (Ackley, Hinton & Sejnowski 1985): x and y [size, size], of each row one unit is on.
 
     All rows are for training and for the test. Through a narrow hidden layer a net must find a code for them.
+
+    Args:
+        size: patterns, and units at both ends
     """
-    size: Count = 8  # patterns, and units at both ends
+
+    size: Count = 8
 
     def load(self) -> Splits:
         rows = np.eye(self.size, dtype=np.float32)
@@ -26,8 +30,13 @@ class Encoder(DataConfig):
 
 @dataclass(frozen=True)
 class Reconstruction(DataConfig):
-    """Another data set's inputs, x as they are and y [N, features] the same numbers in a row. Sequences are refused."""
-    data: DataConfig  # whose inputs; what it says of targets must be left alone
+    """Another data set's inputs, x as they are and y [N, features] the same numbers in a row. Sequences are refused.
+
+    Args:
+        data: whose inputs; what it says of targets must be left alone
+    """
+
+    data: DataConfig
 
     def __post_init__(self) -> None:
         super().__post_init__()

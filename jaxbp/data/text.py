@@ -18,12 +18,21 @@ PLAIN = "\t\n" + "".join(map(chr, range(32, 127)))
 class Text(DataConfig):
     """x, y [windows, length] int32 of a text file; the classes are tab, newline, the 95 printable characters of ASCII,
     and what else the text has. The test part is the end of the text, in windows that overlap by half: each character
-    counts once there, with at least half a window before it (but for the first window)."""
-    path: str | None = None  # a text file in UTF-8; None: the sources of Python's standard library, ASCII alone
-    size: Count | None = None  # characters to use, from the beginning; None: all
-    length: Count = 128  # characters in a window
-    test_fraction: Share = 0.1  # part at the end that is kept for the test
-    streams: Count | None = None  # read so many parts of the text side by side, batch after batch: for model.carry
+    counts once there, with at least half a window before it (but for the first window).
+
+    Args:
+        path: a text file in UTF-8; None: the sources of Python's standard library, ASCII alone
+        size: characters to use, from the beginning; None: all
+        length: characters in a window
+        test_fraction: part at the end that is kept for the test
+        streams: read so many parts of the text side by side, batch after batch: for model.carry
+    """
+
+    path: str | None = None
+    size: Count | None = None
+    length: Count = 128
+    test_fraction: Share = 0.1
+    streams: Count | None = None
 
     def load(self) -> Splits:
         text = (standard_library() if self.path is None else read(Path(self.path)))[:self.size]

@@ -35,8 +35,8 @@ import jax.numpy as jnp
 
 from jaxbp.core import Case, Context, Layer, PyTree, cast, shaped
 from jaxbp.errors import InputError, unknown
+from jaxbp.factors import Factors
 from jaxbp.inits import Initializer, initializer
-from jaxbp.outer import Outer
 
 Arrays = tuple[jax.Array, ...]
 Pairs = dict[str, tuple[jax.Array | None, jax.Array]]
@@ -168,14 +168,14 @@ class Cell(Layer):
         dbefore, deltas = self.step_backward(weights, dstate, slopes)
         return dbefore, self.pairs(x, before, gates, after, slopes, deltas)
 
-    def factors(self, params: PyTree, cache: PyTree, dstate: Arrays) -> dict[str, Outer]:
+    def factors(self, params: PyTree, cache: PyTree, dstate: Arrays) -> dict[str, Factors]:
         pairs = self._step_pairs(params, cache, dstate)[1]
         return outers({leaf: (None if a is None else a[:, None], g[:, None]) for leaf, (a, g) in pairs.items()})
 
 
-def outers(pairs: Pairs) -> dict[str, Outer]:
+def outers(pairs: Pairs) -> dict[str, Factors]:
     """Factors from pairs with the batch first, [N, T, .]; None is an activation of one."""
-    return {leaf: Outer.of_bias(g) if a is None else Outer(a, g) for leaf, (a, g) in pairs.items()}
+    return {leaf: Factors.of_bias(g) if a is None else Factors(a, g) for leaf, (a, g) in pairs.items()}
 
 
 @dataclass(frozen=True)

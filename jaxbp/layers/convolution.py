@@ -9,11 +9,15 @@
 kernel, o and i the channels of one group. Keeps x, which the layer below keeps anyway. Costs three times 2 N P K I O /
 groups operations for P output positions and a kernel of K entries. How each sum is computed is in `correlation`.
 
-For a rule that needs the activation behind each entry of w, it is the patch that output p reads: `PatchOuter`.
+For a rule that needs the activation behind each entry of w, it is the patch that output p reads. Patches are K times as
+large as x, so `PatchFactors` makes them where they are used, of some examples at a time (Grosse & Martens 2016, arXiv
+1602.01407, section 3.1, for the curvature; Rochette et al. 2019, arXiv 1912.06015, for per-example gradients).
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +25,10 @@ from jax import lax
 
 from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.errors import InputError
+from jaxbp.factors import Factors, GroupedFactors, Sharing, over_leading, register_factors, total
 from jaxbp.inits import Initializer, initializer
-from jaxbp.layers.correlation import correlate, correlate_transposed, correlate_weights
-from jaxbp.layers.patch_outer import PatchOuter
-from jaxbp.layers.windows import Padding, Window, are_pairs
-from jaxbp.outer import Outer
+from jaxbp.ops.correlation import correlate, correlate_transposed, correlate_weights
+from jaxbp.ops.windows import Padding, Window, are_pairs, patches
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,8 @@ class Conv(Layer):
         dx = correlate_transposed(dy, w.astype(dy.dtype), window)
         return dx, {"w": correlate_weights(x, dy, window, w.dtype)} | self.bias_gradient(params, dy)
 
-    def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Outer]:
-        return {"w": PatchOuter(x, dy, self.window(x.shape[1:-1]))} | self.bias_factors(dy)
+    def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Factors]:
+        return {"w": PatchFactors(x, dy, self.window(x.shape[1:-1]))} | self.bias_factors(dy)
 
     def biased(self, y: jax.Array, params: PyTree) -> jax.Array:
         """y + b."""
@@ -110,9 +113,9 @@ class Conv(Layer):
         """{"b": db}, or nothing without a bias."""
         return {"b": jnp.sum(dy, tuple(range(dy.ndim - 1)), params["b"].dtype)} if self.bias else {}
 
-    def bias_factors(self, dy: jax.Array) -> dict[str, Outer]:
+    def bias_factors(self, dy: jax.Array) -> dict[str, Factors]:
         """{"b": its factors}, or nothing without a bias."""
-        return {"b": Outer.of_bias(dy.reshape(len(dy), -1, dy.shape[-1]))} if self.bias else {}
+        return {"b": Factors.of_bias(dy.reshape(len(dy), -1, dy.shape[-1]))} if self.bias else {}
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -129,3 +132,53 @@ class Conv(Layer):
 def each_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
     """A setting for each of the axes."""
     return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+@partial(register_factors, meta_fields=["window"])
+@dataclass(frozen=True)
+class PatchFactors(GroupedFactors):
+    """Input a [N, *space, I] and delta g [N, *out, O]: dw [O, K I / groups], in the order of the kernel's memory."""
+
+    window: Window
+
+    @property
+    def axes(self) -> int:
+        return 2 + len(self.window.kernel)
+
+    @property
+    def entries(self) -> int:
+        w = prod(self.window.kernel) * self.a.shape[-1] // self.window.groups
+        return max(prod(self.window.out) * w * self.window.groups, w * self.g.shape[-1])
+
+    def pair(self, a: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Patches [G, S, K I / groups] and deltas [G, S, O / groups] of one example."""
+        groups, kernel = self.window.groups, prod(self.window.kernel)
+        p = patches(a[None], self.window).reshape(-1, kernel, groups, a.shape[-1] // groups)
+        return (jnp.moveaxis(p, 2, 0).reshape(groups, len(p), -1),
+                jnp.moveaxis(g.reshape(-1, groups, g.shape[-1] // groups), 1, 0))
+
+    def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        return super().alone(*self.pair(a, g))
+
+    def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        return super().norm(*self.pair(a, g))
+
+    @over_leading
+    def gradient(self) -> jax.Array:
+        return correlate_weights(self.a, self.g, self.window, self.a.dtype).reshape(self.g.shape[-1], -1)
+
+    @over_leading
+    def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
+        """A pair, or one for each group with a leading axis."""
+        one = lambda a, g, weight: PatchFactors(a[None], g[None], self.window).dense().moments(weight[None], sharing)
+        return total(one, self.a, self.g, weight)
+
+    def dense(self) -> Factors:
+        """The factors with all patches made; axes before the batch stay."""
+        if self.a.ndim > self.axes:
+            return jax.vmap(lambda entry: entry.dense())(self)
+        a, g = jax.vmap(self.pair)(self.a, self.g)
+        return Factors(a[:, 0], g[:, 0]) if self.window.groups == 1 else GroupedFactors(a, g)
+
+    def joined(self, other: Factors) -> Factors:
+        return self.dense().joined(other.dense())

@@ -20,10 +20,10 @@ import jax
 
 from jaxbp.core import Case, Context, PyTree, shaped
 from jaxbp.errors import InputError
+from jaxbp.factors import Factors, GroupedFactors
 from jaxbp.layers.convolution import Conv, each_axis
-from jaxbp.layers.correlation import correlate, correlate_transposed, correlate_weights, exchanged
-from jaxbp.layers.windows import Window, patches
-from jaxbp.outer import GroupedOuter, Outer
+from jaxbp.ops.correlation import correlate, correlate_transposed, correlate_weights, exchanged
+from jaxbp.ops.windows import Window, patches
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class ConvTranspose(Conv):
         dw = exchanged(correlate_weights(dy, x, window, w.dtype), self.groups)
         return dx, {"w": dw} | self.bias_gradient(params, dy)
 
-    def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Outer]:
+    def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Factors]:
         n, k, groups = len(x), prod(self.kernel), self.groups
         a = x.reshape(n, -1, groups, x.shape[-1] // groups).transpose(0, 2, 1, 3)  # [N, G, S, I]
         p = patches(dy, self.window(dy.shape[1:-1])).reshape(n, -1, k, groups, dy.shape[-1] // groups)
         g = p.transpose(0, 3, 1, 4, 2).reshape(*a.shape[:3], -1)  # [N, G, S, O K], as w is stored
-        return {"w": Outer(a[:, 0], g[:, 0]) if groups == 1 else GroupedOuter(a, g)} | self.bias_factors(dy)
+        return {"w": Factors(a[:, 0], g[:, 0]) if groups == 1 else GroupedFactors(a, g)} | self.bias_factors(dy)
 
     @classmethod
     def cases(cls) -> list[Case]:

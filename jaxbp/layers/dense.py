@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.errors import InputError
+from jaxbp.factors import Factors
 from jaxbp.inits import Initializer, initializer
-from jaxbp.outer import Outer
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Dense(Layer):
         grads = {"w": jnp.einsum("so,si->oi", dy, x, preferred_element_type=dtype)}
         return dx, (grads | {"b": jnp.sum(dy, 0, dtype=dtype)} if self.bias else grads)
 
-    def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Outer]:
+    def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Factors]:
         rows = lambda a: a.reshape(len(a), -1, a.shape[-1])  # [N, S, .]
-        factors = {"w": Outer(rows(x), rows(dy))}
-        return factors | {"b": Outer.of_bias(rows(dy))} if self.bias else factors
+        factors = {"w": Factors(rows(x), rows(dy))}
+        return factors | {"b": Factors.of_bias(rows(dy))} if self.bias else factors
 
     @classmethod
     def cases(cls) -> list[Case]:

@@ -19,15 +19,15 @@ import jax.numpy as jnp
 
 from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.errors import InputError
+from jaxbp.factors import Factors, Sharing, over_leading, register_factors
 from jaxbp.inits import Initializer, initializer
-from jaxbp.outer import Outer, Sharing, over_leading, register
 
 PRODUCT = 4096
 
 
-@partial(register, meta_fields=["vocabulary"])
+@partial(register_factors, meta_fields=["vocabulary"])
 @dataclass(frozen=True)
-class OneHotOuter(Outer):
+class OneHotFactors(Factors):
     """The factors of a table's gradient: ids a [N, S, 1], each standing for a one-hot row, and deltas g [N, S, D].
 
     The gradient is stored [V, D]: its rows are those of the one-hot side.
@@ -116,8 +116,9 @@ class Embedding(Layer):
     def backward(self, params: PyTree, ids: jax.Array, dy: jax.Array) -> tuple[None, PyTree]:
         return None, {"w": added_rows(ids, dy, self.vocabulary, params["w"].dtype)}
 
-    def factors(self, params: PyTree, ids: jax.Array, dy: jax.Array) -> dict[str, Outer]:
-        return {"w": OneHotOuter(ids.reshape(len(ids), -1, 1), dy.reshape(len(dy), -1, dy.shape[-1]), self.vocabulary)}
+    def factors(self, params: PyTree, ids: jax.Array, dy: jax.Array) -> dict[str, Factors]:
+        ids, dy = ids.reshape(len(ids), -1, 1), dy.reshape(len(dy), -1, dy.shape[-1])
+        return {"w": OneHotFactors(ids, dy, self.vocabulary)}
 
     @classmethod
     def cases(cls) -> list[Case]:

@@ -35,7 +35,7 @@ import numpy as np
 
 from jaxbp.core import Case, Context, Layer, PyTree, Static, shaped
 from jaxbp.errors import InputError
-from jaxbp.layers.windows import Padding, are_pairs
+from jaxbp.ops.windows import Padding, are_pairs
 
 Sizes = tuple[int, ...]
 

@@ -34,11 +34,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.backprop import add
-from jaxbp.core import Case, Context, Layer, PyTree, cast, map_leaves, normal, register, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, add, cast, map_leaves, normal, register, shaped
 from jaxbp.errors import InputError, unknown
+from jaxbp.factors import Factors
 from jaxbp.layers.cells import Arrays, Cell, GRUCell, LSTMCell, Pairs, SimpleCell, outers
-from jaxbp.outer import Outer
 
 CHOICES = {"output": ("sequence", "last"), "keep": ("all", "states", "sqrt"), "initial": ("zeros", "learned")}
 
@@ -167,7 +166,7 @@ class Recurrent(Layer):
         valid = cache.inputs[1]
         return (dx, jnp.zeros_like(valid) if jnp.issubdtype(valid.dtype, jnp.floating) else None), grads
 
-    def factors(self, params: PyTree, cache: Run, dy: jax.Array) -> dict[str, Outer]:
+    def factors(self, params: PyTree, cache: Run, dy: jax.Array) -> dict[str, Factors]:
         dinitial, _, pairs = self._back(params, cache, dy, lambda pairs: ({}, pairs), {})
         pairs = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), pairs)
         if self.initial == "learned":

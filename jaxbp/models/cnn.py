@@ -20,13 +20,20 @@ class CNN(MLP):
     """[N, H, W, C] -> [N, outputs]: convolution, pooling and activation for every stage, then the MLP.
 
     A rising activation may change places with max pooling; after it there are fewer numbers to go through.
+
+    Args:
+        channels: out of the convolution of each stage
+        kernel: height and width of the kernels
+        padding: zeros around the input of each stage, on every side
+        pooling: over windows that do not overlap
+        window: height and width of the pooled windows
     """
 
-    channels: tuple[Count, ...] = (32, 64)  # out of the convolution of each stage
-    kernel: Count = 5  # height and width of the kernels
-    padding: tuple[Annotated[int, Range(0)], ...] = (0, 0)  # zeros around the input of each stage, on every side
-    pooling: Literal["max", "average"] = "max"  # over windows that do not overlap
-    window: Count = 2  # height and width of the pooled windows
+    channels: tuple[Count, ...] = (32, 64)
+    kernel: Count = 5
+    padding: tuple[Annotated[int, Range(0)], ...] = (0, 0)
+    pooling: Literal["max", "average"] = "max"
+    window: Count = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

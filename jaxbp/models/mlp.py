@@ -14,15 +14,25 @@ from jaxbp.typed import Count, Fraction
 
 @dataclass(frozen=True)
 class MLP(ModelConfig):
-    """[N, ...] -> [N, outputs]: flatten, then dense, activation and dropout for every hidden width, then dense."""
+    """[N, ...] -> [N, outputs]: flatten, then dense, activation and dropout for every hidden width, then dense.
 
-    outputs: Count  # units of the last layer
-    hidden: tuple[Count, ...] = ()  # units of each hidden layer; none makes a linear model
-    activation: str = "relu"  # after every hidden layer
-    output_activation: str = "identity"  # after the last; identity where the loss takes logits
-    dropout: Fraction = 0.0  # of the hidden units dropped in training
-    w_init: str = "he_normal"  # initializer of the weights
-    b_init: str = "zeros"  # initializer of the biases
+    Args:
+        outputs: units of the last layer
+        hidden: units of each hidden layer; none makes a linear model
+        activation: after every hidden layer
+        output_activation: after the last; identity where the loss takes logits
+        dropout: of the hidden units dropped in training
+        w_init: initializer of the weights
+        b_init: initializer of the biases
+    """
+
+    outputs: Count
+    hidden: tuple[Count, ...] = ()
+    activation: str = "relu"
+    output_activation: str = "identity"
+    dropout: Fraction = 0.0
+    w_init: str = "he_normal"
+    b_init: str = "zeros"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,12 +16,18 @@ class ResNet(ModelConfig):
 
     A block is two 3x3 convolutions with batch norm, its input added, and ReLU. Where a block changes the shape, the
     input goes through a 1x1 convolution with batch norm. Then the mean over all positions, and a dense layer.
+
+    Args:
+        outputs: units of the last layer
+        channels: of each stage
+        blocks: in each stage; the paper's networks of 20, 32, 44 and 56 layers have 3, 5, 7 and 9
+        momentum: part of the running statistics that a step keeps
     """
 
-    outputs: Count  # units of the last layer
-    channels: tuple[Count, ...] = (16, 32, 64)  # of each stage
-    blocks: Count = 1  # in each stage; the paper's networks of 20, 32, 44 and 56 layers have 3, 5, 7 and 9
-    momentum: Fraction = 0.9  # part of the running statistics that a step keeps
+    outputs: Count
+    channels: tuple[Count, ...] = (16, 32, 64)
+    blocks: Count = 1
+    momentum: Fraction = 0.9
 
     def build(self) -> Layer:
         parts: list[Layer] = [self.convolution(self.channels[0]), BatchNormReLU(self.momentum)]

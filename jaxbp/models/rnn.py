@@ -15,18 +15,31 @@ CELLS = {"simple": SimpleCell, "lstm": LSTMCell, "gru": GRUCell}
 
 @dataclass(frozen=True)
 class RNN(ModelConfig):
-    """[N, T, D], or classes [N, T] with an embedding, -> [N, T, outputs], or [N, outputs] of the last step."""
+    """[N, T, D], or classes [N, T] with an embedding, -> [N, T, outputs], or [N, outputs] of the last step.
 
-    outputs: Count  # units of the last layer
-    hidden: tuple[Count, ...] = (128,)  # units of each recurrent layer
-    cell: Literal["simple", "lstm", "gru"] = "lstm"  # of every recurrent layer
-    embedding: Count | None = None  # width of the vectors that stand for inputs which are classes, as many as outputs
-    output: Literal["sequence", "last"] = "sequence"  # whether every step has an output, or only the last
-    carry: bool = False  # a batch goes on where the one before ended, the first of an epoch too: for text in streams
-    keep: Literal["all", "states", "sqrt"] = "all"  # memory between the passes, see Recurrent
-    truncate: Count | None = None  # steps after which the delta is cut; None: never within a batch
-    dropout: Fraction = 0.0  # of the inputs of recurrent layers but the first, and of the dense layer
-    wh_init: str = "orthogonal"  # initializer of the recurrent weights
+    Args:
+        outputs: units of the last layer
+        hidden: units of each recurrent layer
+        cell: of every recurrent layer
+        embedding: width of the vectors that stand for inputs which are classes, as many as outputs
+        output: whether every step has an output, or only the last
+        carry: a batch goes on where the one before ended, the first of an epoch too: for text in streams
+        keep: memory between the passes, see Recurrent
+        truncate: steps after which the delta is cut; None: never within a batch
+        dropout: of the inputs of recurrent layers but the first, and of the dense layer
+        wh_init: initializer of the recurrent weights
+    """
+
+    outputs: Count
+    hidden: tuple[Count, ...] = (128,)
+    cell: Literal["simple", "lstm", "gru"] = "lstm"
+    embedding: Count | None = None
+    output: Literal["sequence", "last"] = "sequence"
+    carry: bool = False
+    keep: Literal["all", "states", "sqrt"] = "all"
+    truncate: Count | None = None
+    dropout: Fraction = 0.0
+    wh_init: str = "orthogonal"
 
     def build(self) -> Layer:
         drop = (Dropout(self.dropout),) if self.dropout else ()

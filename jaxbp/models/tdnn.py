@@ -13,12 +13,19 @@ from jaxbp.typed import Count
 
 @dataclass(frozen=True)
 class TDNN(ModelConfig):
-    """[N, T, D] -> [N, T, outputs]: a tapped delay line, then dense layers on every step."""
+    """[N, T, D] -> [N, T, outputs]: a tapped delay line, then dense layers on every step.
 
-    outputs: Count  # units of the last layer
-    taps: Count = 2  # steps that are seen, the present one included; 1 sees no other
-    hidden: tuple[Count, ...] = (32,)  # units of each hidden layer
-    activation: str = "tanh"  # after every hidden layer
+    Args:
+        outputs: units of the last layer
+        taps: steps that are seen, the present one included; 1 sees no other
+        hidden: units of each hidden layer
+        activation: after every hidden layer
+    """
+
+    outputs: Count
+    taps: Count = 2
+    hidden: tuple[Count, ...] = (32,)
+    activation: str = "tanh"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,10 +21,15 @@ from jaxbp.optim.schedules import Constant, Schedule
 
 @dataclass(frozen=True)
 class OptaxSchedule(Schedule):
-    """Any schedule of optax by its name. The learning rate is its peak_value, else its init_value, else its value."""
+    """Any schedule of optax by its name. The learning rate is its peak_value, else its init_value, else its value.
 
-    name: str  # such as "exponential_decay"
-    arguments: tuple[str, ...] = ()  # such as ("transition_steps=100", "decay_rate=0.5"), values as in Python
+    Args:
+        name: such as "exponential_decay"
+        arguments: such as ("transition_steps=100", "decay_rate=0.5"), values as in Python
+    """
+
+    name: str
+    arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,10 +41,15 @@ class OptaxSchedule(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Optax(FirstOrder):
-    """Any optimizer of optax or optax.contrib by its name; optimizer_names() lists them."""
+    """Any optimizer of optax or optax.contrib by its name; optimizer_names() lists them.
 
-    name: str  # such as "lion"; those that find their own rate (prodigy, dog, ...) usually have learning_rate=1
-    arguments: tuple[str, ...] = ()  # such as ("b1=0.95", "weight_decay=1e-4"), values as in Python
+    Args:
+        name: such as "lion"; those that find their own rate (prodigy, dog, ...) usually have learning_rate=1
+        arguments: such as ("b1=0.95", "weight_decay=1e-4"), values as in Python
+    """
+
+    name: str
+    arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,16 +23,26 @@ from jaxbp.typed import Fraction, NotNegative, Positive
 
 @dataclass(frozen=True)
 class FirstOrder(OptimizerConfig):
-    """The base of the optimizers that take a gradient and nothing else."""
+    """The base of the optimizers that take a gradient and nothing else.
+
+    Args:
+        learning_rate: at the peak of the schedule
+        schedule: how the learning rate changes over the run
+        clip_value: every entry of the gradient is cut to +-clip_value, before clip_norm
+        clip_norm: a gradient of larger norm, over all parameters, is scaled to it
+        groups: every parameter belongs to the first that matches; () treats all alike
+        plateau: reduces the learning rate by the training loss
+        private: clips every example's gradient, and adds noise
+    """
 
     second_order: ClassVar[bool] = False
-    learning_rate: Positive = 0.1  # at the peak of the schedule
-    schedule: Schedule = Constant()  # how the learning rate changes over the run
-    clip_value: Positive | None = None  # every entry of the gradient is cut to +-clip_value, before clip_norm
-    clip_norm: Positive | None = None  # a gradient of larger norm, over all parameters, is scaled to it
-    groups: tuple[Group, ...] = ()  # every parameter belongs to the first that matches; () treats all alike
-    plateau: Plateau | None = None  # reduces the learning rate by the training loss
-    private: Private | None = None  # clips every example's gradient, and adds noise
+    learning_rate: Positive = 0.1
+    schedule: Schedule = Constant()
+    clip_value: Positive | None = None
+    clip_norm: Positive | None = None
+    groups: tuple[Group, ...] = ()
+    plateau: Plateau | None = None
+    private: Private | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,10 +87,15 @@ class FirstOrder(OptimizerConfig):
 
 @dataclass(frozen=True)
 class SGD(FirstOrder):
-    """w -= learning_rate v with v = momentum v + g; Nesterov's form looks ahead, g + momentum v."""
+    """w -= learning_rate v with v = momentum v + g; Nesterov's form looks ahead, g + momentum v.
 
-    momentum: Fraction = 0.0  # of the velocity that is kept; 0 is plain gradient descent
-    nesterov: bool = False  # needs momentum
+    Args:
+        momentum: of the velocity that is kept; 0 is plain gradient descent
+        nesterov: needs momentum
+    """
+
+    momentum: Fraction = 0.0
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,12 +108,19 @@ class SGD(FirstOrder):
 
 @dataclass(frozen=True)
 class Adam(FirstOrder):
-    """Steps of the mean gradient over the root of its mean square (Kingma & Ba 2015, arXiv 1412.6980)."""
+    """Steps of the mean gradient over the root of its mean square (Kingma & Ba 2015, arXiv 1412.6980).
 
-    learning_rate: Positive = 1e-3  # at the peak of the schedule
-    b1: Fraction = 0.9  # decay of the mean of gradients
-    b2: Fraction = 0.999  # decay of the mean of squares
-    eps: Positive = 1e-8  # added to the root of the mean square
+    Args:
+        learning_rate: at the peak of the schedule
+        b1: decay of the mean of gradients
+        b2: decay of the mean of squares
+        eps: added to the root of the mean square
+    """
+
+    learning_rate: Positive = 1e-3
+    b1: Fraction = 0.9
+    b2: Fraction = 0.999
+    eps: Positive = 1e-8
 
     def core(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
         return optax.adam(learning_rate, self.b1, self.b2, self.eps)
@@ -106,9 +128,13 @@ class Adam(FirstOrder):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101)."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101).
 
-    weight_decay: NotNegative = 1e-2  # learning_rate * weight_decay * w is taken off in every step
+    Args:
+        weight_decay: learning_rate * weight_decay * w is taken off in every step
+    """
+
+    weight_decay: NotNegative = 1e-2
 
     def core(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
         return optax.adamw(learning_rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay)

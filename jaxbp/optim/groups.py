@@ -14,11 +14,17 @@ from jaxbp.typed import Count, Fraction, NotNegative, Pattern, Range, Typed
 
 @dataclass(frozen=True)
 class Group(Typed):
-    """Parameters with a learning rate and a weight decay of their own."""
+    """Parameters with a learning rate and a weight decay of their own.
 
-    paths: Pattern  # that a parameter's path such as '01_dense/w' matches in full
-    learning_rate_factor: NotNegative = 1.0  # on the optimizer's updates; 0 freezes to the bit
-    weight_decay: NotNegative = 0.0  # factor * learning_rate * weight_decay * w is taken off in every step
+    Args:
+        paths: that a parameter's path such as '01_dense/w' matches in full
+        learning_rate_factor: on the optimizer's updates; 0 freezes to the bit
+        weight_decay: factor * learning_rate * weight_decay * w is taken off in every step
+    """
+
+    paths: Pattern
+    learning_rate_factor: NotNegative = 1.0
+    weight_decay: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,14 +41,23 @@ class Group(Typed):
 
 @dataclass(frozen=True)
 class Plateau(Typed):
-    """Scales all updates down where the training loss, averaged over `steps` steps, has stopped falling."""
+    """Scales all updates down where the training loss, averaged over `steps` steps, has stopped falling.
 
-    steps: Count = 1  # training steps whose mean loss is one evaluation; those of an epoch, where batches are small
-    factor: Annotated[float, Range(0, 1, "()")] = 0.1  # on the scale at each reduction
-    patience: Count = 10  # evaluations in a row without improvement before a reduction
-    rtol: Annotated[float, Range(0, 1, "()")] = 1e-4  # fraction of the best loss that counts as an improvement
-    cooldown: Annotated[int, Range(0)] = 0  # evaluations after a reduction that do not count
-    min_scale: Fraction = 0.0  # where the reductions end
+    Args:
+        steps: training steps whose mean loss is one evaluation; those of an epoch, where batches are small
+        factor: on the scale at each reduction
+        patience: evaluations in a row without improvement before a reduction
+        rtol: fraction of the best loss that counts as an improvement
+        cooldown: evaluations after a reduction that do not count
+        min_scale: where the reductions end
+    """
+
+    steps: Count = 1
+    factor: Annotated[float, Range(0, 1, "()")] = 0.1
+    patience: Count = 10
+    rtol: Annotated[float, Range(0, 1, "()")] = 1e-4
+    cooldown: Annotated[int, Range(0)] = 0
+    min_scale: Fraction = 0.0
 
     def build(self) -> optax.GradientTransformationExtraArgs:
         """What becomes of the updates; it takes value=loss."""

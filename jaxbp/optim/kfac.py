@@ -25,9 +25,9 @@ from jaxbp.analysis.curvature import Roots
 from jaxbp.analysis.kronecker import Eigen, Kronecker
 from jaxbp.core import Context, PyTree, dot, output_spec, path_name
 from jaxbp.errors import InputError
+from jaxbp.factors import Sharing
 from jaxbp.optim.config import OptimizerConfig
 from jaxbp.optim.objective import Batch, Objective, combined
-from jaxbp.outer import Sharing
 from jaxbp.typed import Count, Fraction, Positive, Range
 
 LARGEST = 8192  # rows of a factor: 256 MB in float32
@@ -127,15 +127,25 @@ def check(factors: PyTree) -> None:
 
 @dataclass(frozen=True)
 class KFAC(OptimizerConfig):
-    """Natural gradient by Kronecker factors, its length and momentum from the exact quadratic model."""
+    """Natural gradient by Kronecker factors, its length and momentum from the exact quadratic model.
 
-    damping: Positive = 1.0  # at the start; it adapts
-    adaptation: Annotated[float, Range(0, 1, "(]")] = 0.95  # factor on the damping after a step that the model foretold
-    least: Positive = 1e-3  # damping that stays
-    decay: Fraction = 0.95  # of the averages over batches
-    every: Count = 10  # steps between new eigenvectors
-    sharing: Sharing = "expand"  # how positions that share a weight count: as examples, or summed first
-    corrected: bool = False  # eigenvalues from second moments of the gradients
+    Args:
+        damping: at the start; it adapts
+        adaptation: factor on the damping after a step that the model foretold
+        least: damping that stays
+        decay: of the averages over batches
+        every: steps between new eigenvectors
+        sharing: how positions that share a weight count: as examples, or summed first
+        corrected: eigenvalues from second moments of the gradients
+    """
+
+    damping: Positive = 1.0
+    adaptation: Annotated[float, Range(0, 1, "(]")] = 0.95
+    least: Positive = 1e-3
+    decay: Fraction = 0.95
+    every: Count = 10
+    sharing: Sharing = "expand"
+    corrected: bool = False
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         return kfac(objective, self.damping, self.decay, self.every, self.sharing, self.corrected, self.adaptation,

@@ -96,10 +96,15 @@ def linearized(objective: Objective, params: PyTree, batch: Batch, ctx: Context)
 
 @dataclass(frozen=True)
 class LevenbergMarquardt(OptimizerConfig):
-    """Damped Gauss-Newton steps that always lower the loss; for squared error and small nets."""
+    """Damped Gauss-Newton steps that always lower the loss; for squared error and small nets.
 
-    damping: Positive = 1e-2  # at the start
-    factor: Annotated[float, Range(1, ends="()")] = 3.0  # by which it falls after a success, and rises after a failure
+    Args:
+        damping: at the start
+        factor: by which it falls after a success, and rises after a failure
+    """
+
+    damping: Positive = 1e-2
+    factor: Annotated[float, Range(1, ends="()")] = 3.0
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         return levenberg_marquardt(objective, self.damping, self.factor)

@@ -90,10 +90,15 @@ def updated(inverse: jax.Array, a: jax.Array, rate: float, damping: float) -> ja
 
 @dataclass(frozen=True)
 class NaturalGradient(OptimizerConfig):
-    """Steps by the inverse of the batch's own Fisher matrix; for small nets."""
+    """Steps by the inverse of the batch's own Fisher matrix; for small nets.
 
-    learning_rate: Positive = 0.5  # part of the step that is taken
-    damping: Positive = 1e-2  # added to the matrix
+    Args:
+        learning_rate: part of the step that is taken
+        damping: added to the matrix
+    """
+
+    learning_rate: Positive = 0.5
+    damping: Positive = 1e-2
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         return natural_gradient(objective, self.learning_rate, self.damping)
@@ -101,9 +106,13 @@ class NaturalGradient(OptimizerConfig):
 
 @dataclass(frozen=True)
 class AdaptiveNaturalGradient(NaturalGradient):
-    """Steps by an estimate of the inverse Fisher matrix that every batch adds to."""
+    """Steps by an estimate of the inverse Fisher matrix that every batch adds to.
 
-    rate: Share = 0.1  # weight of a batch in the estimate
+    Args:
+        rate: weight of a batch in the estimate
+    """
+
+    rate: Share = 0.1
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         return natural_gradient(objective, self.learning_rate, self.damping, self.rate)

@@ -82,11 +82,17 @@ def searched(
 
 @dataclass(frozen=True)
 class GaussNewton(OptimizerConfig):
-    """Steps by the generalised Gauss-Newton matrix, whose curvature is never negative."""
+    """Steps by the generalised Gauss-Newton matrix, whose curvature is never negative.
 
-    damping: NotNegative = 1e-3  # added to the matrix
-    iterations: Count = 100  # of the conjugate gradients, at most
-    tolerance: Share = 0.1  # of the gradient that may be left unsolved
+    Args:
+        damping: added to the matrix
+        iterations: of the conjugate gradients, at most
+        tolerance: of the gradient that may be left unsolved
+    """
+
+    damping: NotNegative = 1e-3
+    iterations: Count = 100
+    tolerance: Share = 0.1
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         return newton(objective, "gauss_newton", self.damping, self.iterations, self.tolerance)
@@ -94,9 +100,13 @@ class GaussNewton(OptimizerConfig):
 
 @dataclass(frozen=True)
 class Newton(GaussNewton):
-    """Newton's steps by the Hessian; where it bends down, what was found before."""
+    """Newton's steps by the Hessian; where it bends down, what was found before.
 
-    damping: NotNegative = 0.0  # added to the matrix
+    Args:
+        damping: added to the matrix
+    """
+
+    damping: NotNegative = 0.0
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         return newton(objective, "hessian", self.damping, self.iterations, self.tolerance)
@@ -104,9 +114,13 @@ class Newton(GaussNewton):
 
 @dataclass(frozen=True)
 class LBFGS(OptimizerConfig):
-    """optax's limited-memory BFGS with a zoom line search; for full batches (Liu & Nocedal 1989)."""
+    """optax's limited-memory BFGS with a zoom line search; for full batches (Liu & Nocedal 1989).
 
-    memory_size: Count = 10  # steps that the estimate of the curvature is made of
+    Args:
+        memory_size: steps that the estimate of the curvature is made of
+    """
+
+    memory_size: Count = 10
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         return searched(optax.lbfgs(memory_size=self.memory_size), objective)

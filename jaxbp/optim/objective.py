@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.analysis import products
-from jaxbp.backprop import add, penalized, value_and_grad
-from jaxbp.core import Context, Layer, PyTree
+from jaxbp.backprop import penalized, value_and_grad
+from jaxbp.core import Context, Layer, PyTree, add
 from jaxbp.losses import Loss, Penalty
 
 Batch = dict[str, PyTree]

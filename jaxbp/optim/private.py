@@ -28,11 +28,17 @@ DRAWING = 2**32 - 3  # a number that no layer has: of the key of the noise
 
 @dataclass(frozen=True)
 class Private(Typed):
-    """Clipping of every example's gradient, and noise."""
+    """Clipping of every example's gradient, and noise.
 
-    norm: Positive = 1.0  # to which an example's gradient is cut
-    noise_multiplier: NotNegative = 1.0  # standard deviation of the noise, as a multiple of one example's reach
-    sweeps: Literal["one", "two"] = "two"  # reverse sweeps: two in the memory of one, or one that keeps its factors
+    Args:
+        norm: to which an example's gradient is cut
+        noise_multiplier: standard deviation of the noise, as a multiple of one example's reach
+        sweeps: reverse sweeps: two in the memory of one, or one that keeps its factors
+    """
+
+    norm: Positive = 1.0
+    noise_multiplier: NotNegative = 1.0
+    sweeps: Literal["one", "two"] = "two"
 
     def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
         """In place of value_and_grad: the value is that of the loss, the gradient that of clipped examples."""

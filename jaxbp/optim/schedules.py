@@ -28,10 +28,15 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Linear warm-up from 0, then half a cosine down (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
+    """Linear warm-up from 0, then half a cosine down (Loshchilov & Hutter 2017, arXiv 1608.03983).
 
-    warmup: Fraction = 0.0  # of the run's steps
-    final: Annotated[float, Range(0, 1)] = 0.0  # last learning rate as a fraction of the first
+    Args:
+        warmup: of the run's steps
+        final: last learning rate as a fraction of the first
+    """
+
+    warmup: Fraction = 0.0
+    final: Annotated[float, Range(0, 1)] = 0.0
 
     def build(self, learning_rate: float, steps: int) -> optax.Schedule:
         warmup = round(self.warmup * steps)

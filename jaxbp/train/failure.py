@@ -9,14 +9,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxbp.backprop import Rule
 from jaxbp.config import Config
 from jaxbp.core import Context, Layer, PyTree, map_leaves, path_name
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
-from jaxbp.layers import Keep
+from jaxbp.rules import Rule
 from jaxbp.train.checkpoint import load_arrays, save_arrays, verify, write_manifest
 from jaxbp.train.step import State, initial_state, prepared
+from jaxbp.wrappers import Keep
 
 
 def _finiteness(layer: Keep, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
-from jaxbp.core import Context, Layer, PyTree, leaves, output_spec
+from jaxbp.core import Context, Layer, PyTree, leaf_layers, output_spec
 from jaxbp.data import Dataset, Splits, epoch_order
 from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
@@ -312,7 +312,7 @@ def check_optimizer(config: Config, objective: Objective, params: PyTree, y: PyT
 
 def check_carry(config: Config, model: Layer, rows: int, examples: int) -> None:
     """Raises InputError where a state is carried from batch to batch, but row n of a batch does not go on as row n."""
-    if not any(isinstance(leaf, Recurrent) and leaf.carry for leaf in leaves(model)):
+    if not any(isinstance(leaf, Recurrent) and leaf.carry for leaf in leaf_layers(model)):
         return
     streams = getattr(config.data, "streams", None)
     if config.run.shuffle or config.run.micro_batches > 1 or streams != rows or examples % rows:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxbp.backprop import Result, add
-from jaxbp.core import Context, Layer, PyTree, register
+from jaxbp.backprop import Result
+from jaxbp.core import Context, Layer, PyTree, add, register
 
 
 @partial(register, data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite"],

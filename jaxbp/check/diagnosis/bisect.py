@@ -19,7 +19,7 @@ from jaxbp.check.program import Program
 from jaxbp.check.report import Leaf
 from jaxbp.check.truth import largest_entry, leaf_error, worst
 from jaxbp.core import Context, Layer, PyTree, Static, map_leaves, path_name, register
-from jaxbp.layers.keep import Keep, Kept
+from jaxbp.wrappers import Keep, Kept
 
 
 @partial(register, data_fields=["params", "kept", "dy", "hand", "truth", "order"], meta_fields=["layer"])

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxbp.backprop import Rule
-from jaxbp.core import Context, Layer, PyTree, leaves, path_name
+from jaxbp.core import Context, Layer, PyTree, leaf_layers, path_name
 from jaxbp.layers import Recurrent
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss
+from jaxbp.rules import Rule
 from jaxbp.train.report.curves import save_figure
 
 
@@ -25,7 +25,7 @@ def make_delta_norms(
     Entry t is |dL / da_t| over the batch, a_t the pre-activations of step t of the layer's loop: 0 in a layer whose
     delta does not reach that far back.
     """
-    if not any(isinstance(leaf, Recurrent) for leaf in leaves(model)):
+    if not any(isinstance(leaf, Recurrent) for leaf in leaf_layers(model)):
         return None
     model = with_carry(model, False)
 

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxbp.core import Context, Layer, PyTree, map_leaves, path_name
-from jaxbp.layers.keep import Keep, Kept
 from jaxbp.train.report.curves import save_figure
+from jaxbp.wrappers import Keep, Kept
 
 MOST = 256  # small pictures in one panel
 SHOWN = 100  # mistakes

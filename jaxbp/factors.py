@@ -20,7 +20,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-register = partial(jax.tree_util.register_dataclass, data_fields=["a", "g"])
+register_factors = partial(jax.tree_util.register_dataclass, data_fields=["a", "g"])
 BLOCK = 2**19  # numbers that are made at once: 2 MiB in float32
 Sharing = Literal["expand", "reduce"]
 
@@ -29,7 +29,7 @@ def over_leading(method: Callable) -> Callable:
     """The method with axes before the batch (the depth of a Stack) gone through one entry at a time."""
 
     @wraps(method)
-    def run(self: Outer, *arguments: Any) -> Any:
+    def run(self: Factors, *arguments: Any) -> Any:
         if self.a.ndim == self.axes:
             return method(self, *arguments)
         return jax.lax.map(lambda entry: run(entry, *arguments), self)
@@ -37,9 +37,9 @@ def over_leading(method: Callable) -> Callable:
     return run
 
 
-@partial(register, meta_fields=[])
+@partial(register_factors, meta_fields=[])
 @dataclass(frozen=True)
-class Outer:
+class Factors:
     """Activation a [N, S, I] and delta g [N, S, O]: dw[o, i] = sum_ns g[nso] a[nsi]. Axes may lead both.
 
     The gradient has the leaf's entries; its shape is the caller's to restore.
@@ -49,7 +49,7 @@ class Outer:
     g: jax.Array
 
     @classmethod
-    def of_bias(cls, g: jax.Array) -> Outer:
+    def of_bias(cls, g: jax.Array) -> Factors:
         """Where the activation is one, the deltas g [N, S, O] of all positions are one, their sum."""
         g = jnp.sum(g, 1, keepdims=True)
         return cls(jnp.ones_like(g[..., :1]), g)
@@ -113,7 +113,7 @@ class Outer:
     def second_moment(self) -> jax.Array:
         """[..., O, I]: the sum over the examples of the squares of their parts."""
         if self.single:
-            return Outer(jnp.square(self.a), jnp.square(self.g)).gradient()
+            return Factors(jnp.square(self.a), jnp.square(self.g)).gradient()
         return total(lambda a, g: jnp.square(self.alone(a, g)), self.a, self.g)
 
     @over_leading
@@ -131,18 +131,18 @@ class Outer:
         weighted = a * (weight / a.shape[1])[:, None, None].astype(a.dtype)
         return jnp.einsum("nso,nsp->op", g, g), jnp.einsum("nsi,nsj->ij", weighted, a)
 
-    def scaled(self, scale: jax.Array) -> Outer:
+    def scaled(self, scale: jax.Array) -> Factors:
         """Each example's gradient times its entry of scale [N]."""
         return replace(self, g=self.g * scale.reshape(-1, *(1,) * (self.axes - 1)).astype(self.g.dtype))
 
-    def joined(self, other: Outer) -> Outer:
+    def joined(self, other: Factors) -> Factors:
         """Of a parameter that is used twice: the positions of both."""
         return replace(self, a=jnp.concatenate([self.a, other.a], -2), g=jnp.concatenate([self.g, other.g], -2))
 
 
-@partial(register, meta_fields=[])
+@partial(register_factors, meta_fields=[])
 @dataclass(frozen=True)
-class GroupedOuter(Outer):
+class GroupedFactors(Factors):
     """Factors of a weight in groups that do not meet: a [N, G, S, I] and g [N, G, S, O] give dw [G O, I]."""
 
     @property
@@ -157,7 +157,7 @@ class GroupedOuter(Outer):
         return jax.vmap(super().alone)(a, g).reshape(-1, a.shape[-1])
 
     def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        return jnp.sum(jax.vmap(Outer(a, g).norm)(a, g))
+        return jnp.sum(jax.vmap(Factors(a, g).norm)(a, g))
 
     @over_leading
     def gradient(self) -> jax.Array:
@@ -166,7 +166,7 @@ class GroupedOuter(Outer):
     @over_leading
     def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
         """A pair for each group, [..., G, O, O] and [..., G, I, I]."""
-        return jax.vmap(lambda a, g: Outer(a, g).moments(weight, sharing), in_axes=1)(self.a, self.g)
+        return jax.vmap(lambda a, g: Factors(a, g).moments(weight, sharing), in_axes=1)(self.a, self.g)
 
 
 def total(one: Callable[..., Any], *arrays: jax.Array) -> Any:

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.backprop import Rule, value_and_grad
+from jaxbp.backprop import value_and_grad
 from jaxbp.check import autodiff
-from jaxbp.core import Context, Layer, PyTree, Static, map_leaves, output_spec, path_name
-from jaxbp.layers.keep import Keep, Kept, Wrapper
+from jaxbp.core import Context, Layer, PyTree, Static, map_leaves, path_name
 from jaxbp.losses import Loss
+from jaxbp.rules import Rule
+from jaxbp.wrappers import Keep, Kept, Shift
 
 SHORT = 4  # numbers of an array that the table prints
 
@@ -49,7 +50,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class Record:
     """The rows by name, which in a Chain is forward order; a layer's output stands before its parameters."""
 
     value: float  # the loss
@@ -74,26 +75,7 @@ class Trace:
         return file.getvalue()
 
 
-@dataclass(frozen=True)
-class Shift(Wrapper):
-    """y = inner(x) + shift, params {"inner", "shift"}: dshift = dy. No layer for models: the shift is of one batch."""
-
-    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        return {"inner": self.inner.init(key, spec), "shift": jnp.zeros(output_spec(self.inner, spec).shape)}
-
-    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[jax.Array, PyTree]:
-        y, cache = self.inner.forward(params["inner"], x, ctx)
-        return y + params["shift"].astype(y.dtype), cache
-
-    def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[PyTree, PyTree]:
-        dx, grads = self.inner.backward(params["inner"], cache, dy)
-        return dx, {"inner": grads, "shift": dy.astype(params["shift"].dtype)}
-
-    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        return self.inner.next_state(state, cache)
-
-
-def trace(model: Layer, loss: Loss, params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Trace:
+def record(model: Layer, loss: Loss, params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Record:
     """One pass over the batch {"x", "y", "weight"}, as in value_and_grad."""
     shifted = map_leaves(model, Shift)
     spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch["x"])
@@ -109,7 +91,7 @@ def trace(model: Layer, loss: Loss, params: PyTree, batch: dict[str, PyTree], ct
         return by_hand.value, values, by_hand.grads, auto.grads
 
     value, values, by_hand, auto = jax.device_get(run(params, zeros, batch, ctx))
-    return Trace(float(value), tuple(_rows("", values, jax.device_get(params), by_hand, auto)))
+    return Record(float(value), tuple(_rows("", values, jax.device_get(params), by_hand, auto)))
 
 
 def _output(layer: Keep, params: PyTree, cache: Kept, dy: PyTree) -> tuple[PyTree, tuple[PyTree, Static]]:

@@ -1,6 +1,7 @@
-"""Keep: a layer whose cache also holds its input, output and context, for rules that want what no cache keeps.
+"""Layers around a layer, for what no cache keeps. `map_leaves` wraps every leaf; no number and no name changes.
 
-Wrapped around every leaf by `map_leaves` it changes no number, no name and no parameter.
+    Keep    its cache also holds the input, the output and the context
+    Shift   a parameter is added to the output: its gradient is the delta there
 """
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, Shared, label, register, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, Shared, label, output_spec, register, shaped
+from jaxbp.factors import Factors
 from jaxbp.layers.dense import Dense
-from jaxbp.outer import Outer
 
 
 @partial(register, data_fields=["x", "y", "ctx", "cache"], meta_fields=[])
@@ -64,9 +66,28 @@ class Keep(Wrapper):
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
         return self.inner.next_state(state, cache.cache)
 
-    def factors(self, params: PyTree, cache: PyTree, dy: PyTree) -> dict[str, Outer]:
+    def factors(self, params: PyTree, cache: PyTree, dy: PyTree) -> dict[str, Factors]:
         return self.inner.factors(params, cache.cache, dy)
 
     @classmethod
     def cases(cls) -> list[Case]:
         return [Case(Keep(Dense(7)), shaped(5, 3))]
+
+
+@dataclass(frozen=True)
+class Shift(Wrapper):
+    """y = inner(x) + shift, params {"inner", "shift"}: dshift = dy. No layer for models: the shift is of one batch."""
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return {"inner": self.inner.init(key, spec), "shift": jnp.zeros(output_spec(self.inner, spec).shape)}
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[jax.Array, PyTree]:
+        y, cache = self.inner.forward(params["inner"], x, ctx)
+        return y + params["shift"].astype(y.dtype), cache
+
+    def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[PyTree, PyTree]:
+        dx, grads = self.inner.backward(params["inner"], cache, dy)
+        return dx, {"inner": grads, "shift": dy.astype(params["shift"].dtype)}
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        return self.inner.next_state(state, cache)

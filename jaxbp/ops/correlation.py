@@ -43,8 +43,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbp.layers.windows import Window, pad, padded, patches, read, taps, unpatched
-from jaxbp.outer import BLOCK, total
+from jaxbp.factors import BLOCK, total
+from jaxbp.ops.windows import Window, pad, padded, patches, read, taps, unpatched
 
 WIDE = 64  # output channels that share the cost of making a patch
 TAPS = 9  # entries of a kernel: with fewer XLA's copy costs less
