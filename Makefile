@@ -8,6 +8,7 @@ test: lint       ## everything that CI runs
 
 lint:
 	ruff check .
+	ruff format --check .
 
 bench:           ## the dense suite; SUITE=name for another
 	python scripts/bench.py --suite=$(or $(SUITE),dense)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxbp.core import Context, Layer, PyTree, add
+from jaxbp.core import Batch, Context, Layer, PyTree, add
 
 
 class Result(NamedTuple):
@@ -25,7 +25,7 @@ def value_and_grad(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Ca
     value = sum(weight * loss of each item) + penalties, and grads is its derivative in params.
     """
 
-    def run(params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Result:
+    def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
         y, cache = model.forward(params, batch["x"], ctx)
         value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
         dy = loss.backward(loss_cache)  # BP1
@@ -39,7 +39,7 @@ def value_and_grad(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Ca
 def penalized(gradient: Callable[..., Result], penalties: Sequence[Any]) -> Callable[..., Result]:
     """`gradient` with the value and the gradient of penalties on the parameters added, once."""
 
-    def run(params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Result:
+    def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
         value, grads, state, output = gradient(params, batch, ctx)
         for penalty in penalties:
             value, grads = value + penalty.value(params), add(grads, penalty.gradient(params))

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from jaxbp.errors import InputError
 from jaxbp.factors import Factors
 
 PyTree = Any
+Batch = dict[str, PyTree]  # "x" [N, ...], "y" (the targets), "weight" (shape of the per-item losses)
 register = jax.tree_util.register_dataclass
 
 
@@ -33,6 +35,12 @@ class Context:
         """The context of child `index`: a key of its own, and its part of the state."""
         key = None if self.key is None else jax.random.fold_in(self.key, index)
         return Context(key, None if self.state is None else self.state[name], self.train)
+
+    def draw(self, purpose: Literal["augment", "targets", "noise"]) -> jax.Array:
+        """The key of a random choice that no layer makes. Raises InputError where the context has none."""
+        if self.key is None:
+            raise InputError(f"{purpose} are drawn at random: give the context a key, Context(jax.random.key(0))")
+        return jax.random.fold_in(self.key, RESERVED[purpose])
 
 
 @partial(register, data_fields=[], meta_fields=["value"])
@@ -51,6 +59,7 @@ class Shared:
     value: Any
 
 
+RESERVED = {"augment": 2**32 - 1, "targets": 2**32 - 2, "noise": 2**32 - 3}  # no layer's index is so large
 _REGISTRY: dict[str, type[Layer]] = {}
 
 
@@ -170,13 +179,19 @@ def map_leaves(layer: Layer, f: Callable[[Layer], Layer]) -> Layer:
     return f(layer) if mapped is layer else mapped
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _initial_output(layer: Layer, train: bool, key: jax.Array, x: PyTree) -> PyTree:
+    spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
+    return layer.forward(layer.init(key, spec), x, Context(key, layer.init_state(spec), train))[0]
+
+
 def output_spec(layer: Layer, spec: PyTree, train: bool = True) -> PyTree:
-    """The shape and dtype that a layer makes of `spec`: never written by hand."""
+    """The shape and dtype that a layer makes of `spec`: never written by hand.
 
-    def run(key: jax.Array, x: PyTree) -> PyTree:
-        return layer.forward(layer.init(key, spec), x, Context(key, layer.init_state(spec), train))[0]
-
-    return jax.eval_shape(run, jax.random.key(0), spec)
+    A combinator asks this of its children for init, init_state and forward alike. jit's cache of traces answers all but
+    the first, however deep the nesting; it knows x64 and the other settings that a plain cache would miss.
+    """
+    return _initial_output.eval_shape(layer, train, jax.eval_shape(lambda: jax.random.key(0)), spec)
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:

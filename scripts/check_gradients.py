@@ -15,7 +15,7 @@ from jaxbp.commands import cli
 from jaxbp.core import Context
 from jaxbp.files import write_json
 from jaxbp.machine import machine
-from jaxbp.train.loop import batch_spec, check_fit
+from jaxbp.train.fit import batch_spec, check_fit
 
 ROWS = 7  # examples in the batch that is checked
 

@@ -15,7 +15,7 @@ from jaxbp.analysis.record import record
 from jaxbp.commands import cli
 from jaxbp.core import Context, cast
 from jaxbp.files import write_json, write_whole
-from jaxbp.train.loop import batch_spec, check_fit
+from jaxbp.train.fit import batch_spec, check_fit
 
 flags.DEFINE_string("config", "configs/xor.py", "the experiment")
 flags.DEFINE_integer("examples", 1, "how many training examples", lower_bound=1)

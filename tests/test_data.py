@@ -1,11 +1,9 @@
 """The data pipeline: parts, checks, splits, scaling, the order of an epoch, and the data sets that need no file."""
 from __future__ import annotations
 
-import inspect
-import re
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxbp import data
-from jaxbp.data import CONFIGS, DataConfig, Dataset, Embedded, Logic, Splits, cross_validation, epoch_order
+from jaxbp.data import DataConfig, Dataset, Embedded, Logic, Splits, cross_validation, epoch_order
 from jaxbp.data.logic import Operator
 from jaxbp.data.prepare import Prepared, Tabular, hold_out
 from jaxbp.errors import InputError
@@ -388,31 +386,19 @@ def all_configs(base: type) -> list[type]:
     return [c for derived in base.__subclasses__() for c in (derived, *all_configs(derived))]
 
 
-def test_every_data_set_is_exported_under_its_own_name():
-    shipped = {c for c in all_configs(DataConfig) if c.__module__.startswith("jaxbp.")}
-    assert sorted(CONFIGS) == sorted(c.__name__ for c in shipped if c not in data.BASES)
-    assert all(getattr(data, name) is config for name, config in CONFIGS.items())
-    assert {"Embedded", "Idx", "Logic", "Mnist"} <= set(CONFIGS)
+CONFIGS = {c.__name__: c for c in all_configs(DataConfig)
+           if c.__module__.startswith("jaxbp.") and c not in (data.Movable, data.Prepared, data.Tabular)}
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_every_key_is_explained_where_it_is_declared(config):
-    """The comment at its line's end is what --help shows."""
-    declared = "\n".join(inspect.getsource(c) for c in config.__mro__ if c.__module__.startswith("jaxbp."))
-    for field in fields(config):
-        assert re.search(rf"^    {field.name}: .*  # \w", declared, re.MULTILINE), field.name
+def test_every_data_set_is_exported_under_its_own_name(config):
+    line = f"from {config.__module__} import {config.__name__}"
+    assert getattr(data, config.__name__, None) is config, f"jaxbp/data/__init__.py needs the line: {line}"
+    assert config.__name__ in data.__all__, f"__all__ of jaxbp/data/__init__.py needs {config.__name__}"
 
 
 def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def test_a_new_file_is_all_that_a_new_data_set_needs(tmp_path):
-    logic = inspect.getsource(inspect.getmodule(Logic))
-    (tmp_path / "mine.py").write_text(logic.replace("class Logic", "class Mine"))
-    load = "d._discover()['Mine']('xor').load()"
-    code = f"import jaxbp.data as d; d.__path__.append({str(tmp_path)!r}); print({load}.test.y.ravel())"
-    assert python(code) == "[0. 1. 1. 0.]"
 
 
 def test_importing_the_data_sets_does_not_import_what_only_loading_needs():

@@ -9,9 +9,8 @@ import pytest
 from test_train import weights
 
 from jaxbp import config as configuration
-from jaxbp import models, optim
+from jaxbp import data, models, optim
 from jaxbp.data import (
-    CONFIGS,
     Adding,
     Characters,
     Curve,
@@ -86,6 +85,9 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
         "name": "eight", "length": 50, "period": 30.0, "noise": 0.1, "examples": 51, "test_examples": 21, "seed": 1},
 }
 BESIDE = {("Embedded", "name"): {"image": False, "shift": 0}, ("Embedded", "image"): {"shift": 0}}
+exported = (getattr(data, name) for name in data.__all__)
+CONFIGS = {c.__name__: c for c in exported if isinstance(c, type) and issubclass(c, data.DataConfig)
+           and c not in (data.DataConfig, data.Movable, data.Prepared, data.Tabular)}
 OF_FILES = {"Csv", "Npz", "Idx", "Images", "Mnist"}  # need a path: test_data_files.py, test_data_idx.py
 each = lambda table: pytest.mark.parametrize(("base", "key", "value"), [
     pytest.param(base, key, value, id=f"{type(base).__name__}.{key}")

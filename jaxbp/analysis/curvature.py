@@ -26,13 +26,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.analysis.products import LIKELIHOODS, delta
-from jaxbp.core import Context, Layer, PyTree
+from jaxbp.core import Batch, Context, Layer, PyTree
 from jaxbp.errors import InputError, unknown
 from jaxbp.factors import Factors, total
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from jaxbp.rules import factors
 
-Batch = dict[str, PyTree]
 Kind = Literal["gauss_newton", "empirical"]
 
 

@@ -21,13 +21,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Context, Layer, PyTree, label, leaf_layers
+from jaxbp.core import Batch, Context, Layer, PyTree, label, leaf_layers
 from jaxbp.errors import InputError, unknown
 from jaxbp.factors import Factors
 from jaxbp.losses import Loss
 from jaxbp.rules import factors
-
-Batch = dict[str, PyTree]
 
 
 class Swept(NamedTuple):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.backprop import Result
-from jaxbp.core import Context, Layer, PyTree
+from jaxbp.core import Batch, Context, Layer, PyTree
 from jaxbp.errors import InputError
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy, SquaredError
 
@@ -35,7 +35,7 @@ LIKELIHOODS = (BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError)  # in natu
 def jacobian(model: Layer) -> Product:
     """(params, batch, v like params, ctx) -> J v, like the model's outputs. batch needs "x" alone."""
 
-    def product(params: PyTree, batch: dict[str, PyTree], v: PyTree, ctx: Context = Context()) -> jax.Array:
+    def product(params: PyTree, batch: Batch, v: PyTree, ctx: Context = Context()) -> jax.Array:
         return jax.jvp(lambda params: model.forward(params, batch["x"], ctx)[0], (params,), (v,))[1]
 
     return product
@@ -44,7 +44,7 @@ def jacobian(model: Layer) -> Product:
 def jacobian_transpose(model: Layer) -> Product:
     """(params, batch, u like the model's outputs, ctx) -> J^T u, like params. batch needs "x" alone."""
 
-    def product(params: PyTree, batch: dict[str, PyTree], u: jax.Array, ctx: Context = Context()) -> PyTree:
+    def product(params: PyTree, batch: Batch, u: jax.Array, ctx: Context = Context()) -> PyTree:
         return model.backward(params, model.forward(params, batch["x"], ctx)[1], u)[1]
 
     return product
@@ -53,7 +53,7 @@ def jacobian_transpose(model: Layer) -> Product:
 def hessian(gradient: Callable[..., Result]) -> Product:
     """(params, batch, v like params, ctx) -> H v, like params, of a value_and_grad(model, loss, penalties)."""
 
-    def product(params: PyTree, batch: dict[str, PyTree], v: PyTree, ctx: Context = Context()) -> PyTree:
+    def product(params: PyTree, batch: Batch, v: PyTree, ctx: Context = Context()) -> PyTree:
         return jax.jvp(lambda params: gradient(params, batch, ctx).grads, (params,), (v,))[1]
 
     return product
@@ -75,7 +75,7 @@ def fisher(model: Layer, loss: Loss, empirical: bool) -> Product:
             raise InputError(f"fisher: {type(loss).__name__} is no negative log-likelihood, so only empirical=True")
         return gauss_newton(model, loss)
 
-    def scaled(y: jax.Array, u: jax.Array, batch: dict[str, PyTree]) -> jax.Array:
+    def scaled(y: jax.Array, u: jax.Array, batch: Batch) -> jax.Array:
         alone = delta(loss, y, batch | {"weight": jnp.ones_like(batch["weight"])})
         along = jnp.sum(alone * u, -1) * batch["weight"]  # w g . v of each item
         return jnp.where(along == 0, 0, along)[..., None] * alone
@@ -86,7 +86,7 @@ def fisher(model: Layer, loss: Loss, empirical: bool) -> Product:
 def _between(model: Layer, middle: Callable[[jax.Array, jax.Array, dict], jax.Array]) -> Product:
     """J^T middle(J v): forward and its push-forward in one pass, then one reverse sweep."""
 
-    def product(params: PyTree, batch: dict[str, PyTree], v: PyTree, ctx: Context = Context()) -> PyTree:
+    def product(params: PyTree, batch: Batch, v: PyTree, ctx: Context = Context()) -> PyTree:
         forward = lambda params: model.forward(params, batch["x"], ctx)
         y, u, cache = jax.jvp(forward, (params,), (v,), has_aux=True)
         return model.backward(params, cache, middle(y, u, batch).astype(y.dtype))[1]
@@ -94,6 +94,6 @@ def _between(model: Layer, middle: Callable[[jax.Array, jax.Array, dict], jax.Ar
     return product
 
 
-def delta(loss: Loss, y: jax.Array, batch: dict[str, PyTree]) -> jax.Array:
+def delta(loss: Loss, y: jax.Array, batch: Batch) -> jax.Array:
     """The delta of the batch's loss at the outputs y."""
     return loss.backward(loss.forward(y, batch["y"], batch["weight"])[1])

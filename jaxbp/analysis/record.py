@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxbp.backprop import value_and_grad
 from jaxbp.check import autodiff
-from jaxbp.core import Context, Layer, PyTree, Static, map_leaves, path_name
+from jaxbp.core import Batch, Context, Layer, PyTree, Static, map_leaves, path_name
 from jaxbp.losses import Loss
 from jaxbp.rules import Rule
 from jaxbp.wrappers import Keep, Kept, Shift
@@ -75,7 +75,7 @@ class Record:
         return file.getvalue()
 
 
-def record(model: Layer, loss: Loss, params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Record:
+def record(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context = Context()) -> Record:
     """One pass over the batch {"x", "y", "weight"}, as in value_and_grad."""
     shifted = map_leaves(model, Shift)
     spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch["x"])
@@ -83,7 +83,7 @@ def record(model: Layer, loss: Loss, params: PyTree, batch: dict[str, PyTree], c
     zeros = _beside(jax.eval_shape(shifted.init, jax.random.key(0), spec), params, dtype)
 
     @jax.jit
-    def run(params: PyTree, zeros: PyTree, batch: dict[str, PyTree], ctx: Context) -> tuple:
+    def run(params: PyTree, zeros: PyTree, batch: Batch, ctx: Context) -> tuple:
         keeping = map_leaves(model, Keep)
         y, cache = keeping.forward(params, batch["x"], ctx)
         values = keeping.sweep(Rule(_output), params, cache, jax.tree.map(jnp.zeros_like, y))[1]

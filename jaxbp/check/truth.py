@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxbp.backprop import Result
-from jaxbp.core import Context, Layer, PyTree, path_name
+from jaxbp.core import Batch, Context, Layer, PyTree, path_name
 
 FLOAT64_TOLERANCE = 1e-11  # a correct backward reaches 5e-16
 
@@ -54,13 +54,13 @@ def worst(got: PyTree, want: PyTree) -> float:
 def autodiff(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable[..., Result]:
     """What jaxbp.value_and_grad is, by jax.value_and_grad of the model's and the loss's forward."""
 
-    def value(params: PyTree, batch: dict[str, PyTree], ctx: Context) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
+    def value(params: PyTree, batch: Batch, ctx: Context) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
         y, cache = model.forward(params, batch["x"], ctx)
         value, _ = loss.forward(y, batch["y"], batch["weight"])
         state = None if ctx.state is None else model.next_state(ctx.state, cache)
         return sum((penalty.value(params) for penalty in penalties), value), (state, y)
 
-    def run(params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Result:
+    def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
         (found, (state, y)), grads = jax.value_and_grad(value, has_aux=True)(params, batch, ctx)
         return Result(found, grads, state, y)
 

@@ -23,15 +23,14 @@ import optax
 from jaxbp.analysis import curvature, kronecker, per_example
 from jaxbp.analysis.curvature import Roots
 from jaxbp.analysis.kronecker import Eigen, Kronecker
-from jaxbp.core import Context, PyTree, dot, output_spec, path_name
+from jaxbp.core import Batch, Context, PyTree, dot, output_spec, path_name
 from jaxbp.errors import InputError
 from jaxbp.factors import Sharing
 from jaxbp.optim.config import OptimizerConfig
-from jaxbp.optim.objective import Batch, Objective, combined
+from jaxbp.optim.objective import Objective, combined
 from jaxbp.typed import Count, Fraction, Positive, Range
 
 LARGEST = 8192  # rows of a factor: 256 MB in float32
-DRAWING = 2**32 - 2  # a number that no layer has: of the key that draws the targets
 
 
 class Factored(NamedTuple):
@@ -58,7 +57,7 @@ def kfac(
     def measured(params: PyTree, batch: Batch, ctx: Context) -> tuple[PyTree, Roots, PyTree]:
         """-> (cache, drawn roots, Kronecker factors) of this batch."""
         y, cache = objective.model.forward(params, batch["x"], ctx)
-        roots = curvature.sampled(objective.loss, y, batch, jax.random.fold_in(ctx.key, DRAWING))
+        roots = curvature.sampled(objective.loss, y, batch, ctx.draw("targets"))
         share = per_example.shares(batch["weight"])
         found = kronecker.factors(objective.model, params, cache, roots, share / jnp.sum(share), sharing)
         return cache, roots, found

@@ -25,10 +25,10 @@ from jax.flatten_util import ravel_pytree
 
 from jaxbp.analysis import curvature
 from jaxbp.analysis.products import LIKELIHOODS
-from jaxbp.core import Context, PyTree
+from jaxbp.core import Batch, Context, PyTree
 from jaxbp.errors import InputError
 from jaxbp.optim.config import OptimizerConfig
-from jaxbp.optim.objective import Batch, Objective
+from jaxbp.optim.objective import Objective
 from jaxbp.typed import Positive, Share
 
 

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxbp.core import Context, PyTree, dot
+from jaxbp.core import Batch, Context, PyTree, dot
 from jaxbp.optim.config import OptimizerConfig
-from jaxbp.optim.objective import Batch, Objective, combined
+from jaxbp.optim.objective import Objective, combined
 from jaxbp.typed import Count, NotNegative, Share
 
 HALVINGS = 30  # of the step, at most

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxbp.analysis import per_example
-from jaxbp.core import Context, PyTree
-from jaxbp.optim.objective import Batch, Objective
+from jaxbp.core import Batch, Context, PyTree
+from jaxbp.optim.objective import Objective
 
 
 class Measured(NamedTuple):

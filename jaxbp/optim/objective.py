@@ -9,10 +9,8 @@ import jax.numpy as jnp
 
 from jaxbp.analysis import products
 from jaxbp.backprop import penalized, value_and_grad
-from jaxbp.core import Context, Layer, PyTree, add
+from jaxbp.core import Batch, Context, Layer, PyTree, add
 from jaxbp.losses import Loss, Penalty
-
-Batch = dict[str, PyTree]
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,9 @@ import optax
 
 from jaxbp.analysis import per_example
 from jaxbp.backprop import Result
-from jaxbp.core import Context, Layer, PyTree
+from jaxbp.core import Batch, Context, Layer, PyTree
 from jaxbp.losses import Loss
 from jaxbp.typed import NotNegative, Positive, Typed
-
-DRAWING = 2**32 - 3  # a number that no layer has: of the key of the noise
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Private(Typed):
     def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
         """In place of value_and_grad: the value is that of the loss, the gradient that of clipped examples."""
 
-        def run(params: PyTree, batch: dict[str, PyTree], ctx: Context = Context()) -> Result:
+        def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
             share = per_example.shares(batch["weight"])
             own = batch["weight"] / jnp.where(share > 0, share, 1).reshape(-1, *(1,) * (batch["weight"].ndim - 1))
             swept = per_example.sweep(model, loss, params, batch | {"weight": own}, ctx)
@@ -58,10 +56,10 @@ class Private(Typed):
         """update(grads, state, params, batch=, ctx=) adds it."""
 
         def update(
-            grads: PyTree, state: tuple, params: PyTree, *, batch: dict[str, PyTree], ctx: Context, **_: object
+            grads: PyTree, state: tuple, params: PyTree, *, batch: Batch, ctx: Context, **_: object
         ) -> tuple[PyTree, tuple]:
             leaves, tree = jax.tree.flatten(grads)
-            keys = jax.random.split(jax.random.fold_in(ctx.key, DRAWING), len(leaves))
+            keys = jax.random.split(ctx.draw("noise"), len(leaves))
             scale = self.noise_multiplier * self.norm * jnp.max(per_example.shares(batch["weight"]))
             noisy = [g + scale * jax.random.normal(key, g.shape, g.dtype) for g, key in zip(leaves, keys, strict=True)]
             return tree.unflatten(noisy), state

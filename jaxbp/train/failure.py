@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.config import Config
-from jaxbp.core import Context, Layer, PyTree, map_leaves, path_name
+from jaxbp.core import Batch, Context, Layer, PyTree, map_leaves, path_name
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.rules import Rule
@@ -26,7 +26,7 @@ def _finiteness(layer: Keep, params: PyTree, cache: PyTree, dy: PyTree) -> tuple
     return dx, {kind: jnp.where(flag, -1, layer.index) for kind, flag in flags.items()}
 
 
-def diagnose(model: Layer, loss: object, params: PyTree, batch: dict[str, PyTree], ctx: Context) -> str:
+def diagnose(model: Layer, loss: object, params: PyTree, batch: Batch, ctx: Context) -> str:
     """The first thing that is not finite: inputs, parameters, outputs in forward order, the loss, then back."""
     for name, tree in (("the batch", {"x": batch["x"], "y": batch["y"]}), ("the parameters", params)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -50,7 +50,7 @@ def diagnose(model: Layer, loss: object, params: PyTree, batch: dict[str, PyTree
     return "the sum of the gradients, which overflows"
 
 
-def write_bundle(folder: Path, state: State, batch: dict[str, PyTree], first: str) -> None:
+def write_bundle(folder: Path, state: State, batch: Batch, first: str) -> None:
     """The state before the failing step and its batch, to be replayed; folder is the run's."""
     target = folder / "failure"
     shutil.rmtree(target, ignore_errors=True)  # that of an earlier try

@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +15,16 @@ from tqdm import tqdm
 
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
-from jaxbp.core import Context, Layer, PyTree, leaf_layers, output_spec
+from jaxbp.core import Layer, PyTree
 from jaxbp.data import Dataset, Splits, epoch_order
-from jaxbp.errors import InputError
-from jaxbp.layers import Recurrent
 from jaxbp.machine import header, machine
-from jaxbp.optim import Objective
 from jaxbp.train import failure
 from jaxbp.train.evaluate import make_evaluation
+from jaxbp.train.fit import batch_spec, check_fit
 from jaxbp.train.report import curves
 from jaxbp.train.report.deltas import draw_deltas, make_delta_norms
 from jaxbp.train.run import RunFolder, checkpointed, fingerprint
+from jaxbp.train.signals import leave, signals
 from jaxbp.train.step import Feed, State, accumulated, initial_state, make_program, make_step, prepared
 
 
@@ -38,10 +34,6 @@ def reached(point: str) -> None:
 
 class NotFinite(FloatingPointError):
     """A loss or gradient was not finite; the weights were not touched, and the run folder can replay the step."""
-
-
-class Interrupted(SystemExit):
-    """A signal ended the run after it was saved; the same command goes on."""
 
 
 @dataclass
@@ -138,7 +130,7 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
                 return
             if session.due() or caught:
                 session.save(state)
-            leave(caught, state)
+            leave(caught, int(state.step))
 
 
 def one_round(session: Session, state: State, feed: Feed, offset: int, caught: list[int], bar: tqdm) -> State:
@@ -159,7 +151,7 @@ def one_round(session: Session, state: State, feed: Feed, offset: int, caught: l
         if (session.due() or caught) and first + count < steps:
             stop_if_not_finite(session, state, feed, offset)
             session.save(state)
-            leave(caught, state)
+            leave(caught, int(state.step))
         reached("call")
     stop_if_not_finite(session, state, feed, offset)
     return state
@@ -217,33 +209,6 @@ def append(path: Path, row: dict[str, float]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-@contextmanager
-def signals() -> Iterator[list[int]]:
-    """Catches SIGTERM and Ctrl-C into a list; a second one ends the process as usual."""
-    caught: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def note(number: int, frame: object) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    for number in numbers:
-        signal.signal(number, note)
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def leave(caught: list[int], state: State) -> None:
-    """Ends the process after a signal; the state has been saved."""
-    if caught:
-        print(f"interrupted and saved at step {int(state.step)}; the same command goes on from there", flush=True)
-        raise Interrupted(128 + caught[0])
-
-
 def epochs_order(session: Session, first: int, last: int) -> tuple[jax.Array, jax.Array]:
     """(order, mask) [steps, N] of the epochs from `first` to before `last`."""
     run, examples = session.config.run, len(session.splits.train)
@@ -256,65 +221,3 @@ def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:
     """(first, last) epochs between evaluations."""
     for first in range(0, epochs, every):
         yield first, min(first + every, epochs)
-
-
-def batch_spec(splits: Splits, rows: int) -> PyTree:
-    """Shape and dtype of one batch of inputs."""
-    return jax.ShapeDtypeStruct((rows, *splits.train.x.shape[1:]), splits.train.x.dtype)
-
-
-def check_fit(config: Config, model: Layer, splits: Splits) -> None:
-    """Raises InputError where data, model, loss, penalty and batch do not fit together; nothing is computed."""
-    rows = config.run.batch_size or len(splits.train)
-    if rows > len(splits.train):
-        raise InputError(f"run.batch_size is {rows}, but the training part has {len(splits.train)} examples")
-    if rows % config.run.micro_batches:
-        raise InputError(f"run.micro_batches={config.run.micro_batches} must divide the batch of {rows} examples")
-    if config.run.patience is not None and splits.validation is None:
-        raise InputError("run.patience needs a validation part: set data.validation_fraction")
-    check_carry(config, model, rows, len(splits.train))
-    spec = batch_spec(splits, rows)
-    y = output_spec(model, spec)
-    target = jax.ShapeDtypeStruct((rows, *splits.train.y.shape[1:]), splits.train.y.dtype)
-    classes = len(splits.classes or ())
-    if classes and y.shape[-1] != classes and (classes, y.shape[-1]) != (2, 1):  # one output tells two classes apart
-        raise InputError(f"the model has {y.shape[-1]} outputs, but the data has {classes} classes: "
-                         f"set model.outputs={classes}")
-    counting = splits.train.counting()
-    jax.eval_shape(config.loss.forward, y, target, jax.ShapeDtypeStruct((rows, *counting.shape[1:]), jnp.float32))
-    params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
-    config.optimizer.check(params)
-    objective = config.objective(spec)
-    for penalty in objective.penalties:
-        penalty.chosen(params)
-    check_optimizer(config, objective, params, target, jax.ShapeDtypeStruct((rows, *counting.shape[1:]), jnp.float32))
-
-
-def check_optimizer(config: Config, objective: Objective, params: PyTree, y: PyTree, weight: PyTree) -> None:
-    """Raises InputError where an optimizer that looks into the model does not fit it; the step is traced, not run."""
-    optimizer, model = config.optimizer, objective.model
-    measured = config.run.noise_scale_every is not None
-    if not (optimizer.second_order or optimizer.private or measured):
-        return
-    if config.run.micro_batches > 1 and (optimizer.second_order or measured):
-        who = "run.noise_scale_every" if measured else type(optimizer).__name__
-        raise InputError(f"{who} takes the whole batch: run.micro_batches must be 1, got {config.run.micro_batches}")
-    if measured and not optimizer.second_order and optimizer.private:
-        raise InputError("run.noise_scale_every must be None where gradients are clipped and noisy: optimizer.private")
-
-    def step(params: PyTree, batch: dict[str, PyTree], key: jax.Array) -> PyTree:
-        ctx, update = Context(key, model.init_state(objective.spec)), config.build_optimizer(1, objective.spec)
-        found = optimizer.gradient(model, config.loss)(params, batch, ctx)
-        return update.update(found.grads, update.init(params), params, value=found.value, batch=batch, ctx=ctx)
-
-    jax.eval_shape(step, params, {"x": objective.spec, "y": y, "weight": weight}, jax.random.key(0))
-
-
-def check_carry(config: Config, model: Layer, rows: int, examples: int) -> None:
-    """Raises InputError where a state is carried from batch to batch, but row n of a batch does not go on as row n."""
-    if not any(isinstance(leaf, Recurrent) and leaf.carry for leaf in leaf_layers(model)):
-        return
-    streams = getattr(config.data, "streams", None)
-    if config.run.shuffle or config.run.micro_batches > 1 or streams != rows or examples % rows:
-        raise InputError(f"a carried state needs run.shuffle=False, run.micro_batches=1 and data.streams={rows}, the "
-                         f"batch size, got {config.run.shuffle}, {config.run.micro_batches} and {streams}")

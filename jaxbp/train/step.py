@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxbp.backprop import Result
-from jaxbp.core import Context, Layer, PyTree, add, register
+from jaxbp.core import Batch, Context, Layer, PyTree, add, register
 
 
 @partial(register, data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite"],
@@ -51,14 +51,14 @@ def make_step(
     gradient: Callable[..., Result],
     optimizer: optax.GradientTransformation,
     augment: Callable[[jax.Array, jax.Array], jax.Array] = lambda key, x: x,
-) -> Callable[[State, dict[str, PyTree]], State]:
+) -> Callable[[State, Batch], State]:
     """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] or [N, T] is 0 for what does not count.
 
     gradient is a value_and_grad(model, loss); augment(key, x) changes the inputs, by a key of its own in every step.
     The loss is the mean over what counts. Where it or a gradient is not finite nothing but `finite` changes.
     """
 
-    def step(state: State, batch: dict[str, PyTree]) -> State:
+    def step(state: State, batch: Batch) -> State:
         examples = jnp.sum(batch["mask"])
         inputs, ctx = prepared(state, batch, augment)
         result = gradient(state.params, inputs, ctx)
@@ -76,13 +76,12 @@ def make_step(
 
 
 def prepared(
-    state: State, batch: dict[str, PyTree], augment: Callable[[jax.Array, jax.Array], jax.Array]
-) -> tuple[dict[str, PyTree], Context]:
+    state: State, batch: Batch, augment: Callable[[jax.Array, jax.Array], jax.Array]
+) -> tuple[Batch, Context]:
     """What the gradient takes in this step: the batch with its weights, and a context with this step's key."""
-    key = jax.random.fold_in(state.key, state.step)
+    ctx = Context(jax.random.fold_in(state.key, state.step), state.model)
     weight = batch["mask"] / jnp.maximum(jnp.sum(batch["mask"]), 1)
-    x = augment(jax.random.fold_in(key, 2**32 - 1), batch["x"])  # a number that no layer has
-    return {"x": x, "y": batch["y"], "weight": weight}, Context(key, state.model)
+    return {"x": augment(ctx.draw("augment"), batch["x"]), "y": batch["y"], "weight": weight}, ctx
 
 
 def is_finite(tree: PyTree) -> jax.Array:
@@ -97,7 +96,7 @@ def accumulated(gradient: Callable[..., Result], micro_batches: int) -> Callable
     part to part, and each part has its own key.
     """
 
-    def run(params: PyTree, batch: dict[str, PyTree], ctx: Context) -> Result:
+    def run(params: PyTree, batch: Batch, ctx: Context) -> Result:
         parts = jax.tree.map(lambda a: a.reshape(micro_batches, -1, *a.shape[1:]), batch)
 
         def one(carry: tuple[PyTree, ...], part: tuple[jax.Array, PyTree]) -> tuple[tuple[PyTree, ...], PyTree]:
@@ -134,7 +133,7 @@ class Feed:
         return {"x": take(self.x), "y": take(self.y), "mask": mask}
 
 
-def make_program(step: Callable[[State, dict[str, PyTree]], State]) -> Callable[..., tuple[State, tuple]]:
+def make_program(step: Callable[[State, Batch], State]) -> Callable[..., tuple[State, tuple]]:
     """(state, feed, first, count) -> (state after at most `count` steps of the feed from its step `first` on, seen).
 
     It stops where a step was not finite. The state is donated; seen, its sums and whether it is finite, is not.
