@@ -9,6 +9,7 @@
 
 It stands beside the package and not in it: pytest imports it at every start, and importing the package imports JAX.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable

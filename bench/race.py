@@ -1,4 +1,5 @@
 """Two ways of doing the same work, and peers, timed interleaved in one process: what every bench suite is made of."""
+
 from __future__ import annotations
 
 import statistics
@@ -57,9 +58,13 @@ def measure(race: Race, runs: int) -> list[dict]:
     hand_bytes, autodiff_bytes = race.temp_bytes
     against = ratios("autodiff")
     row = {
-        "case": race.case, "hand_ms": median("hand"), "autodiff_ms": median("autodiff"),
-        "time_ratio": statistics.median(against), "time_ratio_range": [against[0], against[-1]],
-        "hand_temp_bytes": hand_bytes, "autodiff_temp_bytes": autodiff_bytes,
+        "case": race.case,
+        "hand_ms": median("hand"),
+        "autodiff_ms": median("autodiff"),
+        "time_ratio": statistics.median(against),
+        "time_ratio_range": [against[0], against[-1]],
+        "hand_temp_bytes": hand_bytes,
+        "autodiff_temp_bytes": autodiff_bytes,
         "temp_ratio": autodiff_bytes / hand_bytes if hand_bytes else None,
     }
     peer = lambda name: {"peer": name, "peer_ms": median(name), "peer_ratio": statistics.median(ratios(name))}
@@ -71,5 +76,7 @@ def show(row: dict) -> str:
     peer = f"   {row['peer']} / hand {row['peer_ratio']:.2f}" if "peer" in row else ""
     low, high = row["time_ratio_range"]
     memory = "   -" if row["temp_ratio"] is None else f"{row['temp_ratio']:4.2f}"
-    return (f"{row['case']:34s} hand {row['hand_ms']:9.3f} ms   autodiff / hand: time {row['time_ratio']:.2f} "
-            f"({low:.2f}-{high:.2f})   temporary bytes {memory}{peer}")
+    return (
+        f"{row['case']:34s} hand {row['hand_ms']:9.3f} ms   autodiff / hand: time {row['time_ratio']:.2f} "
+        f"({low:.2f}-{high:.2f})   temporary bytes {memory}{peer}"
+    )

@@ -4,6 +4,7 @@ The net, data and batches of configs/autoencoder_kfac.py from the same starts. A
 schedules; counted are the updates that K-FAC needs to the training loss that the best Adam has after all of its own.
 Several minutes.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -66,18 +67,40 @@ def main(words: list[str]) -> int:
         tqdm.write(f"{adam.learning_rate:g} {adam.b2:g} {type(adam.schedule).__name__}: {rows[-1][1].mean():.3f}")
     adam, goal = min(rows, key=lambda row: row[1].mean())
     kfac = losses(config, updates // 2)
-    reached = [EVERY * (int(np.argmax(row <= aim)) + 1) if (row <= aim).any() else None
-               for row, aim in zip(kfac, goal, strict=True)]
-    print(f"best Adam: learning_rate={adam.learning_rate:g}, b2={adam.b2:g}, {type(adam.schedule).__name__}; training "
-          f"loss after {updates} updates {', '.join(f'{x:.3f}' for x in goal)} (seeds {SEEDS})")
-    print(f"K-FAC reaches them after {', '.join(map(str, reached))} updates, and {kfac[:, -1].mean():.3f} on average "
-          f"after {updates // 2}")
+    reached = [
+        EVERY * (int(np.argmax(row <= aim)) + 1) if (row <= aim).any() else None
+        for row, aim in zip(kfac, goal, strict=True)
+    ]
+    print(
+        f"best Adam: learning_rate={adam.learning_rate:g}, b2={adam.b2:g}, {type(adam.schedule).__name__}; training "
+        f"loss after {updates} updates {', '.join(f'{x:.3f}' for x in goal)} (seeds {SEEDS})"
+    )
+    print(
+        f"K-FAC reaches them after {', '.join(map(str, reached))} updates, and {kfac[:, -1].mean():.3f} on average "
+        f"after {updates // 2}"
+    )
     if flags.FLAGS.json:
-        grid = [{"learning_rate": a.learning_rate, "b2": a.b2, "schedule": type(a.schedule).__name__,
-                 "losses": found.tolist()} for a, found in rows]
+        grid = [
+            {
+                "learning_rate": a.learning_rate,
+                "b2": a.b2,
+                "schedule": type(a.schedule).__name__,
+                "losses": found.tolist(),
+            }
+            for a, found in rows
+        ]
         facts = machine() | {"date": datetime.now(UTC).date().isoformat()}
-        write_json(Path(flags.FLAGS.json), {"machine": facts, "updates": updates, "adam": grid, "kfac_every": EVERY,
-                                            "kfac": kfac.tolist(), "kfac_updates": reached})
+        write_json(
+            Path(flags.FLAGS.json),
+            {
+                "machine": facts,
+                "updates": updates,
+                "adam": grid,
+                "kfac_every": EVERY,
+                "kfac": kfac.tolist(),
+                "kfac_updates": reached,
+            },
+        )
     return 0
 
 

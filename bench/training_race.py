@@ -1,4 +1,5 @@
 """Training steps as functions that can be timed: a jit call each, or inside the training loop's program."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -34,5 +35,6 @@ def looped(step: Callable, state: State, feed: Feed, count: int) -> tuple[Callab
 def race(name: str, made: dict[str, tuple[Callable, int]], peers: dict[str, Callable], **options: int) -> Race:
     """Of what `stepwise` and `looped` gave."""
     (hand, hand_bytes), (auto, auto_bytes) = made.pop("hand"), made.pop("autodiff")
-    return Race(name, hand, auto, (hand_bytes, auto_bytes), {key: run for key, (run, _) in made.items()} | peers,
-                **options)
+    return Race(
+        name, hand, auto, (hand_bytes, auto_bytes), {key: run for key, (run, _) in made.items()} | peers, **options
+    )

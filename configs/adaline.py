@@ -6,6 +6,7 @@ Takes about 5 seconds; test accuracy 1.0 at the least loss that a linear unit ca
 the truth table, with 0 and 1 where Widrow had -1 and 1. Of the sixteen operators it learns all but xor and xnor: with
 --config.data.operator=xor it ends at loss 1/8, every output 0.5.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Logic
 from jaxbp.losses import SquaredError

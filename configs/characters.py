@@ -5,6 +5,7 @@
 Takes about 5 seconds; test accuracy 0.956 on 360 noisy characters (choosing the nearest drawn one has 0.967). The
 penalty is worth 0.02: it keeps the weights small, and with them what the noise does.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Characters
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy

@@ -6,6 +6,7 @@
 
 On tinyshakespeare (1,115,394 characters, the last tenth for the test) 1.503 nats a character; 25 minutes on two cores.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Text
 from jaxbp.losses import SoftmaxCrossEntropy

@@ -5,6 +5,7 @@
 Takes about 7 seconds; test accuracy 0.936, without privacy 0.972. An accountant (dp-accounting 0.6.0, as if batches
 were Poisson samples: 240 steps of 256 of 1437 examples, noise multiplier 2) gives epsilon = 6.9 at delta = 1e-4.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded
 from jaxbp.losses import SoftmaxCrossEntropy

@@ -4,6 +4,7 @@
 
 Takes about 10 seconds on two cores; test accuracy 0.9805, 0.9833, 0.9833 and 0.9861 from seeds 0 to 3.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded
 from jaxbp.losses import SoftmaxCrossEntropy

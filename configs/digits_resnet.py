@@ -4,6 +4,7 @@
 
 Test accuracy 0.9916 in half a minute on two cores.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded
 from jaxbp.losses import SoftmaxCrossEntropy

@@ -4,6 +4,7 @@
 
 Takes about 3 seconds; test accuracy about 0.95.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded
 from jaxbp.losses import SoftmaxCrossEntropy

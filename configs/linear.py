@@ -5,6 +5,7 @@
 Takes about 5 seconds; test loss 0.2775 (scaled targets), which is R^2 0.3297: scikit-learn's LinearRegression has the
 same four digits.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded
 from jaxbp.losses import SquaredError

@@ -1,8 +1,9 @@
 """The next point of a Lissajous figure, which crosses itself: a simple recurrent network.
 
-    python scripts/train.py --config=configs/lissajous.py
+python scripts/train.py --config=configs/lissajous.py
 
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Curve
 from jaxbp.losses import SquaredError

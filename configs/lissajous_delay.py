@@ -1,9 +1,10 @@
 """The next point of a Lissajous figure, which crosses itself: a tapped delay line and a perceptron.
 
-    python scripts/train.py --config=configs/lissajous_delay.py
-    python scripts/train.py --config=configs/lissajous_delay.py --config.model.taps=1     # cannot know the direction
+python scripts/train.py --config=configs/lissajous_delay.py
+python scripts/train.py --config=configs/lissajous_delay.py --config.model.taps=1     # cannot know the direction
 
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Curve
 from jaxbp.losses import SquaredError

@@ -5,6 +5,7 @@
 Takes about 5 seconds; test accuracy 0.9825. The penalty is that of scikit-learn's LogisticRegression at C=1, 1 / (C N)
 with N = 455 training examples, and the weights end within 0.002 of its own.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded
 from jaxbp.losses import BinaryCrossEntropy, Penalty

@@ -4,6 +4,7 @@
 
 Test accuracy 0.9885, last epoch; 8 minutes beside other work on two cores.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Mnist
 from jaxbp.losses import SoftmaxCrossEntropy
@@ -14,8 +15,9 @@ from jaxbp.optim import SGD
 def get_config() -> Config:
     return Config(
         data=Mnist(image=True),
-        model=CNN(outputs=10, channels=(20,), padding=(0,), hidden=(100,), activation="sigmoid",
-                  w_init="glorot_normal"),
+        model=CNN(
+            outputs=10, channels=(20,), padding=(0,), hidden=(100,), activation="sigmoid", w_init="glorot_normal"
+        ),
         loss=SoftmaxCrossEntropy(),
         optimizer=SGD(learning_rate=0.1),
         run=Run(epochs=20, batch_size=10),

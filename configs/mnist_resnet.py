@@ -1,8 +1,9 @@
 """MNIST, a small residual network with batch norm.
 
-    python scripts/train.py --config=configs/mnist_resnet.py --config.data.path=FOLDER
+python scripts/train.py --config=configs/mnist_resnet.py --config.data.path=FOLDER
 
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Mnist
 from jaxbp.losses import SoftmaxCrossEntropy

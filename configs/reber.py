@@ -5,6 +5,7 @@
 Solved by five of five seeds, test accuracy 1.0000 in 15 seconds: the test counts the steps at which a single symbol can
 follow, and there it is always the likeliest.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Reber
 from jaxbp.losses import SoftmaxCrossEntropy

@@ -5,6 +5,7 @@
 Takes about 7 seconds; the mean squared error passes 1e-6 by step 15 and ends at 6e-9 (test 1e-8). Biases are spread:
 with all of them zero the net is an odd function, and the Jacobian loses rank.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Function
 from jaxbp.losses import SquaredError

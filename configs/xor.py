@@ -4,6 +4,7 @@
 
 Takes about 3 seconds; the four outputs end within 0.1 of their targets.
 """
+
 from jaxbp.config import Config, Run
 from jaxbp.data import Logic
 from jaxbp.losses import SquaredError

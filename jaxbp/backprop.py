@@ -1,4 +1,5 @@
 """Backpropagation on one page: the gradient of a model's loss, and a layer as a jax.custom_vjp function."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

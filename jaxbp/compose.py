@@ -2,6 +2,7 @@
 
 A combinator's backward is its sweep with the rule `gradient`; the sweep sends dy through the children in reverse.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -227,8 +228,10 @@ class Graph(Combinator):
             made = node.layer.init(jax.random.fold_in(key, i), spec)
             shape = lambda tree: jax.tree.map(jnp.shape, tree)
             if shape(params.setdefault(node.owner, made)) != shape(made):
-                raise InputError(f"Graph: '{node.name}' cannot share the parameters of '{node.shares}': shapes "
-                                 f"{shape(params[node.owner])} are not {shape(made)}")
+                raise InputError(
+                    f"Graph: '{node.name}' cannot share the parameters of '{node.shares}': shapes "
+                    f"{shape(params[node.owner])} are not {shape(made)}"
+                )
             return output_spec(node.layer, spec)
 
         self._visit(spec, visit)
@@ -273,10 +276,17 @@ class Graph(Combinator):
 
     @classmethod
     def cases(cls) -> list[Case]:
-        tied = (Node("first", Dense(3), ("x",)), Node("bend", Tanh(), ("first",)),
-                Node("again", Dense(3), ("bend",), shares="first"), Node("sum", Add(), ("again", "first", "x")))
-        two = (Node("left", Dense(7), ("a",)), Node("right", Dense(2), ("b",)),
-               Node("both", Concatenate(), ("left", "right", "left")))
+        tied = (
+            Node("first", Dense(3), ("x",)),
+            Node("bend", Tanh(), ("first",)),
+            Node("again", Dense(3), ("bend",), shares="first"),
+            Node("sum", Add(), ("again", "first", "x")),
+        )
+        two = (
+            Node("left", Dense(7), ("a",)),
+            Node("right", Dense(2), ("b",)),
+            Node("both", Concatenate(), ("left", "right", "left")),
+        )
         return [
             Case(Graph(tied), shaped(5, 3), name="tied"),
             Case(Graph(two, ("a", "b")), (shaped(5, 3), shaped(5, 2)), name="two_inputs"),

@@ -3,6 +3,7 @@
 Whatever a user can misspell ends in an InputError that names the key, what was given, what is allowed and the nearest
 right name, before anything compiles.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -148,8 +149,14 @@ def show_help(config: Config) -> None:
 
     options = dataclasses.make_dataclass("options", [("config", Config)], frozen=True)
     with contextlib.suppress(SystemExit):
-        tyro.cli(options, args=["--help"], default=options(config), prog="keys of the config", use_underscores=True,
-                 config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands))
+        tyro.cli(
+            options,
+            args=["--help"],
+            default=options(config),
+            prog="keys of the config",
+            use_underscores=True,
+            config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+        )
 
 
 def keys(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -221,8 +228,10 @@ def _replace(config: Any, changes: dict[str, Any], where: str = "--config") -> A
     for path, value in changes.items():
         head, _, rest = path.partition(".")
         inner.setdefault(head, {})[rest] = value
-    new = {head: sub[""] if "" in sub else _replace(getattr(config, head), sub, f"{where}.{head}")
-           for head, sub in inner.items()}
+    new = {
+        head: sub[""] if "" in sub else _replace(getattr(config, head), sub, f"{where}.{head}")
+        for head, sub in inner.items()
+    }
     try:
         return dataclasses.replace(config, **new)
     except InputError as error:

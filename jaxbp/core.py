@@ -4,6 +4,7 @@ Read this file first. A layer file derives from `Layer`, writes `forward` and `b
 `cases()`; existing is all the registration it needs. Letters used in shape comments and einsums:
 N batch, T time, S any flattened position, I features in, O features out, D model width, C channels, V vocabulary.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

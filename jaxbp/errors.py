@@ -1,4 +1,5 @@
 """One kind of error for everything that a user gave and that cannot be used. Scripts print its line and exit with 2."""
+
 from __future__ import annotations
 
 import difflib

@@ -10,6 +10,7 @@ and with both at hand dw_n is formed for as few examples at a time as one likes,
 
 A kind of factors says what one example's gradient is and its norm; the rest is written once, for all kinds.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

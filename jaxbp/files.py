@@ -1,4 +1,5 @@
 """Files appear whole or not at all: they are written aside, then renamed."""
+
 from __future__ import annotations
 
 import json

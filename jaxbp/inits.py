@@ -10,6 +10,7 @@
 | orthogonal | rows or columns orthonormal | 1 / the longer side | Saxe et al. 2014, arXiv 1312.6120 |
 | identity | 1 on the diagonal | | Le et al. 2015, arXiv 1504.00941 |
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -108,8 +109,11 @@ NAMED: dict[str, Initializer] = {
     "uniform": Uniform(),
 } | {
     f"{name}_{kind}": VarianceScaling(scale, fan, distribution)
-    for names, scale, fan in [(("lecun",), 1.0, "fan_in"), (("glorot", "xavier"), 1.0, "fan_avg"),
-                              (("he", "kaiming"), 2.0, "fan_in")]
+    for names, scale, fan in [
+        (("lecun",), 1.0, "fan_in"),
+        (("glorot", "xavier"), 1.0, "fan_avg"),
+        (("he", "kaiming"), 2.0, "fan_in"),
+    ]
     for name in names
     for kind, distribution in [("normal", "truncated_normal"), ("uniform", "uniform")]
 }

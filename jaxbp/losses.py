@@ -10,6 +10,7 @@ squared error, with e = y - t over O outputs:
 | sum | sum_o e^2 | squared Euclidean distance |
 | mean | sum_o e^2 / O | the mean squared error of PyTorch and scikit-learn |
 """
+
 from __future__ import annotations
 
 import re
@@ -45,8 +46,10 @@ class Loss(Typed):
     def forward(self, y: jax.Array, target: jax.Array, weight: jax.Array) -> tuple[jax.Array, PyTree]:
         """-> (value, cache)."""
         if weight.shape != y.shape[:-1]:
-            raise InputError(f"{type(self).__name__}: outputs {list(y.shape)} need weights {list(y.shape[:-1])}, "
-                             f"got {list(weight.shape)}")
+            raise InputError(
+                f"{type(self).__name__}: outputs {list(y.shape)} need weights {list(y.shape[:-1])}, "
+                f"got {list(weight.shape)}"
+            )
         if jnp.issubdtype(target.dtype, jnp.floating):
             target = target.astype(weight.dtype)
         self.check(y.shape, target.shape, jnp.issubdtype(target.dtype, jnp.floating))
@@ -63,8 +66,10 @@ class Loss(Typed):
         """Raises InputError where shapes or kinds of output and target do not fit this loss."""
         if not is_float or y != target:
             kind = "float" if is_float else "integer"
-            raise InputError(f"{type(self).__name__}: outputs {list(y)} need float targets of the same shape, got "
-                             f"{kind} {list(target)} (class labels become such targets with one_hot=True in the data)")
+            raise InputError(
+                f"{type(self).__name__}: outputs {list(y)} need float targets of the same shape, got "
+                f"{kind} {list(target)} (class labels become such targets with one_hot=True in the data)"
+            )
 
 
 @dataclass(frozen=True)
@@ -222,8 +227,10 @@ def _check_classes(
     soft = or_distributions and is_float and target == y
     if not soft and (is_float or target != y[:-1]):
         also = f" or float targets {list(y)}" if or_distributions else ""
-        raise InputError(f"{type(loss).__name__}: outputs {list(y)} need integer classes {list(y[:-1])}{also}, "
-                         f"got {'float' if is_float else 'integer'} {list(target)}")
+        raise InputError(
+            f"{type(loss).__name__}: outputs {list(y)} need integer classes {list(y[:-1])}{also}, "
+            f"got {'float' if is_float else 'integer'} {list(target)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 """Where and with what a run was made: machine, versions, commit, command."""
+
 from __future__ import annotations
 
 import os
@@ -41,8 +42,10 @@ def header(params: PyTree) -> str:
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     precision = jax.config.jax_default_matmul_precision or "default"
     facts = machine()
-    return (f"{facts['platform']} ({facts['device']}), {facts['threads']} threads, {dtypes}, matrix products in "
-            f"{precision} precision, {sum(leaf.size for leaf in leaves):,} parameters")
+    return (
+        f"{facts['platform']} ({facts['device']}), {facts['threads']} threads, {dtypes}, matrix products in "
+        f"{precision} precision, {sum(leaf.size for leaf in leaves):,} parameters"
+    )
 
 
 def processor() -> str:
@@ -69,7 +72,8 @@ def installed(name: str) -> str:
 def commit() -> str:
     """The commit of the code that runs, with '+changes' where the tree is not clean; 'none' outside a repository."""
     git = lambda *words: subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True).stdout.strip()
+        ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):

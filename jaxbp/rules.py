@@ -2,6 +2,7 @@
 
 N layers and M rules need N + M pieces of code, because no layer knows any rule and no rule knows any layer.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

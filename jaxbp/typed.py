@@ -2,6 +2,7 @@
 
 A range stands in the annotation: `rate: Fraction`, `epochs: Count`, `width: Annotated[float, Range(0, 9)]`.
 """
+
 from __future__ import annotations
 
 import math

@@ -1,8 +1,9 @@
 """Layers around a layer, for what no cache keeps. `map_leaves` wraps every leaf; no number and no name changes.
 
-    Keep    its cache also holds the input, the output and the context
-    Shift   a parameter is added to the output: its gradient is the delta there
+Keep    its cache also holds the input, the output and the context
+Shift   a parameter is added to the output: its gradient is the delta there
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

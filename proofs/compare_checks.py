@@ -6,6 +6,7 @@ Each fault of a sample (drawn by a seed from the corpus of `prove_check.py`) bec
 and for PyTorch an autograd.Function of the same arrays. A check catches it if it raises; it names the leaf if its
 message holds the leaf's path, or its number among the inputs. Right functions count too: a check may not fail them.
 """
+
 from __future__ import annotations
 
 import warnings

@@ -4,6 +4,7 @@ Hand-written against jax.grad of the same forward, in one process, interleaved A
 its repeats, and what is printed is the median over the runs. Ratios above 1 favour the hand-written form. A suite is a
 file bench/suites/NAME.py with a function cases() that yields Race objects.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -38,8 +39,10 @@ def main(words: list[str]) -> int:
     cases = importlib.import_module(f"bench.suites.{flags.FLAGS.suite}").cases()
     facts = machine() | {"date": datetime.now(UTC).date().isoformat()}
     facts["versions"] |= {name: installed(name) for name in ("torch", "scikit-learn", "flax")}
-    print(f"{facts['platform']} ({facts['device']}), {facts['threads']} threads, jax {jax.__version__}, "
-          f"{facts['date']}; median of {flags.FLAGS.runs} runs")
+    print(
+        f"{facts['platform']} ({facts['device']}), {facts['threads']} threads, jax {jax.__version__}, "
+        f"{facts['date']}; median of {flags.FLAGS.runs} runs"
+    )
     rows = []
     for race in tqdm(cases, unit="case", disable=None, leave=False):
         for row in measure(race, flags.FLAGS.runs):

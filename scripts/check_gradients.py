@@ -5,6 +5,7 @@
 Against jax.grad of the same forward, and against central differences; what is wrong gets its likely cause. Exit
 status 1 if any leaf fails. --level=full adds other precisions, batches, transformations and hard points.
 """
+
 from pathlib import Path
 
 import jax

@@ -4,6 +4,7 @@ Every part gets a line; the test part of a classification also a table, confusio
 images also has filters.png, activations.png of the first test image, and mistakes.png. All numbers are in scores.json.
 The files go into the run folder.
 """
+
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,8 +57,9 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def draw_images(folder: Path, model: Layer, params: PyTree, state: PyTree, splits: Splits, y: np.ndarray,
-                threshold: float) -> None:
+def draw_images(
+    folder: Path, model: Layer, params: PyTree, state: PyTree, splits: Splits, y: np.ndarray, threshold: float
+) -> None:
     """What can be seen of a network on images, and of its outputs y on the test part."""
     test = splits.test
     pictures.draw_filters(params, folder / "filters.png")

@@ -5,6 +5,7 @@
 Outputs, deltas, parameters and gradients by name, the derivatives by hand and by jax.grad. Of the config's initial
 weights and its first training examples, in float64; the files hold all numbers.
 """
+
 from pathlib import Path
 
 import jax

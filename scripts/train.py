@@ -1,4 +1,5 @@
 """Trains an experiment: python scripts/train.py [--config=FILE] [--workdir=DIR] [--config.KEY=VALUE ...]"""
+
 from pathlib import Path
 
 from absl import flags

@@ -2,6 +2,7 @@
 
 The oracle is jax.vjp of the layer's own forward. Every entry of the result is a pair (got, want) of trees.
 """
+
 import functools
 
 import jax
@@ -121,14 +122,19 @@ def measured(case: Case) -> dict:
         floating = hand["dx"] is not None
         p_dot, x_dot = direction(params, 12), direction(x, 13) if floating else None
         f = lambda p, x: layer.forward(p, x, ctx)[0]
-        push = (lambda: jax.jvp(f, (params, x), (p_dot, x_dot))) if floating else (
-            lambda: jax.jvp(lambda p: f(p, x), (params,), (p_dot,)))
+        push = (
+            (lambda: jax.jvp(f, (params, x), (p_dot, x_dot)))
+            if floating
+            else (lambda: jax.jvp(lambda p: f(p, x), (params,), (p_dot,)))
+        )
         y_dot = push()[1]
         out["adjoint"] = (dot(hand["grads"], p_dot) + (dot(hand["dx"], x_dot) if floating else 0), dot(dy, y_dot))
 
         h = float(jnp.finfo(jnp.float64).eps ** (1 / 3))
-        moved = lambda h: f(jax.tree.map(lambda p, v: p + h * v, params, p_dot),
-                            jax.tree.map(lambda a, v: a + h * v, x, x_dot) if floating else x)
+        moved = lambda h: f(
+            jax.tree.map(lambda p, v: p + h * v, params, p_dot),
+            jax.tree.map(lambda a, v: a + h * v, x, x_dot) if floating else x,
+        )
         out["differences"] = (jax.tree.map(lambda a, b: (a - b) / (2 * h), moved(h), moved(-h)), y_dot)
 
         through = lambda p: layer.backward(p, layer.forward(p, x, ctx)[1], dy)[1]
@@ -168,4 +174,3 @@ class Adapter:
 
     def forward(self, params, x, ctx):
         return self.function(params, x, ctx), None
-

@@ -1,11 +1,13 @@
 """Strict settings for every test: simulated devices, highest precision, and a clean failure for anything implicit."""
+
 import os
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 # Nearly all of the suite's time is compilation: what LLVM does last takes a third of it and changes no result here,
 # and splitting a small module for many threads costs more than it gains.
 os.environ["XLA_FLAGS"] = os.environ.get(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1")
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+)
 
 import jax
 import matplotlib

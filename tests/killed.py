@@ -4,6 +4,7 @@ SIGKILL at the COUNT-th time that POINT is reached; with COUNT 0 the run goes to
 "manifest" and "renamed" within the writing of a checkpoint, "call" and "evaluated" in the loop; "half" is a kill while
 orbax has written some of its files.
 """
+
 import json
 import os
 import signal

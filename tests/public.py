@@ -10,6 +10,7 @@ Every jax.custom_vjp and jax.custom_jvp of jax, optax, flax and equinox that run
 A reference is given where autodiff of the forward cannot serve: a loop of unknown length, a primitive without a rule,
 bits taken apart, or a point where the naive derivative is wrong and the custom rule is there to mend it.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -97,6 +98,7 @@ def exponential_integral_3(x):
 
 def hypergeometric(above, below, x, terms=150):
     """sum_k prod (a)_k / prod (b)_k x^k / k!."""
+
     def step(carry, k):
         term, total = carry
         factor = lambda many: math.prod((a + k for a in many), start=1.0)
@@ -176,17 +178,33 @@ plain("fresnel", special.fresnel, normal(5))
 plain("poch", special.poch, between(0.5, 3, 5), between(0.5, 3, 5, seed=1))
 plain("owens_t", special.owens_t, between(0.2, 2, 5), between(0.2, 2, 5, seed=1))
 
-plain("slogdet_qr", lambda a: jnp.linalg.slogdet(a, method="qr")[1], MATRIX,
-      reference=lambda a: jnp.log(jnp.abs(determinant(a))))
+plain(
+    "slogdet_qr",
+    lambda a: jnp.linalg.slogdet(a, method="qr")[1],
+    MATRIX,
+    reference=lambda a: jnp.log(jnp.abs(determinant(a))),
+)
 plain("det_singular", jnp.linalg.det, np.stack([SINGULAR, MATRIX]), reference=jax.vmap(determinant))
 plain("zeta", lambda x, q: special.zeta(x, q), between(1.5, 5, 5), between(0.5, 3, 5, seed=1), reference=hurwitz)
 plain("expi", special.expi, between(0.2, 5, 5) * np.array([1, -1, 1, -1, 1]), reference=exponential_integral)
 plain("expn", lambda x: special.expn(np.array(3), x), between(0.2, 3, 5), reference=exponential_integral_3)
-plain("hyp1f1", lambda a, b, x: special.hyp1f1(a, b, x), between(0.5, 3, 3), between(0.5, 3, 3, seed=1),
-      between(0.1, 2, 3, seed=2), reference=lambda a, b, x: hypergeometric([a], [b], x))
-plain("hyp2f1", lambda a, b, c, x: special.hyp2f1(a, b, c, x), between(0.5, 3, 2), between(0.5, 1.5, 2, seed=1),
-      between(2, 3, 2, seed=2), between(0.1, 0.6, 2, seed=3),
-      reference=lambda a, b, c, x: hypergeometric([a, b], [c], x))
+plain(
+    "hyp1f1",
+    lambda a, b, x: special.hyp1f1(a, b, x),
+    between(0.5, 3, 3),
+    between(0.5, 3, 3, seed=1),
+    between(0.1, 2, 3, seed=2),
+    reference=lambda a, b, x: hypergeometric([a], [b], x),
+)
+plain(
+    "hyp2f1",
+    lambda a, b, c, x: special.hyp2f1(a, b, c, x),
+    between(0.5, 3, 2),
+    between(0.5, 1.5, 2, seed=1),
+    between(2, 3, 2, seed=2),
+    between(0.1, 0.6, 2, seed=3),
+    reference=lambda a, b, c, x: hypergeometric([a, b], [c], x),
+)
 
 
 # jax: exact, and longer to say.
@@ -237,31 +255,73 @@ SPLASH = "jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kern
 INTERPRETED = "the kernel casts to float32 (interpreted here)"
 BELOW = np.tri(5, dtype=bool)
 
-peer("jax.experimental.ode", "odeint",
-     lambda ode: lambda y0, t, rate: ode.odeint(lambda y, t, rate: -rate * y, y0, t, rate),
-     between(0.5, 1, 3), np.array([0, 0.5, 1.3]), between(0.5, 1, 3, seed=1), accuracy=1e-6,
-     stated="rtol = atol = 1.4e-8 a step, forward and backward",
-     reference=lambda y0, t, rate: y0 * jnp.exp(-rate * (t - t[0])[:, None]))
-peer(ATTENTION, "flash_attention_reference", lambda module: lambda q, k, v, ab: module.mha_reference(q, k, v, ab),
-     normal(1, 2, 5, 3), normal(1, 2, 7, 3), normal(1, 2, 7, 3, seed=1), normal(1, 2, 5, 7), accuracy=FLOAT32,
-     stated="_mha_reference_bwd casts to float32", reference=attention)
-peer(SPLASH, "splash_attention_reference",
-     lambda module: lambda q, k, v: module.attention_reference_custom(BELOW, q, k, v, None).astype(q.dtype),
-     normal(5, 3), normal(5, 3, seed=1), normal(5, 3, seed=2), accuracy=FLOAT32,
-     stated="it casts to float32, forward and backward",
-     reference=lambda q, k, v: attention(q, k, v, jnp.where(BELOW, 0, -1e9)))
-peer("jax.experimental.pallas.ops.gpu.layer_norm", "pallas_layer_norm",
-     lambda module: lambda x, weight, bias: module.layer_norm(x, weight, bias, interpret=True),
-     normal(1, 2, 5), normal(5), normal(5, seed=1), accuracy=FLOAT32, stated=INTERPRETED, reference=normalized)
-peer("jax.experimental.pallas.ops.gpu.rms_norm", "pallas_rms_norm",
-     lambda module: lambda x, weight, bias: module.rms_norm(x, weight, bias, interpret=True),
-     normal(1, 2, 5), normal(5), normal(5, seed=1), accuracy=FLOAT32, stated=INTERPRETED,
-     reference=lambda *arguments: normalized(*arguments, centre=False))
+peer(
+    "jax.experimental.ode",
+    "odeint",
+    lambda ode: lambda y0, t, rate: ode.odeint(lambda y, t, rate: -rate * y, y0, t, rate),
+    between(0.5, 1, 3),
+    np.array([0, 0.5, 1.3]),
+    between(0.5, 1, 3, seed=1),
+    accuracy=1e-6,
+    stated="rtol = atol = 1.4e-8 a step, forward and backward",
+    reference=lambda y0, t, rate: y0 * jnp.exp(-rate * (t - t[0])[:, None]),
+)
+peer(
+    ATTENTION,
+    "flash_attention_reference",
+    lambda module: lambda q, k, v, ab: module.mha_reference(q, k, v, ab),
+    normal(1, 2, 5, 3),
+    normal(1, 2, 7, 3),
+    normal(1, 2, 7, 3, seed=1),
+    normal(1, 2, 5, 7),
+    accuracy=FLOAT32,
+    stated="_mha_reference_bwd casts to float32",
+    reference=attention,
+)
+peer(
+    SPLASH,
+    "splash_attention_reference",
+    lambda module: lambda q, k, v: module.attention_reference_custom(BELOW, q, k, v, None).astype(q.dtype),
+    normal(5, 3),
+    normal(5, 3, seed=1),
+    normal(5, 3, seed=2),
+    accuracy=FLOAT32,
+    stated="it casts to float32, forward and backward",
+    reference=lambda q, k, v: attention(q, k, v, jnp.where(BELOW, 0, -1e9)),
+)
+peer(
+    "jax.experimental.pallas.ops.gpu.layer_norm",
+    "pallas_layer_norm",
+    lambda module: lambda x, weight, bias: module.layer_norm(x, weight, bias, interpret=True),
+    normal(1, 2, 5),
+    normal(5),
+    normal(5, seed=1),
+    accuracy=FLOAT32,
+    stated=INTERPRETED,
+    reference=normalized,
+)
+peer(
+    "jax.experimental.pallas.ops.gpu.rms_norm",
+    "pallas_rms_norm",
+    lambda module: lambda x, weight, bias: module.rms_norm(x, weight, bias, interpret=True),
+    normal(1, 2, 5),
+    normal(5),
+    normal(5, seed=1),
+    accuracy=FLOAT32,
+    stated=INTERPRETED,
+    reference=lambda *arguments: normalized(*arguments, centre=False),
+)
 
 
-@public("jax", normal(1, 16, 1, 16), normal(1, 16, 1, 16, seed=1), normal(1, 16, 1, 16, seed=2), accuracy=FLOAT32,
-        stated="the kernel takes float32 (interpreted here)",
-        reference=lambda q, k, v: attention(*(a.swapaxes(1, 2) for a in (q, k, v))).swapaxes(1, 2))
+@public(
+    "jax",
+    normal(1, 16, 1, 16),
+    normal(1, 16, 1, 16, seed=1),
+    normal(1, 16, 1, 16, seed=2),
+    accuracy=FLOAT32,
+    stated="the kernel takes float32 (interpreted here)",
+    reference=lambda q, k, v: attention(*(a.swapaxes(1, 2) for a in (q, k, v))).swapaxes(1, 2),
+)
 def pallas_attention():
     from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
 
@@ -274,9 +334,14 @@ def pallas_attention():
 # jax: departures. The last three are the idioms that documentation and papers show, not a function of jax.
 
 
-peer("jax._src.ad_checkpoint", "primal_left_tangent_right",
-     lambda module: lambda x, _x: module.primal_left_tangent_right(x, _x), normal(5), normal(5, seed=1),
-     departs={"x": Cause.ZERO, "_x": Cause.SWAPPED})
+peer(
+    "jax._src.ad_checkpoint",
+    "primal_left_tangent_right",
+    lambda module: lambda x, _x: module.primal_left_tangent_right(x, _x),
+    normal(5),
+    normal(5, seed=1),
+    departs={"x": Cause.ZERO, "_x": Cause.SWAPPED},
+)
 
 
 @public("jax", normal(5), departs={"x": Cause.SIGN}, fast=True)
@@ -305,14 +370,31 @@ def clipped_gradient():
 LOGSOFTMAX = "optax.losses._classification"
 SOME_ZERO = np.where(np.arange(5) == 2, 0, between(0.1, 1, 3, 5))
 
-peer("optax", "scale_gradient", lambda optax: lambda x: optax.scale_gradient(x, 0.3), normal(5), departs={"x": "0.3"},
-     fast=True)
+peer(
+    "optax",
+    "scale_gradient",
+    lambda optax: lambda x: optax.scale_gradient(x, 0.3),
+    normal(5),
+    departs={"x": "0.3"},
+    fast=True,
+)
 peer("optax", "projection_simplex", lambda optax: lambda x: optax.projections.projection_simplex(x), normal(5))
-peer(LOGSOFTMAX, "weighted_logsoftmax", lambda module: lambda x, weights: module.weighted_logsoftmax(x, weights),
-     normal(3, 5), between(0.1, 1, 3, 5))
+peer(
+    LOGSOFTMAX,
+    "weighted_logsoftmax",
+    lambda module: lambda x, weights: module.weighted_logsoftmax(x, weights),
+    normal(3, 5),
+    between(0.1, 1, 3, 5),
+)
 # Where a weight is 0, autodiff of the forward's `where` gives 0 for its derivative.
-peer(LOGSOFTMAX, "weighted_logsoftmax_zero", lambda module: lambda x, weights: module.weighted_logsoftmax(x, weights),
-     normal(3, 5), SOME_ZERO, reference=lambda x, weights: weights * jax.nn.log_softmax(x))
+peer(
+    LOGSOFTMAX,
+    "weighted_logsoftmax_zero",
+    lambda module: lambda x, weights: module.weighted_logsoftmax(x, weights),
+    normal(3, 5),
+    SOME_ZERO,
+    reference=lambda x, weights: weights * jax.nn.log_softmax(x),
+)
 
 
 # flax.
@@ -320,17 +402,49 @@ peer(LOGSOFTMAX, "weighted_logsoftmax_zero", lambda module: lambda x, weights: m
 FP8, E4M3, E5M2, PRODUCT = "flax.linen.fp8_ops", jnp.float8_e4m3fn, jnp.float8_e5m2, (((1,), (0,)), ((), ()))
 UPDATED = {"scale": "", "history": ""}  # their "gradients" are their next values
 
-peer(FP8, "in_qdq", lambda fp8: lambda x, scale, history: fp8.in_qdq(jnp.float64, E4M3, x, scale, history),
-     normal(5), np.ones(1), np.zeros(4), departs={"x": ""} | UPDATED)
-peer(FP8, "out_qdq", lambda fp8: lambda x, scale, history: fp8.out_qdq(jnp.float64, E5M2, x, scale, history),
-     normal(5), np.ones(1), np.zeros(4), departs={"x": ""} | UPDATED)
-peer(FP8, "in_q", lambda fp8: lambda x, scale, history: fp8.in_q(jnp.float64, E4M3, x, scale, history)[1],
-     normal(5), np.ones(1), np.linspace(1, 2, 4), departs=UPDATED)
-peer(FP8, "out_dq", lambda fp8: lambda left, right, out: fp8.out_dq(jnp.float64, left, right, out),
-     between(0.5, 2, 1), between(0.5, 2, 1, seed=1), normal(5),
-     departs={"left": Cause.ZERO, "right": Cause.ZERO, "out": Cause.FACTOR})
-peer(FP8, "dot_general_with_precision",
-     lambda fp8: lambda left, right: fp8.dot_general_with_precision(left, right, PRODUCT), normal(3, 5), normal(5, 2))
+peer(
+    FP8,
+    "in_qdq",
+    lambda fp8: lambda x, scale, history: fp8.in_qdq(jnp.float64, E4M3, x, scale, history),
+    normal(5),
+    np.ones(1),
+    np.zeros(4),
+    departs={"x": ""} | UPDATED,
+)
+peer(
+    FP8,
+    "out_qdq",
+    lambda fp8: lambda x, scale, history: fp8.out_qdq(jnp.float64, E5M2, x, scale, history),
+    normal(5),
+    np.ones(1),
+    np.zeros(4),
+    departs={"x": ""} | UPDATED,
+)
+peer(
+    FP8,
+    "in_q",
+    lambda fp8: lambda x, scale, history: fp8.in_q(jnp.float64, E4M3, x, scale, history)[1],
+    normal(5),
+    np.ones(1),
+    np.linspace(1, 2, 4),
+    departs=UPDATED,
+)
+peer(
+    FP8,
+    "out_dq",
+    lambda fp8: lambda left, right, out: fp8.out_dq(jnp.float64, left, right, out),
+    between(0.5, 2, 1),
+    between(0.5, 2, 1, seed=1),
+    normal(5),
+    departs={"left": Cause.ZERO, "right": Cause.ZERO, "out": Cause.FACTOR},
+)
+peer(
+    FP8,
+    "dot_general_with_precision",
+    lambda fp8: lambda left, right: fp8.dot_general_with_precision(left, right, PRODUCT),
+    normal(3, 5),
+    normal(5, 2),
+)
 
 
 @public("flax", normal(3, 5), normal(5, 2), departs={"left": "", "right": ""})
@@ -340,8 +454,13 @@ def fp8_scaled_dot_general():
     names = [f"{side}_{what}" for side in ("lhs", "rhs", "grad") for what in ("scale", "amax_history")]
     meta = {name: np.ones(1) if name.endswith("scale") else np.zeros(4) for name in names}
     return lambda left, right: fp8_scaled_dot_general(
-        left, right, PRODUCT, preferred_element_type=jnp.float64, quantize_compute_type=jnp.float64,
-        **{name: jnp.asarray(a) for name, a in meta.items()})
+        left,
+        right,
+        PRODUCT,
+        preferred_element_type=jnp.float64,
+        quantize_compute_type=jnp.float64,
+        **{name: jnp.asarray(a) for name, a in meta.items()},
+    )
 
 
 @public("flax", normal(3, 5), normal(5, 2), departs={"kernel": ""})
@@ -392,8 +511,13 @@ peer("equinox", "error_if", lambda equinox: lambda x: equinox.error_if(x, jnp.an
 peer("equinox", "backward_nan", lambda equinox: lambda x: equinox.debug.backward_nan(x * x), normal(5))
 peer(INTERNAL, "nextafter", lambda module: lambda x: module.nextafter(x), normal(5), reference=identity)
 peer(INTERNAL, "prevbefore", lambda module: lambda x: module.prevbefore(x), normal(5), reference=identity)
-peer(INTERNAL, "nondifferentiable", lambda module: lambda x: module.nondifferentiable(x), normal(5),
-     refused="cannot be autodifferentiated")
+peer(
+    INTERNAL,
+    "nondifferentiable",
+    lambda module: lambda x: module.nondifferentiable(x),
+    normal(5),
+    refused="cannot be autodifferentiated",
+)
 
 
 @public("equinox", normal(5), between(0.5, 1.5, 5), reference=seven_sines)

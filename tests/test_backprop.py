@@ -1,4 +1,5 @@
 """The sweep's rules and the adapter beyond conformance, and a user's own activation."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,8 +115,13 @@ def test_activations_by_name():
         activation("elementwise")
 
 
-@pytest.mark.parametrize("leaf", ["01_dense/b", *(pytest.param(leaf, marks=pytest.mark.slow) for leaf in (
-    "01_dense/w", "03_dense/w", "03_dense/b"))])
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        "01_dense/b",
+        *(pytest.param(leaf, marks=pytest.mark.slow) for leaf in ("01_dense/w", "03_dense/w", "03_dense/b")),
+    ],
+)
 def test_the_check_catches_a_planted_fault_in_every_leaf(strict, leaf):
     """One per mille too large, in one leaf: named, and nothing else is blamed."""
     name, parameter = leaf.split("/")

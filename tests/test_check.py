@@ -1,4 +1,5 @@
 """The gradient check of functions: what may be given, what passes, what fails and how it is told, what is refused."""
+
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,10 +103,16 @@ def kinds_gradient(p, x):
 def test_leaves_of_every_kind():
     report = check_gradient(kinds_gradient, kinds_loss, KINDS, X)
     assert verdicts(report) == dict.fromkeys(
-        ["bfloat16", "float32", "nested/0", "nested/1/b", "number", "part/scale"], "pass")
+        ["bfloat16", "float32", "nested/0", "nested/1/b", "number", "part/scale"], "pass"
+    )
     assert {leaf.path: leaf.dtype for leaf in report.leaves} | {"number": "float"} == {
-        "bfloat16": "bfloat16", "float32": "float32", "nested/0": "float", "nested/1/b": "float64", "number": "float",
-        "part/scale": "float32"}
+        "bfloat16": "bfloat16",
+        "float32": "float32",
+        "nested/0": "float",
+        "nested/1/b": "float64",
+        "number": "float",
+        "part/scale": "float32",
+    }
     assert report.passed
 
 
@@ -163,10 +170,15 @@ def test_the_assert_form_raises_the_report():
 KINKED = np.array([0.0, 1.0, -2.0])
 
 
-@pytest.mark.parametrize(("slope_at_zero", "function", "verdict"), [
-    (0.5, jnp.maximum, "pass"), (0.0, jnp.maximum, "kink"), (0.0, lambda p, _: jax.nn.relu(p), "pass"),
-    (0.5, lambda p, _: jax.nn.relu(p), "kink"),
-])
+@pytest.mark.parametrize(
+    ("slope_at_zero", "function", "verdict"),
+    [
+        (0.5, jnp.maximum, "pass"),
+        (0.0, jnp.maximum, "kink"),
+        (0.0, lambda p, _: jax.nn.relu(p), "pass"),
+        (0.5, lambda p, _: jax.nn.relu(p), "kink"),
+    ],
+)
 def test_at_a_kink_another_slope_than_autodiffs_is_a_kink(slope_at_zero, function, verdict):
     hand = lambda p: jnp.where(p == 0, slope_at_zero, p > 0)
     assert verdicts(check_gradient(hand, lambda p: jnp.sum(function(p, 0.0)), KINKED)) == {"params": verdict}
@@ -207,7 +219,9 @@ def test_a_numpy_loss_is_differenced(hand):
     assert report.passed
     assert all(np.isnan(leaf.error) and leaf.difference_error < 1e-9 for leaf in report.leaves)
     assert verdicts(check_gradient(changed(hand, w=lambda g: 1.0001 * g), numpy_loss, PARAMS, X, Y)) == {
-        "b": "pass", "w": "FAIL"}
+        "b": "pass",
+        "w": "FAIL",
+    }
 
 
 @pytest.mark.parametrize("fault", [1.001, *(v for v in (np.nan, np.inf))])

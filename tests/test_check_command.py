@@ -1,4 +1,5 @@
 """python -m jaxbp.check: what it prints, its exit status, and one line for what cannot be checked."""
+
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 from jaxbp import InputError
 from jaxbp.check.__main__ import main
 
-FILE = '''
+FILE = """
 from dataclasses import dataclass
 import jax, jax.numpy as jnp, numpy as np
 import jaxbp
@@ -68,7 +69,7 @@ class Doubled(jaxbp.Layer):
 Needy = jaxbp.Dense
 layer = jaxbp.Dense(2)
 number = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -129,39 +130,57 @@ def test_the_full_level(code, capsys):
     assert "pass  vmap" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("words", "text"), [
-    ((), "--function needs --example too"),
-    (("--function=code:sine",), "--function needs --example too"),
-    (("--loss=code:loss", "--example=code:example"), "--loss needs --function too"),
-    (("--layer=code:layer",), "--layer needs --shape too"),
-    (("--layer=code:layer", "--shape=5,3", "--loss=code:loss"), "--layer does not go with --loss"),
-    (("--function=code:sine", *GRADIENT, "--reference=code:plain"), "--loss does not go with --reference"),
-    (("--functon=code:sine", "--example=code:argument"), "unrecognized arguments: --functon"),
-    (("--function=code:sine", "--example=code:argument", "--level=ful"), "argument --level: .*'ful'"),
-    (("--function=code:sine", "--example=code:argument", "--accuracy=0"), "argument --accuracy: '0' must be a number"),
-    (("--function=code:sine", "--example=code:argument", "--seed=-1"), "argument --seed: '-1' must be an integer"),
-    (("--layer=code:layer", "--shape=5,x"), "argument --shape: '5,x' is no shape"),
-    (("--layer=code:layer", "--shape=0,3"), "argument --shape: '0,3' is no shape"),
-    (("--function=sine", "--example=code:argument"), "'sine' names nothing: it must be FILE:NAME"),
-    (("--function=code:sin", "--example=code:argument"), "unknown name in .*code.py 'sin'; did you mean 'sine'"),
-    (("--function=DIR/cod.py:sine", "--example=code:argument"), "unknown file .*cod.py'; did you mean '.*/code.py'"),
-    (("--function=DIR/nowhere/f.py:f", "--example=code:argument"), "there is no file .*nowhere/f.py"),
-    (("--function=DIR:f", "--example=code:argument"), "there is no file"),
-    (("--function=DIR/broken.py:f", "--example=code:argument"), r"import raised ValueError \(line 3\): operands"),
-    (("--function=DIR/mistyped.py:f", "--example=code:argument"), "mistyped.py:import raised SyntaxError: .*line 1"),
-    (("--function=DIR/leaving.py:f", "--example=code:argument"), "raised SystemExit .*good bye"),
-    (("--function=code:number", "--example=code:argument"), "code.py:number must be a function, got int"),
-    (("--function=code:sine", "--example=code:number"), "code.py:number must be a function, got int"),
-    (("--function=code:sine", "--example=code:a_list"), "code.py:a_list must return a tuple of arguments, got list"),
-    (("--function=code:sine", "--example=code:nothing"), "must return a tuple of arguments, got an empty one"),
-    (("--function=code:sine", "--example=code:raising"), r"code.py:raising raised ValueError \(line \d+\): matmul"),
-    (("--function=code:sine", "--example=code:example"), "sine raised TypeError"),
-    (("--function=code:numpy_gradient", "--loss=code:vector_loss", "--example=code:example"), "must be a scalar"),
-    (("--layer=code:loss", "--shape=5,3"), "code.py:loss must be a jaxbp.Layer, got function"),
-    (("--layer=code:Needy", "--shape=5,3"), "code.py:Needy raised TypeError.*features"),
-    (("--function=code:sine", "--example=code:argument", "--json=DIR/no/report.json"), "--json: there is no folder"),
-    (("--function=code:sine", "--example=code:argument", "--json=DIR"), "argument --json: .* is a folder"),
-])
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "--function needs --example too"),
+        (("--function=code:sine",), "--function needs --example too"),
+        (("--loss=code:loss", "--example=code:example"), "--loss needs --function too"),
+        (("--layer=code:layer",), "--layer needs --shape too"),
+        (("--layer=code:layer", "--shape=5,3", "--loss=code:loss"), "--layer does not go with --loss"),
+        (("--function=code:sine", *GRADIENT, "--reference=code:plain"), "--loss does not go with --reference"),
+        (("--functon=code:sine", "--example=code:argument"), "unrecognized arguments: --functon"),
+        (("--function=code:sine", "--example=code:argument", "--level=ful"), "argument --level: .*'ful'"),
+        (
+            ("--function=code:sine", "--example=code:argument", "--accuracy=0"),
+            "argument --accuracy: '0' must be a number",
+        ),
+        (("--function=code:sine", "--example=code:argument", "--seed=-1"), "argument --seed: '-1' must be an integer"),
+        (("--layer=code:layer", "--shape=5,x"), "argument --shape: '5,x' is no shape"),
+        (("--layer=code:layer", "--shape=0,3"), "argument --shape: '0,3' is no shape"),
+        (("--function=sine", "--example=code:argument"), "'sine' names nothing: it must be FILE:NAME"),
+        (("--function=code:sin", "--example=code:argument"), "unknown name in .*code.py 'sin'; did you mean 'sine'"),
+        (
+            ("--function=DIR/cod.py:sine", "--example=code:argument"),
+            "unknown file .*cod.py'; did you mean '.*/code.py'",
+        ),
+        (("--function=DIR/nowhere/f.py:f", "--example=code:argument"), "there is no file .*nowhere/f.py"),
+        (("--function=DIR:f", "--example=code:argument"), "there is no file"),
+        (("--function=DIR/broken.py:f", "--example=code:argument"), r"import raised ValueError \(line 3\): operands"),
+        (
+            ("--function=DIR/mistyped.py:f", "--example=code:argument"),
+            "mistyped.py:import raised SyntaxError: .*line 1",
+        ),
+        (("--function=DIR/leaving.py:f", "--example=code:argument"), "raised SystemExit .*good bye"),
+        (("--function=code:number", "--example=code:argument"), "code.py:number must be a function, got int"),
+        (("--function=code:sine", "--example=code:number"), "code.py:number must be a function, got int"),
+        (
+            ("--function=code:sine", "--example=code:a_list"),
+            "code.py:a_list must return a tuple of arguments, got list",
+        ),
+        (("--function=code:sine", "--example=code:nothing"), "must return a tuple of arguments, got an empty one"),
+        (("--function=code:sine", "--example=code:raising"), r"code.py:raising raised ValueError \(line \d+\): matmul"),
+        (("--function=code:sine", "--example=code:example"), "sine raised TypeError"),
+        (("--function=code:numpy_gradient", "--loss=code:vector_loss", "--example=code:example"), "must be a scalar"),
+        (("--layer=code:loss", "--shape=5,3"), "code.py:loss must be a jaxbp.Layer, got function"),
+        (("--layer=code:Needy", "--shape=5,3"), "code.py:Needy raised TypeError.*features"),
+        (
+            ("--function=code:sine", "--example=code:argument", "--json=DIR/no/report.json"),
+            "--json: there is no folder",
+        ),
+        (("--function=code:sine", "--example=code:argument", "--json=DIR"), "argument --json: .* is a folder"),
+    ],
+)
 def test_refused_in_one_line(code, words, text):
     with pytest.raises(InputError, match=text) as caught:
         code(*words)

@@ -1,4 +1,5 @@
 """What the compiler makes of a training step: operations, products, temporary bytes; hand-written beside autodiff."""
+
 import re
 
 import jax
@@ -63,10 +64,11 @@ def test_a_convolutional_step_is_smaller_than_autodiffs():
     assert found["hand"] <= 0.4 * found["autodiff"]
     model, optimizer = ResNet(outputs=10, channels=(16, 32)).build(), optax.sgd(0.1)
     state = initial_state(model, optimizer, jax.ShapeDtypeStruct((64, 28, 28, 1), jnp.float32), 0)
-    hand, auto = (temp(make_step(gradient(model, SoftmaxCrossEntropy()), optimizer), state).temp_size_in_bytes
-                  for gradient in (jaxbp.value_and_grad, autodiff))
+    hand, auto = (
+        temp(make_step(gradient(model, SoftmaxCrossEntropy()), optimizer), state).temp_size_in_bytes
+        for gradient in (jaxbp.value_and_grad, autodiff)
+    )
     assert hand <= auto
-
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 """Composition beyond conformance: memory choices agree, masks differ, graphs refuse what they cannot be, ties add."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,13 +95,16 @@ def test_residual_with_a_shortcut_and_parallel_sum():
     np.testing.assert_allclose(gradients(both)[0], 2 * jnp.tanh(X), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("nodes", "message"), [
-    ((Node("a", jaxbp.Tanh(), ("y",)),), "input of node 'a' 'y'"),
-    ((Node("a", jaxbp.Tanh(), ("b",)), Node("b", jaxbp.Tanh(), ("x",))), "input of node 'a' 'b'"),
-    ((Node("a", jaxbp.Tanh(), ("x",)), Node("a", jaxbp.Tanh(), ("x",))), "'a' is given twice"),
-    ((Node("a", jaxbp.Tanh(), ("x",)), Node("b", jaxbp.Tanh(), ("x",))), "nothing uses 'a'"),
-    ((Node("a", jaxbp.Dense(3), ("x",), shares="c"),), "shares the parameters of 'c'"),
-])
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ((Node("a", jaxbp.Tanh(), ("y",)),), "input of node 'a' 'y'"),
+        ((Node("a", jaxbp.Tanh(), ("b",)), Node("b", jaxbp.Tanh(), ("x",))), "input of node 'a' 'b'"),
+        ((Node("a", jaxbp.Tanh(), ("x",)), Node("a", jaxbp.Tanh(), ("x",))), "'a' is given twice"),
+        ((Node("a", jaxbp.Tanh(), ("x",)), Node("b", jaxbp.Tanh(), ("x",))), "nothing uses 'a'"),
+        ((Node("a", jaxbp.Dense(3), ("x",), shares="c"),), "shares the parameters of 'c'"),
+    ],
+)
 def test_a_graph_that_is_none_is_refused(nodes, message):
     with pytest.raises(jaxbp.InputError, match=message):
         Graph(nodes)
@@ -112,10 +116,17 @@ def test_tied_shapes_must_agree():
         model.init(jax.random.key(0), SPEC)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Stack(jaxbp.Tanh(), 0), lambda: Stack(jaxbp.Tanh(), 2, "al"), lambda: jaxbp.Dense(0),
-    lambda: jaxbp.Dense(3, w_init="he_norma"), lambda: jaxbp.Dropout(1.0), lambda: jaxbp.ELU(-1.0),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Stack(jaxbp.Tanh(), 0),
+        lambda: Stack(jaxbp.Tanh(), 2, "al"),
+        lambda: jaxbp.Dense(0),
+        lambda: jaxbp.Dense(3, w_init="he_norma"),
+        lambda: jaxbp.Dropout(1.0),
+        lambda: jaxbp.ELU(-1.0),
+    ],
+)
 def test_impossible_settings_are_refused_with_one_line(make):
     with pytest.raises(jaxbp.InputError) as caught:
         make()

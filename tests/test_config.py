@@ -1,4 +1,5 @@
 """Configuration: every config file as JSON and back, overrides, and a clear line for whatever can be misspelt."""
+
 import dataclasses
 import functools
 import inspect
@@ -64,12 +65,16 @@ def test_json_names_the_types():
     assert data["run"] | {"type": "Run"} == {"type": "Run"} | dataclasses.asdict(XOR.run)
 
 
-@pytest.mark.parametrize(("part", "key", "value", "text"), [
-    ("optimizer", "type", "SDG", "unknown OptimizerConfig 'SDG'; did you mean 'SGD'"),
-    ("optimizer", "type", "MLP", "unknown OptimizerConfig 'MLP'"),
-    ("loss", "type", "BinaryCrosEntropy", "unknown Loss 'BinaryCrosEntropy'; did you mean 'BinaryCrossEntropy'"),
-    ("run", "epoch", 3, "unknown key of Run 'epoch'; did you mean 'epochs'"),
-    ("run", "epochs", 0, "epochs must be an integer of at least 1, got 0")])
+@pytest.mark.parametrize(
+    ("part", "key", "value", "text"),
+    [
+        ("optimizer", "type", "SDG", "unknown OptimizerConfig 'SDG'; did you mean 'SGD'"),
+        ("optimizer", "type", "MLP", "unknown OptimizerConfig 'MLP'"),
+        ("loss", "type", "BinaryCrosEntropy", "unknown Loss 'BinaryCrosEntropy'; did you mean 'BinaryCrossEntropy'"),
+        ("run", "epoch", 3, "unknown key of Run 'epoch'; did you mean 'epochs'"),
+        ("run", "epochs", 0, "epochs must be an integer of at least 1, got 0"),
+    ],
+)
 def test_json_that_is_no_config(part, key, value, text):
     data = to_json(XOR)
     data[part][key] = value
@@ -96,10 +101,10 @@ def test_every_key_is_a_leaf_and_takes_its_own_value(path):
 def edits(key):
     """Misspellings: every deletion and every swap of neighbours, and some insertions and substitutions."""
     choose, letters, places = random.Random(key), string.ascii_lowercase + "_", range(len(key))
-    deleted = {key[:i] + key[i + 1:] for i in places}
-    swapped = {key[:i] + key[i + 1] + key[i] + key[i + 2:] for i in places[:-1]}
+    deleted = {key[:i] + key[i + 1 :] for i in places}
+    swapped = {key[:i] + key[i + 1] + key[i] + key[i + 2 :] for i in places[:-1]}
     inserted = {key[:i] + choose.choice(letters) + key[i:] for i in choose.sample(places, 3)}
-    changed = {key[:i] + choose.choice(letters) + key[i + 1:] for i in choose.sample(places, 3)}
+    changed = {key[:i] + choose.choice(letters) + key[i + 1 :] for i in choose.sample(places, 3)}
     return sorted(deleted | swapped | inserted | changed)
 
 
@@ -116,7 +121,7 @@ def test_a_misspelt_key_is_refused_and_the_right_one_named(names, most):
     """
     config, misled, count = loaded(SETS[names]), [], 0
     for key in names:
-        tried = random.Random(key).sample(edits(key), len(edits(key)))[:most if ALL_KEYS[key][0] == SETS[names] else 2]
+        tried = random.Random(key).sample(edits(key), len(edits(key)))[: most if ALL_KEYS[key][0] == SETS[names] else 2]
         for edit in sorted(set(tried) - set(names)):
             text = refused(config, f"{edit}=1")
             assert text.startswith(f"unknown option '--config.{edit}'")
@@ -128,13 +133,22 @@ def test_a_misspelt_key_is_refused_and_the_right_one_named(names, most):
     assert len(misled) <= 0.05 * count
 
 
-@pytest.mark.parametrize(("word", "nearest"), [
-    ("--config.optimizer.learning-rate=1", "optimizer.learning_rate"), ("--config.run.batch-size=1", "run.batch_size"),
-    ("--config.run.Epochs=1", "run.epochs"), ("--config.epochs=1", "run.epochs"), ("--run.epochs=1", "run.epochs"),
-    ("-config.run.epochs=1", "run.epochs"), ("config.run.epochs=1", "run.epochs"),
-    ("--confg.run.epochs=1", "run.epochs"),
-    ("--config.model.run.epochs=1", "run.epochs"), ("--config.optimizer_learning_rate=1", "optimizer.learning_rate"),
-    ("--config.run.epochs =1", "run.epochs")])
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [
+        ("--config.optimizer.learning-rate=1", "optimizer.learning_rate"),
+        ("--config.run.batch-size=1", "run.batch_size"),
+        ("--config.run.Epochs=1", "run.epochs"),
+        ("--config.epochs=1", "run.epochs"),
+        ("--run.epochs=1", "run.epochs"),
+        ("-config.run.epochs=1", "run.epochs"),
+        ("config.run.epochs=1", "run.epochs"),
+        ("--confg.run.epochs=1", "run.epochs"),
+        ("--config.model.run.epochs=1", "run.epochs"),
+        ("--config.optimizer_learning_rate=1", "optimizer.learning_rate"),
+        ("--config.run.epochs =1", "run.epochs"),
+    ],
+)
 def test_other_misspellings(word, nearest):
     with pytest.raises(InputError, match=f"unknown option .*; did you mean '--config.{nearest}'") as error:
         override(XOR, [word])
@@ -165,12 +179,25 @@ def test_a_key_given_twice():
 # --- Values ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("key", "text", "value"), [
-    ("model.hidden", "512,256", (512, 256)), ("model.hidden", "512", (512,)), ("model.hidden", "(512,)", (512,)),
-    ("model.hidden", "(512, 256)", (512, 256)), ("model.hidden", "", ()), ("model.hidden", "()", ()),
-    ("run.batch_size", "None", None), ("run.batch_size", "7", 7), ("run.shuffle", "False", False),
-    ("run.shuffle", "True", True), ("optimizer.learning_rate", "3", 3.0), ("optimizer.learning_rate", "1e-3", 1e-3),
-    ("loss.label_smoothing", ".5", 0.5), ("data.operator", "a_and_not_b", "a_and_not_b")])
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("model.hidden", "512,256", (512, 256)),
+        ("model.hidden", "512", (512,)),
+        ("model.hidden", "(512,)", (512,)),
+        ("model.hidden", "(512, 256)", (512, 256)),
+        ("model.hidden", "", ()),
+        ("model.hidden", "()", ()),
+        ("run.batch_size", "None", None),
+        ("run.batch_size", "7", 7),
+        ("run.shuffle", "False", False),
+        ("run.shuffle", "True", True),
+        ("optimizer.learning_rate", "3", 3.0),
+        ("optimizer.learning_rate", "1e-3", 1e-3),
+        ("loss.label_smoothing", ".5", 0.5),
+        ("data.operator", "a_and_not_b", "a_and_not_b"),
+    ],
+)
 def test_values_by_type(key, text, value):
     changed = override(XOR, [f"--config.{key}={text}"])
     assert get(changed, key) == value
@@ -187,8 +214,14 @@ def test_no_override_changes_nothing():
     assert override(XOR, []) == XOR
 
 
-@pytest.mark.parametrize("words", [("optimizer.momentum=0.9", "optimizer.nesterov=True"),
-                                   ("penalty.l2=0.1", "penalty.paths=.*"), ("penalty.l1=0.1", "run.epochs=7")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("optimizer.momentum=0.9", "optimizer.nesterov=True"),
+        ("penalty.l2=0.1", "penalty.paths=.*"),
+        ("penalty.l1=0.1", "run.epochs=7"),
+    ],
+)
 def test_overrides_are_applied_at_once(words):
     """In either order, also where one alone would be impossible."""
     words = [f"--config.{word}" for word in words]
@@ -197,11 +230,21 @@ def test_overrides_are_applied_at_once(words):
 
 
 @laws
-@given(st.floats(0, exclude_min=True, allow_infinity=False), st.integers(1), st.lists(st.integers(1), max_size=4),
-       st.none() | st.integers(1), st.booleans())
+@given(
+    st.floats(0, exclude_min=True, allow_infinity=False),
+    st.integers(1),
+    st.lists(st.integers(1), max_size=4),
+    st.none() | st.integers(1),
+    st.booleans(),
+)
 def test_a_value_that_is_printed_is_read_back(rate, epochs, hidden, batch_size, shuffle):
-    words = [f"optimizer.learning_rate={rate!r}", f"run.epochs={epochs}", f"model.hidden={tuple(hidden)}",
-             f"run.batch_size={batch_size}", f"run.shuffle={shuffle}"]
+    words = [
+        f"optimizer.learning_rate={rate!r}",
+        f"run.epochs={epochs}",
+        f"model.hidden={tuple(hidden)}",
+        f"run.batch_size={batch_size}",
+        f"run.shuffle={shuffle}",
+    ]
     config = override(XOR, [f"--config.{word}" for word in words])
     assert (config.optimizer.learning_rate, config.run.epochs, config.model.hidden) == (rate, epochs, tuple(hidden))
     assert (config.run.batch_size, config.run.shuffle) == (batch_size, shuffle)
@@ -209,8 +252,14 @@ def test_a_value_that_is_printed_is_read_back(rate, epochs, hidden, batch_size, 
 
 # --- Wrong types -----------------------------------------------------------------------------------------------------
 
-WRONG = {int: ["x", "1.5", "1e3", "", "1,2"], float: ["x", "1,0", "", "0x10"], bool: ["x", "true", "1", "", "None"],
-         str: [], tuple: ["x", "512,x", "1.5", "512;256", "None"], Literal: ["x", "", "None"]}
+WRONG = {
+    int: ["x", "1.5", "1e3", "", "1,2"],
+    float: ["x", "1,0", "", "0x10"],
+    bool: ["x", "true", "1", "", "None"],
+    str: [],
+    tuple: ["x", "512,x", "1.5", "512;256", "None"],
+    Literal: ["x", "", "None"],
+}
 
 
 def kind_of(annotation):
@@ -230,10 +279,18 @@ def test_a_value_of_a_wrong_type_names_key_value_and_what_is_allowed(key):
         assert refused(loaded(path), f"{key}={text}") == f"--config.{key} must be {spell(kind)}, got '{text}'"
 
 
-@pytest.mark.parametrize(("kind", "words"), [
-    (Count, "an integer of at least 1"), (Count | None, "an integer of at least 1 or None"), (bool, "True or False"),
-    (tuple[Count, ...], "integers of at least 1 separated by commas"), (Fraction, "a finite number in [0, 1)"),
-    (Literal["a", "b"], "one of 'a', 'b'"), (Pattern, "a text that is a regular expression")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Count, "an integer of at least 1"),
+        (Count | None, "an integer of at least 1 or None"),
+        (bool, "True or False"),
+        (tuple[Count, ...], "integers of at least 1 separated by commas"),
+        (Fraction, "a finite number in [0, 1)"),
+        (Literal["a", "b"], "one of 'a', 'b'"),
+        (Pattern, "a text that is a regular expression"),
+    ],
+)
 def test_types_in_words(kind, words):
     assert spell(kind) == words
 
@@ -243,20 +300,26 @@ def test_a_value_of_two_lines_is_refused_in_one(key):
     refused(XOR, f"{key}=a\nb")
 
 
-@pytest.mark.parametrize(("make", "text"), [
-    (lambda: Run(2, seed=1.5), "Run: seed must be an integer in [0, 4294967295], got 1.5"),
-    (lambda: Run(2, seed=True), "Run: seed must be an integer in [0, 4294967295], got True"),
-    (lambda: Run(2, batch_size=2.5), "Run: batch_size must be an integer of at least 1 or None, got 2.5"),
-    (lambda: Run(2, shuffle=1), "Run: shuffle must be True or False, got 1"),
-    (lambda: dataclasses.replace(XOR, run=None), "Config: run must be Run, got None"),
-    (lambda: MLP(1, [4]), "MLP: hidden must be integers of at least 1 separated by commas, got [4]"),
-    (lambda: MLP(1, (4, 2.5)), "MLP: hidden must be integers of at least 1 separated by commas, got (4, 2.5)"),
-    (lambda: dataclasses.replace(XOR, optimizer=SquaredError()),
-     "Config: optimizer must be OptimizerConfig, got SquaredError(scale='half_sum')"),
-    (lambda: SGD(0.1, momentum=False), "SGD: momentum must be a finite number in [0, 1), got False"),
-    (lambda: SGD(0.1, schedule="cosine"), "SGD: schedule must be Schedule, got 'cosine'"),
-    (lambda: SquaredError("halfsum"), "unknown SquaredError scale 'halfsum'; did you mean 'half_sum'?"),
-    (lambda: SquaredError(2), "SquaredError: scale must be one of 'half_sum', 'sum', 'mean', got 2")])
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Run(2, seed=1.5), "Run: seed must be an integer in [0, 4294967295], got 1.5"),
+        (lambda: Run(2, seed=True), "Run: seed must be an integer in [0, 4294967295], got True"),
+        (lambda: Run(2, batch_size=2.5), "Run: batch_size must be an integer of at least 1 or None, got 2.5"),
+        (lambda: Run(2, shuffle=1), "Run: shuffle must be True or False, got 1"),
+        (lambda: dataclasses.replace(XOR, run=None), "Config: run must be Run, got None"),
+        (lambda: MLP(1, [4]), "MLP: hidden must be integers of at least 1 separated by commas, got [4]"),
+        (lambda: MLP(1, (4, 2.5)), "MLP: hidden must be integers of at least 1 separated by commas, got (4, 2.5)"),
+        (
+            lambda: dataclasses.replace(XOR, optimizer=SquaredError()),
+            "Config: optimizer must be OptimizerConfig, got SquaredError(scale='half_sum')",
+        ),
+        (lambda: SGD(0.1, momentum=False), "SGD: momentum must be a finite number in [0, 1), got False"),
+        (lambda: SGD(0.1, schedule="cosine"), "SGD: schedule must be Schedule, got 'cosine'"),
+        (lambda: SquaredError("halfsum"), "unknown SquaredError scale 'halfsum'; did you mean 'half_sum'?"),
+        (lambda: SquaredError(2), "SquaredError: scale must be one of 'half_sum', 'sum', 'mean', got 2"),
+    ],
+)
 def test_wrong_types_in_python(make, text):
     with pytest.raises(InputError, match=re.escape(text)) as error:
         make()
@@ -272,16 +335,31 @@ def test_what_fits_is_accepted():
 # --- Impossible values -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("key", "value", "allowed"), [
-    ("run.epochs", "0", "at least 1"), ("run.batch_size", "0", "at least 1"), ("run.evaluate_every", "0", "at least 1"),
-    ("run.steps_per_call", "-3", "at least 1"), ("run.seed", "-1", "0"), ("run.seed", "9" * 23, "0"),
-    ("model.outputs", "0", "at least 1"), ("model.hidden", "5,0", "at least 1"), ("model.dropout", "1.0", "[0, 1)"),
-    ("model.activation", "rleu", "'relu'"), ("model.output_activation", "sigmod", "'sigmoid'"),
-    ("model.w_init", "he_norml", "'he_normal'"), ("model.b_init", "zero", "'zeros'"),
-    ("loss.label_smoothing", "1.0", "[0, 1)"), ("optimizer.learning_rate", "0.0", "above 0"),
-    ("optimizer.momentum", "1.0", "[0, 1)"), ("optimizer.nesterov", "True", "False where momentum is 0"),
-    ("penalty.l2", "-0.5", "at least 0"), ("penalty.l1", "-0.5", "at least 0"),
-    ("penalty.paths", ".*/b", "l2 and l1 are 0")])
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("run.epochs", "0", "at least 1"),
+        ("run.batch_size", "0", "at least 1"),
+        ("run.evaluate_every", "0", "at least 1"),
+        ("run.steps_per_call", "-3", "at least 1"),
+        ("run.seed", "-1", "0"),
+        ("run.seed", "9" * 23, "0"),
+        ("model.outputs", "0", "at least 1"),
+        ("model.hidden", "5,0", "at least 1"),
+        ("model.dropout", "1.0", "[0, 1)"),
+        ("model.activation", "rleu", "'relu'"),
+        ("model.output_activation", "sigmod", "'sigmoid'"),
+        ("model.w_init", "he_norml", "'he_normal'"),
+        ("model.b_init", "zero", "'zeros'"),
+        ("loss.label_smoothing", "1.0", "[0, 1)"),
+        ("optimizer.learning_rate", "0.0", "above 0"),
+        ("optimizer.momentum", "1.0", "[0, 1)"),
+        ("optimizer.nesterov", "True", "False where momentum is 0"),
+        ("penalty.l2", "-0.5", "at least 0"),
+        ("penalty.l1", "-0.5", "at least 0"),
+        ("penalty.paths", ".*/b", "l2 and l1 are 0"),
+    ],
+)
 def test_values_out_of_range(key, value, allowed):
     text = refused(XOR, f"{key}={value}")
     assert allowed in text
@@ -303,7 +381,7 @@ def test_no_number_is_infinite_or_negative_or_not_a_number(key, value):
 
 # --- Files -----------------------------------------------------------------------------------------------------------
 
-GOOD = '''
+GOOD = """
 from jaxbp.config import *
 from jaxbp.data import Logic
 from jaxbp.losses import BinaryCrossEntropy
@@ -313,7 +391,7 @@ from jaxbp.optim import SGD, Constant, Cosine
 def get_config():
     model = MLP(1, (4, 3))
     return Config(data=Logic("xor"), model=model, loss=BinaryCrossEntropy(), optimizer=SGD(0.1), run=Run(2, seed=3))
-'''
+"""
 
 
 def failed(path, text=None):
@@ -335,7 +413,7 @@ def test_a_config_file(tmp_path):
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations"])
 def test_a_config_file_with_classes_of_its_own(tmp_path, future):
     path = tmp_path / "own.py"
-    path.write_text(f'''{future}
+    path.write_text(f"""{future}
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 {GOOD}
@@ -347,7 +425,7 @@ class Wide(MLP):
 old = get_config
 def get_config():
     return Config(old().data, Wide(1), old().loss, old().optimizer, old().run)
-''')
+""")
     config = load(path)
     assert override(config, ["--config.model.kind=b"]).model.kind == "b"
     assert from_json(to_json(config)) == config
@@ -367,45 +445,59 @@ def test_a_file_that_is_not_python(tmp_path, name):
     failed(tmp_path / name, "{}")
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("", "get_config"),
-    (GOOD.replace("get_config", "get_confg"), "get_config"),
-    ("get_config = 3", "not callable"),
-    ("def get_config(): return {'epochs': 3}", "get_config() must return a jaxbp.config.Config, got dict"),
-    ("def get_config(): pass", "get_config() must return a jaxbp.config.Config, got NoneType"),
-    ("def get_config(): raise RuntimeError('boom')", "RuntimeError: boom"),
-    ("def get_config(): raise RuntimeError('boom\\nand more')", "boom"),
-    ("import nothing_like_this", "ModuleNotFoundError: No module named 'nothing_like_this'"),
-    ("def get_config(:", "SyntaxError"),
-    ("def get_config(a): pass", "'a'"),
-    (GOOD.replace("MLP(1,", "MLP(0,"), "at least 1, got 0"),
-    (GOOD.replace("Run(2,", "Run("), "'epochs'"),
-    (GOOD.replace("SGD(0.1)", "SGD(0.1, momentum=2)"), "momentum must be a finite number in [0, 1), got 2"),
-    (GOOD.replace("seed=3", "seed=3.5"), "Run: seed must be an integer in [0, 4294967295], got 3.5"),
-    (GOOD.replace('"xor"', '"xorr"'), "did you mean 'xor'")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "get_config"),
+        (GOOD.replace("get_config", "get_confg"), "get_config"),
+        ("get_config = 3", "not callable"),
+        ("def get_config(): return {'epochs': 3}", "get_config() must return a jaxbp.config.Config, got dict"),
+        ("def get_config(): pass", "get_config() must return a jaxbp.config.Config, got NoneType"),
+        ("def get_config(): raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("def get_config(): raise RuntimeError('boom\\nand more')", "boom"),
+        ("import nothing_like_this", "ModuleNotFoundError: No module named 'nothing_like_this'"),
+        ("def get_config(:", "SyntaxError"),
+        ("def get_config(a): pass", "'a'"),
+        (GOOD.replace("MLP(1,", "MLP(0,"), "at least 1, got 0"),
+        (GOOD.replace("Run(2,", "Run("), "'epochs'"),
+        (GOOD.replace("SGD(0.1)", "SGD(0.1, momentum=2)"), "momentum must be a finite number in [0, 1), got 2"),
+        (GOOD.replace("seed=3", "seed=3.5"), "Run: seed must be an integer in [0, 4294967295], got 3.5"),
+        (GOOD.replace('"xor"', '"xorr"'), "did you mean 'xor'"),
+    ],
+)
 def test_a_file_that_gives_no_config(tmp_path, text, says):
     assert says in failed(tmp_path / "bad.py", text)
 
 
-@pytest.mark.parametrize(("right", "wrong", "nearest"), [
-    ("loss=", "los=", "key of Config 'los'; did you mean 'loss'"),
-    ("seed=3", "sed=3", "key of Run 'sed'; did you mean 'seed'"),
-    ("MLP(1,", "MLP(dropot=0.1, outputs=1, hidden=", "key of MLP 'dropot'; did you mean 'dropout'"),
-    ("SGD(0.1)", "SGD(learning_rte=0.1)", "key of SGD 'learning_rte'; did you mean 'learning_rate'"),
-    ("SGD(0.1)", "SGD(0.1, Cosine(warmpu=0.1))", "key of Cosine 'warmpu'; did you mean 'warmup'"),
-    ("SGD(0.1)", "SGD(0.1, Constant(warmup=0.1))", "key of Constant 'warmup'"),
-    ('Logic("xor")', 'Logic(operater="xor")', "key of Logic 'operater'; did you mean 'operator'"),
-    ("Entropy()", "Entropy(smoothing=1)", "key of BinaryCrossEntropy 'smoothing'; did you mean 'label_smoothing'"),
-    ("seed=3)", "seed=3), penalty=Penalty(path='.*')", "key of Penalty 'path'; did you mean 'paths'")])
+@pytest.mark.parametrize(
+    ("right", "wrong", "nearest"),
+    [
+        ("loss=", "los=", "key of Config 'los'; did you mean 'loss'"),
+        ("seed=3", "sed=3", "key of Run 'sed'; did you mean 'seed'"),
+        ("MLP(1,", "MLP(dropot=0.1, outputs=1, hidden=", "key of MLP 'dropot'; did you mean 'dropout'"),
+        ("SGD(0.1)", "SGD(learning_rte=0.1)", "key of SGD 'learning_rte'; did you mean 'learning_rate'"),
+        ("SGD(0.1)", "SGD(0.1, Cosine(warmpu=0.1))", "key of Cosine 'warmpu'; did you mean 'warmup'"),
+        ("SGD(0.1)", "SGD(0.1, Constant(warmup=0.1))", "key of Constant 'warmup'"),
+        ('Logic("xor")', 'Logic(operater="xor")', "key of Logic 'operater'; did you mean 'operator'"),
+        ("Entropy()", "Entropy(smoothing=1)", "key of BinaryCrossEntropy 'smoothing'; did you mean 'label_smoothing'"),
+        ("seed=3)", "seed=3), penalty=Penalty(path='.*')", "key of Penalty 'path'; did you mean 'paths'"),
+    ],
+)
 def test_a_misspelt_keyword_names_the_nearest(tmp_path, right, wrong, nearest):
     assert f"unknown {nearest}" in failed(tmp_path / "bad.py", GOOD.replace(right, wrong))
 
 
-@pytest.mark.parametrize(("right", "wrong", "key", "given"), [
-    ("Run(2,", "Run('two',", "epochs", "'two'"), ("MLP(1, (4, 3))", "MLP('one')", "outputs", "'one'"),
-    ("MLP(1, (4, 3))", "MLP(1, 128)", "hidden", "128"), ("SGD(0.1)", "SGD('fast')", "learning_rate", "'fast'"),
-    ("SGD(0.1)", "SGD(0.1, momentum=None)", "momentum", "None"),
-    ("Entropy()", "Entropy('much')", "label_smoothing", "'much'")])
+@pytest.mark.parametrize(
+    ("right", "wrong", "key", "given"),
+    [
+        ("Run(2,", "Run('two',", "epochs", "'two'"),
+        ("MLP(1, (4, 3))", "MLP('one')", "outputs", "'one'"),
+        ("MLP(1, (4, 3))", "MLP(1, 128)", "hidden", "128"),
+        ("SGD(0.1)", "SGD('fast')", "learning_rate", "'fast'"),
+        ("SGD(0.1)", "SGD(0.1, momentum=None)", "momentum", "None"),
+        ("Entropy()", "Entropy('much')", "label_smoothing", "'much'"),
+    ],
+)
 def test_a_wrong_type_in_a_file_names_key_and_value(tmp_path, right, wrong, key, given):
     text = failed(tmp_path / "bad.py", GOOD.replace(right, wrong))
     assert key in text

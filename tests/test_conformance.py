@@ -1,4 +1,5 @@
 """Every case of every layer against every check. A new layer is in here by existing."""
+
 import dataclasses
 from functools import partial
 
@@ -19,11 +20,22 @@ CASES = pytest.mark.parametrize("case", all_cases(), ids=str)
 # Every case's programs are compiled in CI; the fast suite takes the first case of every file.
 QUICK = {type(case.layer).__module__: case for case in reversed(all_cases())}.values()
 COMPILED = pytest.mark.parametrize(
-    "case", [pytest.param(c, id=str(c), marks=() if c in QUICK else pytest.mark.slow) for c in all_cases()])
+    "case", [pytest.param(c, id=str(c), marks=() if c in QUICK else pytest.mark.slow) for c in all_cases()]
+)
 FIRST = {type(case.layer): case for case in reversed(all_cases())}
 ONE_EACH = pytest.mark.parametrize("case", list(FIRST.values()), ids=str)  # of every class
-NUMERICAL = ["gradient", "evaluation", "linear", "zero", "adjoint", "second_order", "adapter", "per_example", "factors",
-             "norms"]
+NUMERICAL = [
+    "gradient",
+    "evaluation",
+    "linear",
+    "zero",
+    "adjoint",
+    "second_order",
+    "adapter",
+    "per_example",
+    "factors",
+    "norms",
+]
 
 
 def excused(case, check):
@@ -79,8 +91,9 @@ def test_trees(case):
 
     jax.eval_shape(lambda p, c, d: layer.sweep(watch, p, c, d), params, cache, dy)
     for leaf, cache in kept:
-        arrays = jax.tree.leaves(jax.tree.map(lambda n: None if isinstance(n, Shared) else n, cache,
-                                              is_leaf=lambda n: isinstance(n, Shared)))
+        arrays = jax.tree.leaves(
+            jax.tree.map(lambda n: None if isinstance(n, Shared) else n, cache, is_leaf=lambda n: isinstance(n, Shared))
+        )
         assert all(a.shape[:1] == (5,) for a in arrays), f"{leaf}: a cache array has no batch axis"
 
 

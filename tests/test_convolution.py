@@ -1,4 +1,5 @@
 """Convolution: hand arithmetic, PyTorch's gradients, the forms of other platforms, and what is compiled."""
+
 import re
 
 import jax
@@ -30,7 +31,8 @@ def plain(layer, params, x, dy):
 
     def forward(params, x):
         y = lax.conv_general_dilated(
-            x, params["w"], window.strides, window.padding, None, window.dilation, layout, window.groups)
+            x, params["w"], window.strides, window.padding, None, window.dilation, layout, window.groups
+        )
         return y + params["b"]
 
     y, back = jax.vjp(forward, params, x)
@@ -72,19 +74,22 @@ def test_sizes_and_fans():
     assert abs(float(w.var()) * 3 * 5 * 16 - 1) < 0.05  # lecun_normal: 1 / fan_in
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: Conv(4, ()), "kernel"),
-    (lambda: Conv(4, (3, 0)), "kernel"),
-    (lambda: Conv(4, strides=(1, 2, 3)), "strides"),
-    (lambda: Conv(4, dilation=0), "dilation"),
-    (lambda: Conv(4, padding="same"), "'SAME', 'VALID'"),
-    (lambda: Conv(4, padding=((1, -1), (0, 0))), "pairs"),
-    (lambda: Conv(4, groups=3), "features 4 and groups 3"),
-    (lambda: output_spec(Conv(4), shaped(2, 5, 5)), "spatial axes"),
-    (lambda: output_spec(Conv(4, groups=2), shaped(2, 5, 5, 3)), "multiple of 2 channels"),
-    (lambda: output_spec(Conv(4, padding="VALID"), shaped(2, 2, 5, 3)), "does not fit"),
-    (lambda: output_spec(ConvTranspose(4, padding=PAIR(2)), shaped(2, 2, 5, 3)), "leaves no output"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Conv(4, ()), "kernel"),
+        (lambda: Conv(4, (3, 0)), "kernel"),
+        (lambda: Conv(4, strides=(1, 2, 3)), "strides"),
+        (lambda: Conv(4, dilation=0), "dilation"),
+        (lambda: Conv(4, padding="same"), "'SAME', 'VALID'"),
+        (lambda: Conv(4, padding=((1, -1), (0, 0))), "pairs"),
+        (lambda: Conv(4, groups=3), "features 4 and groups 3"),
+        (lambda: output_spec(Conv(4), shaped(2, 5, 5)), "spatial axes"),
+        (lambda: output_spec(Conv(4, groups=2), shaped(2, 5, 5, 3)), "multiple of 2 channels"),
+        (lambda: output_spec(Conv(4, padding="VALID"), shaped(2, 2, 5, 3)), "does not fit"),
+        (lambda: output_spec(ConvTranspose(4, padding=PAIR(2)), shaped(2, 2, 5, 3)), "leaves no output"),
+    ],
+)
 def test_bad_settings_are_refused(make, words):
     with pytest.raises(InputError, match=words):
         make()

@@ -2,6 +2,7 @@
 
 `python -m proofs.prove_check` prints the whole table.
 """
+
 from dataclasses import dataclass
 
 import jax

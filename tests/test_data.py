@@ -1,4 +1,5 @@
 """The data pipeline: parts, checks, splits, scaling, the order of an epoch, and the data sets that need no file."""
+
 from __future__ import annotations
 
 import subprocess
@@ -106,10 +107,13 @@ def test_label_outside_the_classes_names_row_and_label(label):
         Splits(GOOD, None, bad, CLASSES)
 
 
-@pytest.mark.parametrize(("part", "message"), [
-    (Dataset(GOOD.x[:0], GOOD.y[:0]), "^test part: holds no examples"),
-    (Dataset(GOOD.x[:2], GOOD.y), "^test part: x has 2 rows and y has 3"),
-])
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Dataset(GOOD.x[:0], GOOD.y[:0]), "^test part: holds no examples"),
+        (Dataset(GOOD.x[:2], GOOD.y), "^test part: x has 2 rows and y has 3"),
+    ],
+)
 def test_part_of_wrong_size_is_refused(part, message):
     with pytest.raises(InputError, match=message):
         Splits(GOOD, None, part, CLASSES)
@@ -126,6 +130,7 @@ def test_integer_x_is_allowed_for_tokens():
 
 
 # --- splitting ---------------------------------------------------------------------------------------------------
+
 
 @laws
 @given(seeds, st.integers(30, 90), st.floats(0.2, 0.5), st.floats(0.2, 0.5))
@@ -148,17 +153,21 @@ def test_split_is_a_stratified_partition(seed, examples, test_fraction, validati
 def test_split_is_deterministic_and_depends_on_the_seed():
     def test_rows(seed):
         return hold_out(numbered(np.zeros((50, 1), np.float32)), None, 10, seed, "test")[1].x.ravel().tolist()
+
     assert test_rows(1) == test_rows(1)
     assert test_rows(1) != test_rows(2)
 
 
-@pytest.mark.parametrize(("labels", "fraction", "message"), [
-    ([0, 0, 0, 0, 1, 1, 1, 1, 2], 0.5, "^test_fraction=0.5: class 'c' has 1 example"),
-    ([0, 1, 2] * 3, 0.2, "^test_fraction=0.2: a part of 2 examples cannot hold all 3 classes$"),
-    ([0, 1, 2] * 3, 0.8, "^test_fraction=0.8: a part of 2 examples cannot hold all 3 classes$"),
-    ([0, 1, 2] * 3, 0.01, "^test_fraction=0.01 of 9 examples leaves a part without examples$"),
-    ([0, 1, 2] * 3, 0.99, "^test_fraction=0.99 of 9 examples leaves a part without examples$"),
-])
+@pytest.mark.parametrize(
+    ("labels", "fraction", "message"),
+    [
+        ([0, 0, 0, 0, 1, 1, 1, 1, 2], 0.5, "^test_fraction=0.5: class 'c' has 1 example"),
+        ([0, 1, 2] * 3, 0.2, "^test_fraction=0.2: a part of 2 examples cannot hold all 3 classes$"),
+        ([0, 1, 2] * 3, 0.8, "^test_fraction=0.8: a part of 2 examples cannot hold all 3 classes$"),
+        ([0, 1, 2] * 3, 0.01, "^test_fraction=0.01 of 9 examples leaves a part without examples$"),
+        ([0, 1, 2] * 3, 0.99, "^test_fraction=0.99 of 9 examples leaves a part without examples$"),
+    ],
+)
 def test_impossible_split_is_refused(labels, fraction, message):
     with pytest.raises(InputError, match=message):
         Tabular(test_fraction=fraction).split(numbered(np.array(labels, np.int32)), CLASSES)
@@ -171,6 +180,7 @@ def test_regression_is_not_stratified():
 
 
 # --- cross-validation --------------------------------------------------------------------------------------------
+
 
 @laws
 @given(seeds, st.integers(2, 10), st.sampled_from(["labels", "one_hot", "targets"]))
@@ -194,11 +204,18 @@ def test_folds_are_shuffled_by_the_seed():
 GOOD_TARGETS = numbered(np.ones((12, 1), np.float32))
 
 
-@pytest.mark.parametrize(("part", "folds", "message"), [
-    (GOOD_TARGETS, 1, r"^folds must lie in 2\.\.12 .*, got 1$"),
-    (GOOD_TARGETS, 13, r"^folds must lie in 2\.\.12 .*, got 13$"),
-    (numbered(np.array([0, 0, 0, 1, 1], np.int32)), 3, r"^folds must lie in 2\.\.2 \(class 1 has 2 examples\), got 3$"),
-])
+@pytest.mark.parametrize(
+    ("part", "folds", "message"),
+    [
+        (GOOD_TARGETS, 1, r"^folds must lie in 2\.\.12 .*, got 1$"),
+        (GOOD_TARGETS, 13, r"^folds must lie in 2\.\.12 .*, got 13$"),
+        (
+            numbered(np.array([0, 0, 0, 1, 1], np.int32)),
+            3,
+            r"^folds must lie in 2\.\.2 \(class 1 has 2 examples\), got 3$",
+        ),
+    ],
+)
 def test_impossible_folds_are_refused(part, folds, message):
     with pytest.raises(InputError, match=message):
         cross_validation(part, folds)
@@ -207,6 +224,7 @@ def test_impossible_folds_are_refused(part, folds, message):
 @dataclass(frozen=True)
 class Rows(Tabular):
     """Forty rows of four classes with one feature, the row's number; as numbers to predict if not `labelled`."""
+
     labelled: bool = True
 
     def table(self):
@@ -302,25 +320,31 @@ def test_one_hot_turns_labels_into_rows_of_the_identity():
     assert splits.test.y.dtype == np.float32
 
 
-@pytest.mark.parametrize(("config", "classes", "message"), [
-    (Prepared(one_hot=True), None, "^one_hot=True needs class labels"),
-    (Prepared(scale_targets=True), CLASSES, "^scale_targets=True needs numbers"),
-])
+@pytest.mark.parametrize(
+    ("config", "classes", "message"),
+    [
+        (Prepared(one_hot=True), None, "^one_hot=True needs class labels"),
+        (Prepared(scale_targets=True), CLASSES, "^scale_targets=True needs numbers"),
+    ],
+)
 def test_key_that_does_not_fit_the_targets_is_refused(config, classes, message):
     with pytest.raises(InputError, match=message):
         config.finish(GOOD, GOOD, classes)
 
 
-@pytest.mark.parametrize(("keys", "message"), [
-    ({"test_fraction": 1.5}, r"test_fraction must be a finite number in \(0, 1\), got 1.5$"),
-    ({"test_fraction": 0.0}, r"test_fraction must be a finite number in \(0, 1\), got 0.0$"),
-    ({"test_fraction": float("nan")}, r"test_fraction must be a finite number in \(0, 1\), got nan$"),
-    ({"validation_fraction": 1.0}, r"validation_fraction must be a finite number in \[0, 1\), got 1.0$"),
-    ({"validation_fraction": -0.1}, r"validation_fraction must be a finite number in \[0, 1\), got -0.1$"),
-    ({"seed": -1}, r"seed must be an integer in \[0, 4294967295\], got -1$"),
-    ({"seed": 2**32}, r"seed must be an integer in \[0, 4294967295\], got 4294967296$"),
-    ({"scaling": "standart"}, r"^unknown \w+ scaling 'standart'; did you mean 'standard'"),
-])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"test_fraction": 1.5}, r"test_fraction must be a finite number in \(0, 1\), got 1.5$"),
+        ({"test_fraction": 0.0}, r"test_fraction must be a finite number in \(0, 1\), got 0.0$"),
+        ({"test_fraction": float("nan")}, r"test_fraction must be a finite number in \(0, 1\), got nan$"),
+        ({"validation_fraction": 1.0}, r"validation_fraction must be a finite number in \[0, 1\), got 1.0$"),
+        ({"validation_fraction": -0.1}, r"validation_fraction must be a finite number in \[0, 1\), got -0.1$"),
+        ({"seed": -1}, r"seed must be an integer in \[0, 4294967295\], got -1$"),
+        ({"seed": 2**32}, r"seed must be an integer in \[0, 4294967295\], got 4294967296$"),
+        ({"scaling": "standart"}, r"^unknown \w+ scaling 'standart'; did you mean 'standard'"),
+    ],
+)
 def test_key_out_of_range_is_refused_before_loading(keys, message):
     with pytest.raises(InputError, match=message):
         Tabular(**keys)
@@ -328,10 +352,17 @@ def test_key_out_of_range_is_refused_before_loading(keys, message):
 
 # --- embedded data sets, logic, discovery ------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("name", "examples", "features", "classes"), [
-    ("digits", 1797, 64, 10), ("iris", 150, 4, 3), ("wine", 178, 13, 3), ("breast_cancer", 569, 30, 2),
-    ("diabetes", 442, 10, None),
-])
+
+@pytest.mark.parametrize(
+    ("name", "examples", "features", "classes"),
+    [
+        ("digits", 1797, 64, 10),
+        ("iris", 150, 4, 3),
+        ("wine", 178, 13, 3),
+        ("breast_cancer", 569, 30, 2),
+        ("diabetes", 442, 10, None),
+    ],
+)
 def test_embedded_data_sets(name, examples, features, classes):
     splits = Embedded(name, test_fraction=0.3, validation_fraction=0.2).load()
     assert sum(map(len, parts(splits).values())) == examples
@@ -349,21 +380,35 @@ def test_embedded_digits_as_images():
     np.testing.assert_array_equal(image.train.x.reshape(-1, 64), flat.train.x)
 
 
-@pytest.mark.parametrize(("keys", "message"), [
-    ({"name": "digit"}, r"^unknown \w+ name 'digit'; did you mean 'digits'"),
-    ({"name": "iris", "image": True}, "^image=True is for name='digits' only, got name='iris'$"),
-])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"name": "digit"}, r"^unknown \w+ name 'digit'; did you mean 'digits'"),
+        ({"name": "iris", "image": True}, "^image=True is for name='digits' only, got name='iris'$"),
+    ],
+)
 def test_embedded_refuses(keys, message):
     with pytest.raises(InputError, match=message):
         Embedded(**keys)
 
 
 OPERATORS = {
-    "false": lambda a, b: False, "and": lambda a, b: a and b, "a_and_not_b": lambda a, b: a and not b,
-    "a": lambda a, b: a, "b_and_not_a": lambda a, b: b and not a, "b": lambda a, b: b, "xor": lambda a, b: a != b,
-    "or": lambda a, b: a or b, "nor": lambda a, b: not (a or b), "xnor": lambda a, b: a == b,
-    "not_b": lambda a, b: not b, "b_implies_a": lambda a, b: not b or a, "not_a": lambda a, b: not a,
-    "a_implies_b": lambda a, b: not a or b, "nand": lambda a, b: not (a and b), "true": lambda a, b: True,
+    "false": lambda a, b: False,
+    "and": lambda a, b: a and b,
+    "a_and_not_b": lambda a, b: a and not b,
+    "a": lambda a, b: a,
+    "b_and_not_a": lambda a, b: b and not a,
+    "b": lambda a, b: b,
+    "xor": lambda a, b: a != b,
+    "or": lambda a, b: a or b,
+    "nor": lambda a, b: not (a or b),
+    "xnor": lambda a, b: a == b,
+    "not_b": lambda a, b: not b,
+    "b_implies_a": lambda a, b: not b or a,
+    "not_a": lambda a, b: not a,
+    "a_implies_b": lambda a, b: not a or b,
+    "nand": lambda a, b: not (a and b),
+    "true": lambda a, b: True,
 }
 
 
@@ -386,8 +431,11 @@ def all_configs(base: type) -> list[type]:
     return [c for derived in base.__subclasses__() for c in (derived, *all_configs(derived))]
 
 
-CONFIGS = {c.__name__: c for c in all_configs(DataConfig)
-           if c.__module__.startswith("jaxbp.") and c not in (data.Movable, data.Prepared, data.Tabular)}
+CONFIGS = {
+    c.__name__: c
+    for c in all_configs(DataConfig)
+    if c.__module__.startswith("jaxbp.") and c not in (data.Movable, data.Prepared, data.Tabular)
+}
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

@@ -1,4 +1,5 @@
 """Data in files of the user's: tables, arrays, images; what is read from good ones, and what is said of bad ones."""
+
 from __future__ import annotations
 
 from contextlib import suppress
@@ -37,9 +38,11 @@ FLOWERS = "long,wide,kind\n" + "".join(f"{i},{i / 2},{kind}\n" for i in range(4)
 @pytest.fixture
 def table(tmp_path):
     """Writes text to a file and gives its path."""
+
     def write(text: str | bytes) -> str:
         (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
         return str(tmp_path / "t.csv")
+
     return write
 
 
@@ -64,6 +67,7 @@ def test_csv_numeric_labels_are_numbered_in_sorted_order(table):
 def test_csv_keys_change_what_is_read(table):
     def read(text, **keys):
         return everything(Csv(table(text), test_fraction=0.5, **keys).load())
+
     assert read(FLOWERS, features=("wide",))[0].max() == 1.5
     np.testing.assert_array_equal(*(read(FLOWERS, features=chosen)[0] for chosen in ((1, -3), ("wide", 0))))
     _, y = read(FLOWERS, target="long", features=("wide",), task="regression")
@@ -80,32 +84,43 @@ def test_csv_takes_what_spreadsheets_write(table):
     assert splits.classes == ("aster", "rose")
 
 
-@pytest.mark.parametrize(("text", "keys", "message"), [
-    (FLOWERS.replace("2,1.0,rose", "2,,rose"), {}, r"t\.csv, line 6, column 'wide': '' is not a finite number$"),
-    (FLOWERS.replace("2,1.0,rose", "2,red,rose"), {}, r"t\.csv, line 6, column 'wide': 'red' is not a finite number$"),
-    (FLOWERS.replace("2,1.0,rose", "nan,1,rose"), {}, r"t\.csv, line 6, column 'long': 'nan' is not a finite number$"),
-    (FLOWERS.replace("2,1.0,rose", "1e39,1,rose"), {}, r"t\.csv, line 6, column 'long': '1e39' is not a finite"),
-    (FLOWERS.replace("2,1.0,rose", "2,1.0,"), {}, r"t\.csv, line 6, column 'kind': the label is missing, got ''$"),
-    (FLOWERS.replace("2,1.0,rose", "2,1.0,NaN"), {}, r"line 6, column 'kind': the label is missing, got 'NaN'$"),
-    (FLOWERS.replace("2,1.0,rose", "2,1.0"), {}, r"t\.csv, line 6: has 2 columns, and 3 are expected$"),
-    (FLOWERS.replace("2,1.0,rose", '2,1.0,"rose'), {}, r"^cannot read .*t\.csv \(unexpected end of data\)$"),
-    (FLOWERS, {"task": "regression"}, r"t\.csv, line 2, column 'kind': 'rose' is not a finite number$"),
-    (FLOWERS, {"header": False}, r"t\.csv, line 1, column '0': 'long' is not a finite number$"),
-    ("1,2\n3,4\n", {}, r"t\.csv: the first line holds only numbers, no names; header=False"),
-    ("", {}, r"t\.csv: holds no rows of data$"),
-    ("a,b\n", {}, r"t\.csv: holds no rows of data$"),
-    ("", {"header": False}, r"t\.csv: holds no rows of data$"),
-    ("a,b,a\n1,2,3\n", {}, r"t\.csv: two columns have the name 'a'"),
-    (b"a,b\n\xff,1\n", {}, r"^cannot read .*t\.csv \('utf-8' codec"),
-    (FLOWERS, {"target": "king"}, r"^unknown column of .*t\.csv 'king'; did you mean 'kind'\? \(allowed: kind, l"),
-    (FLOWERS, {"features": ("lnog",)}, r"^unknown column of .* 'lnog'; did you mean 'long'"),
-    (FLOWERS, {"target": 3}, r"t\.csv: has no column 3, its columns are 0\.\.2$"),
-    (FLOWERS, {"target": -4}, r"t\.csv: has no column -4"),
-    (FLOWERS, {"features": ("long", 2)}, r"features must name columns other than the target, got \('long', 2\)$"),
-    ("kind\nrose\n", {}, r"features must name columns other than the target"),
-    (FLOWERS, {"delimiter": ", "}, r"^delimiter must be one character, got ', '$"),
-    (FLOWERS, {"task": "regresion"}, r"^unknown Csv task 'regresion'; did you mean 'regression'"),
-])
+@pytest.mark.parametrize(
+    ("text", "keys", "message"),
+    [
+        (FLOWERS.replace("2,1.0,rose", "2,,rose"), {}, r"t\.csv, line 6, column 'wide': '' is not a finite number$"),
+        (
+            FLOWERS.replace("2,1.0,rose", "2,red,rose"),
+            {},
+            r"t\.csv, line 6, column 'wide': 'red' is not a finite number$",
+        ),
+        (
+            FLOWERS.replace("2,1.0,rose", "nan,1,rose"),
+            {},
+            r"t\.csv, line 6, column 'long': 'nan' is not a finite number$",
+        ),
+        (FLOWERS.replace("2,1.0,rose", "1e39,1,rose"), {}, r"t\.csv, line 6, column 'long': '1e39' is not a finite"),
+        (FLOWERS.replace("2,1.0,rose", "2,1.0,"), {}, r"t\.csv, line 6, column 'kind': the label is missing, got ''$"),
+        (FLOWERS.replace("2,1.0,rose", "2,1.0,NaN"), {}, r"line 6, column 'kind': the label is missing, got 'NaN'$"),
+        (FLOWERS.replace("2,1.0,rose", "2,1.0"), {}, r"t\.csv, line 6: has 2 columns, and 3 are expected$"),
+        (FLOWERS.replace("2,1.0,rose", '2,1.0,"rose'), {}, r"^cannot read .*t\.csv \(unexpected end of data\)$"),
+        (FLOWERS, {"task": "regression"}, r"t\.csv, line 2, column 'kind': 'rose' is not a finite number$"),
+        (FLOWERS, {"header": False}, r"t\.csv, line 1, column '0': 'long' is not a finite number$"),
+        ("1,2\n3,4\n", {}, r"t\.csv: the first line holds only numbers, no names; header=False"),
+        ("", {}, r"t\.csv: holds no rows of data$"),
+        ("a,b\n", {}, r"t\.csv: holds no rows of data$"),
+        ("", {"header": False}, r"t\.csv: holds no rows of data$"),
+        ("a,b,a\n1,2,3\n", {}, r"t\.csv: two columns have the name 'a'"),
+        (b"a,b\n\xff,1\n", {}, r"^cannot read .*t\.csv \('utf-8' codec"),
+        (FLOWERS, {"target": "king"}, r"^unknown column of .*t\.csv 'king'; did you mean 'kind'\? \(allowed: kind, l"),
+        (FLOWERS, {"features": ("lnog",)}, r"^unknown column of .* 'lnog'; did you mean 'long'"),
+        (FLOWERS, {"target": 3}, r"t\.csv: has no column 3, its columns are 0\.\.2$"),
+        (FLOWERS, {"target": -4}, r"t\.csv: has no column -4"),
+        (FLOWERS, {"features": ("long", 2)}, r"features must name columns other than the target, got \('long', 2\)$"),
+        ("kind\nrose\n", {}, r"features must name columns other than the target"),
+        (FLOWERS, {"delimiter": ", "}, r"^delimiter must be one character, got ', '$"),
+        (FLOWERS, {"task": "regresion"}, r"^unknown Csv task 'regresion'; did you mean 'regression'"),
+    ],
+)
 def test_csv_refuses(table, text, keys, message):
     path = table(text)
     refused(lambda: Csv(path, **keys).load(), message)
@@ -128,6 +143,7 @@ def test_labels_are_numbered_in_order(values):
 
 
 # --- Npz ---------------------------------------------------------------------------------------------------------
+
 
 def npz(folder: Path, **arrays: np.ndarray) -> str:
     np.savez(folder / "a.npz", **arrays)
@@ -153,13 +169,16 @@ def test_npz_from_which_the_test_part_is_split(tmp_path):
     np.testing.assert_array_equal(np.bincount(splits.test.y), [3, 3])
 
 
-@pytest.mark.parametrize(("y", "classes", "shape"), [
-    (np.linspace(0, 1, 12), None, (1,)),
-    (np.ones((12, 3), np.float32), None, (3,)),
-    (np.array(["no", "yes"] * 6), ("no", "yes"), ()),
-    (LABELS > 0, ("False", "True"), ()),
-    (LABELS.astype(np.uint8), ("7", "255"), ()),
-])
+@pytest.mark.parametrize(
+    ("y", "classes", "shape"),
+    [
+        (np.linspace(0, 1, 12), None, (1,)),
+        (np.ones((12, 3), np.float32), None, (3,)),
+        (np.array(["no", "yes"] * 6), ("no", "yes"), ()),
+        (LABELS > 0, ("False", "True"), ()),
+        (LABELS.astype(np.uint8), ("7", "255"), ()),
+    ],
+)
 def test_npz_targets_and_labels(tmp_path, y, classes, shape):
     splits = Npz(npz(tmp_path, x=X.astype(np.uint8), y=y), test_fraction=0.5).load()
     assert splits.classes == classes
@@ -170,23 +189,38 @@ def test_npz_targets_and_labels(tmp_path, y, classes, shape):
 NAN = np.where(X == 5, np.nan, X)
 
 
-@pytest.mark.parametrize(("arrays", "keys", "message"), [
-    ({"x": X, "y": LABELS}, {}, r"a\.npz: has no array x_train, only x, y \(with test_fraction x and y are needed"),
-    (FOUR, {"test_fraction": 0.5}, r"a\.npz: has no array x, only x_test, x_train, y_test, y_train"),
-    ({"x": X}, {"test_fraction": 0.5}, r"a\.npz: has no array y, only x "),
-    ({"x": X, "y": LABELS}, {"test_fraction": 1.0}, r"test_fraction must be .* in \(0, 1\) or None, got 1\.0$"),
-    ({**FOUR, "x_test": NAN[:4]}, {}, r"a\.npz: x_test, y_test: x row 2, column 1 holds nan"),
-    ({**FOUR, "x_test": X}, {}, r"a\.npz: x_test, y_test: x has 12 rows and y has 4"),
-    ({**FOUR, "x_train": X[:0], "y_train": LABELS[:0]}, {}, r"a\.npz: x_train, y_train: holds no examples"),
-    ({**FOUR, "y_test": LABELS[:4] + 1}, {}, r"a\.npz: y_test: row 0 holds label 8, which no training example has$"),
-    ({**FOUR, "y_test": np.ones(4)}, {}, r"a\.npz: y_train and y_test must both be labels, or both be targets"),
-    ({**FOUR, "x_train": X + 1j}, {}, r"a\.npz: x_train must be \[N, \.\.\.\] of numbers, got complex128 \[12, 2\]$"),
-    ({**FOUR, "x_train": np.float64(3)}, {}, r"a\.npz: x_train must be \[N, \.\.\.\] of numbers, got float64 \[\]$"),
-    ({**FOUR, "y_train": LABELS[:, None]}, {}, r"a\.npz: y_train must be \[N\] labels .*, got int64 \[12, 1\]$"),
-    ({**FOUR, "y_train": X[:, None]}, {}, r"a\.npz: y_train must be .*, got float64 \[12, 1, 2\]$"),
-    ({**FOUR, "y_train": LABELS + 1j}, {}, r"a\.npz: y_train must be .*, got complex128 \[12\]$"),
-    ({**FOUR, "y_train": np.array([None] * 12)}, {}, r"^cannot read .*a\.npz \(Object arrays cannot be loaded"),
-])
+@pytest.mark.parametrize(
+    ("arrays", "keys", "message"),
+    [
+        ({"x": X, "y": LABELS}, {}, r"a\.npz: has no array x_train, only x, y \(with test_fraction x and y are needed"),
+        (FOUR, {"test_fraction": 0.5}, r"a\.npz: has no array x, only x_test, x_train, y_test, y_train"),
+        ({"x": X}, {"test_fraction": 0.5}, r"a\.npz: has no array y, only x "),
+        ({"x": X, "y": LABELS}, {"test_fraction": 1.0}, r"test_fraction must be .* in \(0, 1\) or None, got 1\.0$"),
+        ({**FOUR, "x_test": NAN[:4]}, {}, r"a\.npz: x_test, y_test: x row 2, column 1 holds nan"),
+        ({**FOUR, "x_test": X}, {}, r"a\.npz: x_test, y_test: x has 12 rows and y has 4"),
+        ({**FOUR, "x_train": X[:0], "y_train": LABELS[:0]}, {}, r"a\.npz: x_train, y_train: holds no examples"),
+        (
+            {**FOUR, "y_test": LABELS[:4] + 1},
+            {},
+            r"a\.npz: y_test: row 0 holds label 8, which no training example has$",
+        ),
+        ({**FOUR, "y_test": np.ones(4)}, {}, r"a\.npz: y_train and y_test must both be labels, or both be targets"),
+        (
+            {**FOUR, "x_train": X + 1j},
+            {},
+            r"a\.npz: x_train must be \[N, \.\.\.\] of numbers, got complex128 \[12, 2\]$",
+        ),
+        (
+            {**FOUR, "x_train": np.float64(3)},
+            {},
+            r"a\.npz: x_train must be \[N, \.\.\.\] of numbers, got float64 \[\]$",
+        ),
+        ({**FOUR, "y_train": LABELS[:, None]}, {}, r"a\.npz: y_train must be \[N\] labels .*, got int64 \[12, 1\]$"),
+        ({**FOUR, "y_train": X[:, None]}, {}, r"a\.npz: y_train must be .*, got float64 \[12, 1, 2\]$"),
+        ({**FOUR, "y_train": LABELS + 1j}, {}, r"a\.npz: y_train must be .*, got complex128 \[12\]$"),
+        ({**FOUR, "y_train": np.array([None] * 12)}, {}, r"^cannot read .*a\.npz \(Object arrays cannot be loaded"),
+    ],
+)
 def test_npz_refuses(tmp_path, arrays, keys, message):
     path = npz(tmp_path, **arrays)
     refused(lambda: Npz(path, **keys).load(), message)
@@ -210,6 +244,7 @@ def test_npz_with_a_flipped_bit_is_refused_or_reads_the_same(tmp_path):
 
 
 # --- Images ------------------------------------------------------------------------------------------------------
+
 
 def images(folder: Path, **replaced: Image.Image) -> str:
     """Two classes of five images, 3 rows and 2 columns: dark.. are red and light.. white. `replaced`: dark_1=image."""
@@ -244,10 +279,13 @@ def test_images_of_other_kinds_become_colour(tmp_path, mode):
     np.testing.assert_array_equal(x[y == 1], 1)
 
 
-@pytest.mark.parametrize(("replaced", "message"), [
-    ({"dark_3": Image.new("RGB", (5, 4))}, r"dark/3\.png: has 4 x 5 pixels, and .*dark/0\.png has 3 x 2; all must"),
-    ({"light_1": Image.new("I;16", (2, 3))}, r"light/1\.png: has pixels of type I;16, and only 8 bits"),
-])
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"dark_3": Image.new("RGB", (5, 4))}, r"dark/3\.png: has 4 x 5 pixels, and .*dark/0\.png has 3 x 2; all must"),
+        ({"light_1": Image.new("I;16", (2, 3))}, r"light/1\.png: has pixels of type I;16, and only 8 bits"),
+    ],
+)
 def test_images_refuse(tmp_path, replaced, message):
     refused(Images(images(tmp_path, **replaced)).load, message)
 

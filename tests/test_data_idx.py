@@ -1,4 +1,5 @@
 """IDX files and MNIST: reading, every way a file can be wrong, and the download with mirrors that fail."""
+
 from __future__ import annotations
 
 import gzip
@@ -53,7 +54,8 @@ def zipped(files: dict[str, bytes]) -> dict[str, bytes]:
 # --- the format --------------------------------------------------------------------------------------------------
 
 arrays = st.sampled_from(sorted(TYPES.values())).flatmap(
-    lambda t: hnp.arrays(np.dtype(t).newbyteorder("="), hnp.array_shapes(min_dims=1, max_dims=4, max_side=5)))
+    lambda t: hnp.arrays(np.dtype(t).newbyteorder("="), hnp.array_shapes(min_dims=1, max_dims=4, max_side=5))
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,20 +72,23 @@ def test_idx_round_trip(tmp_path_factory, array, compressed):
 WHOLE = idx(np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "holds 0 bytes"),
-    (WHOLE[:3], "holds 3 bytes"),
-    (WHOLE[:10], "is truncated"),
-    (WHOLE[:-1], r"is truncated: shape \(1, 2, 3\) of uint8 needs 22 bytes, the file has 21"),
-    (WHOLE + b"\0", "has trailing bytes: .* needs 22 bytes, the file has 23"),
-    (b"\x89PNG" + WHOLE, "begins with bytes 89 50 4e 47, which is no IDX file"),
-    (b"\0\x01\x08\x01" + WHOLE, "begins with bytes 00 01 08 01, which is no IDX file"),
-    (b"\0\0\x0a\x01" + WHOLE, "begins with bytes 00 00 0a 01, which is no IDX file"),
-    (b"\0\0\x08\0" + WHOLE, "begins with bytes 00 00 08 00, which is no IDX file"),
-    (gzip.compress(WHOLE, mtime=0)[:-9], "Compressed file ended"),
-    (gzip.compress(WHOLE, mtime=0)[:10] + b"\xff" * 20, "invalid|Error -3"),
-    (gzip.compress(WHOLE, mtime=0) + b"rubbish", "Not a gzipped file"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds 0 bytes"),
+        (WHOLE[:3], "holds 3 bytes"),
+        (WHOLE[:10], "is truncated"),
+        (WHOLE[:-1], r"is truncated: shape \(1, 2, 3\) of uint8 needs 22 bytes, the file has 21"),
+        (WHOLE + b"\0", "has trailing bytes: .* needs 22 bytes, the file has 23"),
+        (b"\x89PNG" + WHOLE, "begins with bytes 89 50 4e 47, which is no IDX file"),
+        (b"\0\x01\x08\x01" + WHOLE, "begins with bytes 00 01 08 01, which is no IDX file"),
+        (b"\0\0\x0a\x01" + WHOLE, "begins with bytes 00 00 0a 01, which is no IDX file"),
+        (b"\0\0\x08\0" + WHOLE, "begins with bytes 00 00 08 00, which is no IDX file"),
+        (gzip.compress(WHOLE, mtime=0)[:-9], "Compressed file ended"),
+        (gzip.compress(WHOLE, mtime=0)[:10] + b"\xff" * 20, "invalid|Error -3"),
+        (gzip.compress(WHOLE, mtime=0) + b"rubbish", "Not a gzipped file"),
+    ],
+)
 def test_damaged_idx_file_is_refused(tmp_path, content, message):
     path = tmp_path / "images"
     path.write_bytes(content)
@@ -99,6 +104,7 @@ def test_missing_idx_file_is_refused(tmp_path):
 
 
 # --- Idx ---------------------------------------------------------------------------------------------------------
+
 
 def idx_config(folder: Path, files: dict[str, bytes], **keys) -> Idx:
     write(folder, files)
@@ -128,22 +134,31 @@ IMAGES, LABELS = np.zeros((40, 3, 2), np.uint8), np.zeros(40, np.uint8)
 ONE_NAN = np.where(np.arange(40).reshape(20, 2) == 7, np.nan, 0)
 
 
-@pytest.mark.parametrize(("name", "array", "keys", "message"), [
-    (NAMES[0], LABELS, {}, f"{NAMES[0]}: images must have 2 or 3 or 4 dimensions .*, this file has 1"),
-    (NAMES[0], IMAGES[:, 0], {"image": True}, f"{NAMES[0]}: images must have 3 dimensions .*, this file has 2"),
-    (NAMES[1], IMAGES, {}, f"{NAMES[1]}: labels must be integers in 1 dimension, this file has uint8 in 3"),
-    (NAMES[1], LABELS.astype(np.float32), {}, f"{NAMES[1]}: labels must be integers .* has float32 in 1"),
-    (NAMES[1], LABELS[:-1], {}, f"{NAMES[0]} holds 40 images and .*{NAMES[1]} holds 39 labels"),
-    (NAMES[3], np.arange(20, dtype=np.uint8), {}, f"{NAMES[3]}: row 10 holds label 10, which no training example has"),
-    (NAMES[2], ONE_NAN, {}, f"{NAMES[2]} .*: x row 3, column 1 holds nan"),
-    (NAMES[2], np.zeros((20, 5, 5), np.uint8), {}, r"^test part: a row of x has shape \(25,\), in the train part"),
-])
+@pytest.mark.parametrize(
+    ("name", "array", "keys", "message"),
+    [
+        (NAMES[0], LABELS, {}, f"{NAMES[0]}: images must have 2 or 3 or 4 dimensions .*, this file has 1"),
+        (NAMES[0], IMAGES[:, 0], {"image": True}, f"{NAMES[0]}: images must have 3 dimensions .*, this file has 2"),
+        (NAMES[1], IMAGES, {}, f"{NAMES[1]}: labels must be integers in 1 dimension, this file has uint8 in 3"),
+        (NAMES[1], LABELS.astype(np.float32), {}, f"{NAMES[1]}: labels must be integers .* has float32 in 1"),
+        (NAMES[1], LABELS[:-1], {}, f"{NAMES[0]} holds 40 images and .*{NAMES[1]} holds 39 labels"),
+        (
+            NAMES[3],
+            np.arange(20, dtype=np.uint8),
+            {},
+            f"{NAMES[3]}: row 10 holds label 10, which no training example has",
+        ),
+        (NAMES[2], ONE_NAN, {}, f"{NAMES[2]} .*: x row 3, column 1 holds nan"),
+        (NAMES[2], np.zeros((20, 5, 5), np.uint8), {}, r"^test part: a row of x has shape \(25,\), in the train part"),
+    ],
+)
 def test_idx_refuses_a_file_that_does_not_belong_there(tmp_path, name, array, keys, message):
     with pytest.raises(InputError, match=message):
         idx_config(tmp_path, small_mnist() | {name: idx(array)}, **keys).load()
 
 
 # --- Mnist from a folder -----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("spelling", ["-idx", ".idx"])
 @pytest.mark.parametrize("compressed", [False, True])
@@ -172,10 +187,13 @@ def test_mnist_keys_change_what_is_loaded(tmp_path):
     assert len(few.test) == len(Mnist(path, train_size=40).load().test) == 20
 
 
-@pytest.mark.parametrize(("name", "array", "message"), [
-    (NAMES[1], np.arange(40) // 3, f"{NAMES[1]}: y row 30 holds label 10, and labels must lie in 0..9"),
-    (NAMES[0], np.zeros((0, 3, 2)), "holds 0 images"),
-])
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        (NAMES[1], np.arange(40) // 3, f"{NAMES[1]}: y row 30 holds label 10, and labels must lie in 0..9"),
+        (NAMES[0], np.zeros((0, 3, 2)), "holds 0 images"),
+    ],
+)
 def test_mnist_refuses(tmp_path, name, array, message):
     write(tmp_path, small_mnist() | {name: idx(array.astype(np.uint8))})
     with pytest.raises(InputError, match=message):
@@ -193,6 +211,7 @@ def test_folder_without_mnist_is_refused(tmp_path):
 
 
 # --- the download ------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
@@ -249,6 +268,7 @@ def test_no_mirror_left_is_refused_and_nothing_is_kept(source, tmp_path, damage)
 
 def test_http_mirrors(source, tmp_path):
     """One server: below /absent/ it answers 404, at its root are the files."""
+
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass

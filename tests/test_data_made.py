@@ -1,4 +1,5 @@
 """Data sets that are made, not read: characters drawn in pixels, and functions of one variable."""
+
 from __future__ import annotations
 
 from typing import get_args, get_type_hints
@@ -59,10 +60,21 @@ def test_function_without_noise_is_the_function(name, seed, low, width):
         np.testing.assert_allclose(part.y[away], FUNCTIONS[name](part.x.astype(float))[away], rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "x", "y"), [
-    ("sine", np.pi / 2, 1), ("cosine", np.pi, -1), ("sinc", 0.5, 2 / np.pi), ("sinc", 0, 1), ("gaussian", 1, 1 / np.e),
-    ("square", -3, 9), ("polynomial", 2, 6), ("absolute", -2, 2), ("step", -0.1, 0), ("step", 0, 1),
-])
+@pytest.mark.parametrize(
+    ("name", "x", "y"),
+    [
+        ("sine", np.pi / 2, 1),
+        ("cosine", np.pi, -1),
+        ("sinc", 0.5, 2 / np.pi),
+        ("sinc", 0, 1),
+        ("gaussian", 1, 1 / np.e),
+        ("square", -3, 9),
+        ("polynomial", 2, 6),
+        ("absolute", -2, 2),
+        ("step", -0.1, 0),
+        ("step", 0, 1),
+    ],
+)
 def test_functions_at_known_points(name, x, y):
     assert FUNCTIONS[name](np.float64(x)) == pytest.approx(y)
 
@@ -81,17 +93,20 @@ def test_function_points_depend_on_the_seed():
     assert not np.isin(first.train.x, [*second.train.x, *second.test.x]).any()
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: Function("sin"), r"^unknown Function name 'sin'; did you mean 'sine'"),
-    (lambda: Function("sine", examples=1), "examples must be an integer of at least 2, got 1$"),
-    (lambda: Function("sine", low=1, high=1), "low must be below high, got 1 and 1$"),
-    (lambda: Function("sine", high=2e6), r"high must be .* in \[-1000000.0, 1000000.0\], got 2000000.0$"),
-    (lambda: Function("sine", noise=-1), r"noise must be .* in \[0, 1000000.0\], got -1$"),
-    (lambda: Function("sine", one_hot=True).load(), "^one_hot=True needs class labels"),
-    (lambda: Characters(noise=1.1), r"noise must be .* in \[0, 1\], got 1.1$"),
-    (lambda: Characters(copies=0), "copies must be an integer of at least 1, got 0$"),
-    (lambda: Characters(seed=-1), "seed must be an integer in "),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Function("sin"), r"^unknown Function name 'sin'; did you mean 'sine'"),
+        (lambda: Function("sine", examples=1), "examples must be an integer of at least 2, got 1$"),
+        (lambda: Function("sine", low=1, high=1), "low must be below high, got 1 and 1$"),
+        (lambda: Function("sine", high=2e6), r"high must be .* in \[-1000000.0, 1000000.0\], got 2000000.0$"),
+        (lambda: Function("sine", noise=-1), r"noise must be .* in \[0, 1000000.0\], got -1$"),
+        (lambda: Function("sine", one_hot=True).load(), "^one_hot=True needs class labels"),
+        (lambda: Characters(noise=1.1), r"noise must be .* in \[0, 1\], got 1.1$"),
+        (lambda: Characters(copies=0), "copies must be an integer of at least 1, got 0$"),
+        (lambda: Characters(seed=-1), "seed must be an integer in "),
+    ],
+)
 def test_made_data_refuses(make, message):
     with pytest.raises(InputError, match=message):
         make()

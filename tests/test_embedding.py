@@ -1,4 +1,5 @@
 """Embedding, OneHot and TappedDelay: repeated and foreign ids, one-hot equivalence, factors, delays."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,8 +39,13 @@ def test_it_is_a_one_hot_layer_and_a_product():
     y, cache = model.forward(dense, IDS, Context())
     grads = model.backward(dense, cache, dy)[1]
     layer = Embedding(V, D)
-    assert worst((y, grads["01_dense"]["w"].T),
-                 (layer.forward(params, IDS, Context())[0], layer.backward(params, IDS, dy)[1]["w"])) <= 1e-14
+    assert (
+        worst(
+            (y, grads["01_dense"]["w"].T),
+            (layer.forward(params, IDS, Context())[0], layer.backward(params, IDS, dy)[1]["w"]),
+        )
+        <= 1e-14
+    )
 
 
 @pytest.mark.parametrize("foreign", [-1, V, 1000, -1000])
@@ -75,8 +81,10 @@ def test_factors_of_a_shared_table_join_along_the_positions():
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b], -2), first, second)
     want = layer.backward(params, IDS, dy)[1]["w"] + layer.backward(params, (IDS + 1) % V, 2 * dy)[1]["w"]
     assert worst(joined.gradient(), want) <= 1e-14
-    each = [layer.backward(params, IDS[n], dy[n])[1]["w"] + layer.backward(params, (IDS[n] + 1) % V, 2 * dy[n])[1]["w"]
-            for n in range(len(IDS))]
+    each = [
+        layer.backward(params, IDS[n], dy[n])[1]["w"] + layer.backward(params, (IDS[n] + 1) % V, 2 * dy[n])[1]["w"]
+        for n in range(len(IDS))
+    ]
     assert worst(joined.squared_norms(), np.array([np.sum(g * g) for g in each])) <= 1e-13
 
 
@@ -101,19 +109,22 @@ def test_tapped_delay(taps):
     y = layer.forward({}, x, Context())[0]
     for t in range(7):
         for k in range(taps):
-            np.testing.assert_array_equal(y[:, t, 3 * k:3 * k + 3], x[:, t - k] if t >= k else jnp.zeros((2, 3)))
+            np.testing.assert_array_equal(y[:, t, 3 * k : 3 * k + 3], x[:, t - k] if t >= k else jnp.zeros((2, 3)))
     dy = jax.random.normal(keys[1], y.shape)
     oracle = jax.vjp(lambda x: layer.forward({}, x, Context())[0], x)[1](dy)[0]
     assert worst(layer.backward({}, None, dy)[0], oracle) <= 1e-15
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: Embedding(0, 3), "vocabulary and features must be at least 1, got 0 and 3"),
-    (lambda: Embedding(3, 2, w_init="nomal"), "did you mean 'normal'"),
-    (lambda: Embedding(3, 2).init(jax.random.key(0), jaxbp.shaped(5, 7)), "the input is integer ids, got float32"),
-    (lambda: OneHot(0), "vocabulary must be at least 1, got 0"),
-    (lambda: TappedDelay(0), "taps must be at least 1, got 0"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Embedding(0, 3), "vocabulary and features must be at least 1, got 0 and 3"),
+        (lambda: Embedding(3, 2, w_init="nomal"), "did you mean 'normal'"),
+        (lambda: Embedding(3, 2).init(jax.random.key(0), jaxbp.shaped(5, 7)), "the input is integer ids, got float32"),
+        (lambda: OneHot(0), "vocabulary must be at least 1, got 0"),
+        (lambda: TappedDelay(0), "taps must be at least 1, got 0"),
+    ],
+)
 def test_bad_input_is_one_line(make, words):
     with pytest.raises(InputError, match=words):
         make()

@@ -11,6 +11,7 @@ digits are not those of the step it describes, the test checks the step and says
 * Brownlee's deltas start from outputs that are not his network's: sigmoid of the bias alone.
 * Mind's XOR example rounds the hidden layer to two digits: it prints .77469 for an output of exactly .77438.
 """
+
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -44,8 +45,10 @@ def with_values(model, *values):
     """The parameters of a chain whose dense layers have these (w, b), or (w,), in order; the tree is that of init."""
     spec = jaxbp.shaped(1, len(values[0][0][0]))
     expected, given = jax.eval_shape(model.init, jax.random.key(0), spec), iter(values)
-    params = {name: arrays(dict(zip(sorted(part, reverse=True), next(given), strict=True))) if part else {}
-              for name, part in expected.items()}
+    params = {
+        name: arrays(dict(zip(sorted(part, reverse=True), next(given), strict=True))) if part else {}
+        for name, part in expected.items()
+    }
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected)
     return params
 
@@ -126,16 +129,36 @@ def test_mazur_deltas():
 
 
 def test_mazur_gradients():
-    close(eight(run(MAZUR, HALF_SUM, WEIGHTS, BATCH).grads), [
-        4.385677344743465e-4, 8.77135468948693e-4, 4.977127352608599e-4, 9.954254705217198e-4,
-        0.08216704056423077, 0.08266762784753325, -0.02260254047747507, -0.022740242215978222])
+    close(
+        eight(run(MAZUR, HALF_SUM, WEIGHTS, BATCH).grads),
+        [
+            4.385677344743465e-4,
+            8.77135468948693e-4,
+            4.977127352608599e-4,
+            9.954254705217198e-4,
+            0.08216704056423077,
+            0.08266762784753325,
+            -0.02260254047747507,
+            -0.022740242215978222,
+        ],
+    )
 
 
 def test_mazur_one_step():
     params = after(simultaneous, 1)
-    close(eight(params), [
-        0.1497807161327628, 0.19956143226552567, 0.24975114363236958, 0.29950228726473915,
-        0.35891647971788465, 0.4086661860762334, 0.5113012702387375, 0.5613701211079891])
+    close(
+        eight(params),
+        [
+            0.1497807161327628,
+            0.19956143226552567,
+            0.24975114363236958,
+            0.29950228726473915,
+            0.35891647971788465,
+            0.4086661860762334,
+            0.5113012702387375,
+            0.5613701211079891,
+        ],
+    )
     close(run(MAZUR, HALF_SUM, params, BATCH).value, 0.29102777369359933)
 
 
@@ -239,8 +262,11 @@ def test_hagan_chapter_11():
 def test_jay_softmax():
     """3-3-3-3 with ReLU, sigmoid and softmax; he writes weights input-first."""
     model = Chain((Dense(3), ReLU(), Dense(3), Sigmoid(), Dense(3)))
-    weights = ([[0.1, 0.2, 0.3], [0.3, 0.2, 0.7], [0.4, 0.3, 0.9]], [[0.2, 0.3, 0.5], [0.3, 0.5, 0.7], [0.6, 0.4, 0.8]],
-               [[0.1, 0.4, 0.8], [0.3, 0.7, 0.2], [0.5, 0.2, 0.9]])
+    weights = (
+        [[0.1, 0.2, 0.3], [0.3, 0.2, 0.7], [0.4, 0.3, 0.9]],
+        [[0.2, 0.3, 0.5], [0.3, 0.5, 0.7], [0.6, 0.4, 0.8]],
+        [[0.1, 0.4, 0.8], [0.3, 0.7, 0.2], [0.5, 0.2, 0.9]],
+    )
     params = with_values(model, *((np.transpose(w).tolist(), [1, 1, 1]) for w in weights))
     first = run(model, SoftmaxCrossEntropy(), params, example([0.1, 0.2, 0.7], [1, 0, 0]))
     softmax = np.array([0.198446894232731, 0.2853555304250049, 0.5161975753422642])
@@ -255,8 +281,10 @@ def test_jay_softmax():
 
 BROWNLEE = Chain((Dense(1), Sigmoid(), Dense(2), Sigmoid()))
 SEED_1 = with_values(  # random.seed(1) and then random.random() seven times
-    BROWNLEE, ([[0.13436424411240122, 0.8474337369372327]], [0.763774618976614]),
-    ([[0.2550690257394217], [0.4494910647887381]], [0.49543508709194095, 0.651592972722763]))
+    BROWNLEE,
+    ([[0.13436424411240122, 0.8474337369372327]], [0.763774618976614]),
+    ([[0.2550690257394217], [0.4494910647887381]], [0.49543508709194095, 0.651592972722763]),
+)
 
 
 def test_brownlee_forward():
@@ -298,8 +326,10 @@ def net():
     values = [(random.normal(size=(o, i)), random.normal(size=o)) for i, o in [(3, 5), (5, 4), (4, 2)]]
     with jax.enable_x64(True):
         first = run(model, HALF_SUM, with_values(model, *values), batch)
-        deltas, grads = ([arrays(tree[name]) for name in ("00_dense", "02_dense", "04_dense")]
-                         for tree in (first.deltas, first.grads))
+        deltas, grads = (
+            [arrays(tree[name]) for name in ("00_dense", "02_dense", "04_dense")]
+            for tree in (first.deltas, first.grads)
+        )
     a = [batch["x"]]
     for w, b in values:
         a.append(1 / (1 + np.exp(-(a[-1] @ w.T + b))))

@@ -1,4 +1,5 @@
 """Networks on images: random shifts and rotations, the models, what can be seen of a run."""
+
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +28,12 @@ IMAGE = np.arange(1.0, 36).reshape(1, 5, 7, 1).astype(np.float32)
 
 # --- shifts and rotations -------------------------------------------------------------------------------------------
 
+
 def test_shifts_are_whole_pixels_and_bring_in_zeros():
     x = jnp.asarray(np.repeat(IMAGE, 60, 0))
     found = np.asarray(moved(jax.random.key(0), x, 2, 0.0))
     padded = np.pad(IMAGE[0], ((2, 2), (2, 2), (0, 0)))
-    places = {(i, j): padded[i:i + 5, j:j + 7] for i in range(5) for j in range(5)}
+    places = {(i, j): padded[i : i + 5, j : j + 7] for i in range(5) for j in range(5)}
     seen = {next(place for place, image in places.items() if np.array_equal(image, one)) for one in found}
     assert len(seen) > 15  # of 25 places in 60 draws
 
@@ -72,6 +74,7 @@ def test_the_option_moves_training_images_only_and_refuses_flat_ones():
 
 # --- models ---------------------------------------------------------------------------------------------------------
 
+
 def count(model, shape):
     spec = jax.ShapeDtypeStruct(shape, jnp.float32)
     params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
@@ -99,11 +102,15 @@ def test_every_stage_needs_its_padding():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [
-    CNN(outputs=3, channels=(4, 5), kernel=2, padding=(1, 0), hidden=(7,), activation="tanh"),
-    CNN(outputs=3, channels=(4,), kernel=3, padding=(1,), pooling="average"),
-    ResNet(outputs=3, channels=(4, 6), blocks=1),
-], ids=["max", "average", "residual"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        CNN(outputs=3, channels=(4, 5), kernel=2, padding=(1, 0), hidden=(7,), activation="tanh"),
+        CNN(outputs=3, channels=(4,), kernel=3, padding=(1,), pooling="average"),
+        ResNet(outputs=3, channels=(4, 6), blocks=1),
+    ],
+    ids=["max", "average", "residual"],
+)
 def test_whole_models_equal_autodiff(model):
     model, x = model.build(), jnp.asarray(np.random.default_rng(0).normal(size=(5, 9, 8, 2)), jnp.float32)
     spec = jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -114,13 +121,22 @@ def test_whole_models_equal_autodiff(model):
 
 # --- what can be seen -----------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A folder with a short run of a small network on digits."""
     folder = tmp_path_factory.mktemp("run")
     model = CNN(outputs=10, channels=(4,), kernel=3, padding=(0,), hidden=(8,))
-    train(Config(data=Embedded("digits", image=True), model=model, loss=SoftmaxCrossEntropy(),
-                 optimizer=AdamW(learning_rate=1e-2), run=Run(epochs=1, batch_size=64)), folder)
+    train(
+        Config(
+            data=Embedded("digits", image=True),
+            model=model,
+            loss=SoftmaxCrossEntropy(),
+            optimizer=AdamW(learning_rate=1e-2),
+            run=Run(epochs=1, batch_size=64),
+        ),
+        folder,
+    )
     return folder
 
 

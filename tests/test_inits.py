@@ -1,4 +1,5 @@
 """Initializers: names, shapes, the published variances, determinism; and the symmetry that constants never break."""
+
 import functools
 import math
 
@@ -14,12 +15,20 @@ from jaxbp.inits import NAMED, Constant, Normal, Uniform, initializer
 KEY = jax.random.key(0)
 FAN_IN, FAN_OUT = 500, 200
 VARIANCE = {  # of a weight [O, I]
-    "lecun_normal": 1 / FAN_IN, "lecun_uniform": 1 / FAN_IN,
-    "glorot_normal": 2 / (FAN_IN + FAN_OUT), "glorot_uniform": 2 / (FAN_IN + FAN_OUT),
-    "xavier_normal": 2 / (FAN_IN + FAN_OUT), "xavier_uniform": 2 / (FAN_IN + FAN_OUT),
-    "he_normal": 2 / FAN_IN, "he_uniform": 2 / FAN_IN,
-    "kaiming_normal": 2 / FAN_IN, "kaiming_uniform": 2 / FAN_IN,
-    "normal": 1.0, "uniform": 1 / 12, "zeros": 0.0, "ones": 0.0,
+    "lecun_normal": 1 / FAN_IN,
+    "lecun_uniform": 1 / FAN_IN,
+    "glorot_normal": 2 / (FAN_IN + FAN_OUT),
+    "glorot_uniform": 2 / (FAN_IN + FAN_OUT),
+    "xavier_normal": 2 / (FAN_IN + FAN_OUT),
+    "xavier_uniform": 2 / (FAN_IN + FAN_OUT),
+    "he_normal": 2 / FAN_IN,
+    "he_uniform": 2 / FAN_IN,
+    "kaiming_normal": 2 / FAN_IN,
+    "kaiming_uniform": 2 / FAN_IN,
+    "normal": 1.0,
+    "uniform": 1 / 12,
+    "zeros": 0.0,
+    "ones": 0.0,
 }
 MEAN = {"uniform": 0.5, "ones": 1.0}
 EVERY = pytest.mark.parametrize("name", NAMED)
@@ -80,8 +89,15 @@ def test_range(name, large):
     assert 0.98 * edge < w.max() <= edge * (1 + 1e-6)
 
 
-@pytest.mark.parametrize(("name", "other"), [("xavier_normal", "glorot_normal"), ("xavier_uniform", "glorot_uniform"),
-                                             ("kaiming_normal", "he_normal"), ("kaiming_uniform", "he_uniform")])
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("xavier_normal", "glorot_normal"),
+        ("xavier_uniform", "glorot_uniform"),
+        ("kaiming_normal", "he_normal"),
+        ("kaiming_uniform", "he_uniform"),
+    ],
+)
 def test_two_names_of_one_rule(name, other):
     assert NAMED[name] == NAMED[other]
 
@@ -109,9 +125,17 @@ def test_a_value_is_its_own_initializer():
     assert eval(repr(Dense(3, w_init=init)), vars(jaxbp) | {"Normal": Normal}) == Dense(3, w_init=init)
 
 
-@pytest.mark.parametrize(("given", "nearest"), [
-    ("he_norml", "he_normal"), ("kaiming_unifrom", "kaiming_uniform"), ("xavier", "xavier_normal"), ("zero", "zeros"),
-    ("glorot-normal", "glorot_normal"), ("Uniform", "uniform")])
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("he_norml", "he_normal"),
+        ("kaiming_unifrom", "kaiming_uniform"),
+        ("xavier", "xavier_normal"),
+        ("zero", "zeros"),
+        ("glorot-normal", "glorot_normal"),
+        ("Uniform", "uniform"),
+    ],
+)
 def test_an_unknown_name_suggests_the_nearest(given, nearest):
     with pytest.raises(InputError, match=f"unknown initializer '{given}'; did you mean '{nearest}'") as error:
         initializer(given)

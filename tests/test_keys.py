@@ -1,4 +1,5 @@
 """Every key of a config that is accepted changes something: the data, the model, or what training leaves."""
+
 import functools
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,18 +11,7 @@ from test_train import weights
 
 from jaxbp import config as configuration
 from jaxbp import data, models, optim
-from jaxbp.data import (
-    Adding,
-    Characters,
-    Curve,
-    Embedded,
-    Encoder,
-    Function,
-    Logic,
-    Reber,
-    Reconstruction,
-    Text,
-)
+from jaxbp.data import Adding, Characters, Curve, Embedded, Encoder, Function, Logic, Reber, Reconstruction, Text
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
 from jaxbp.models import CNN, MLP, RNN, TDNN, ResNet
 from jaxbp.train.loop import train
@@ -37,43 +27,100 @@ BASE = configuration.Config(
 )
 OTHER = {  # key: another value, which must change what training leaves
     "loss.label_smoothing": 0.1,
-    "optimizer.learning_rate": 0.01, "optimizer.b1": 0.8, "optimizer.b2": 0.9, "optimizer.eps": 0.1,
-    "optimizer.weight_decay": 0.5, "optimizer.schedule.warmup": 0.5, "optimizer.schedule.final": 0.5,
-    "optimizer.clip_norm": 0.01, "optimizer.clip_value": 0.001,
+    "optimizer.learning_rate": 0.01,
+    "optimizer.b1": 0.8,
+    "optimizer.b2": 0.9,
+    "optimizer.eps": 0.1,
+    "optimizer.weight_decay": 0.5,
+    "optimizer.schedule.warmup": 0.5,
+    "optimizer.schedule.final": 0.5,
+    "optimizer.clip_norm": 0.01,
+    "optimizer.clip_value": 0.001,
     "optimizer.groups": (optim.Group(".*", learning_rate_factor=0.5),),
     "optimizer.plateau": optim.Plateau(steps=1, factor=0.5, patience=1),
     "optimizer.private": optim.Private(),
-    "run.epochs": 5, "run.batch_size": 8, "run.seed": 1, "run.shuffle": False, "run.evaluate_every": 2,
-    "run.micro_batches": 2, "run.patience": 1, "run.checkpoint_seconds": 1e6, "run.keep": 3,
+    "run.epochs": 5,
+    "run.batch_size": 8,
+    "run.seed": 1,
+    "run.shuffle": False,
+    "run.evaluate_every": 2,
+    "run.micro_batches": 2,
+    "run.patience": 1,
+    "run.checkpoint_seconds": 1e6,
+    "run.keep": 3,
     "run.noise_scale_every": 5,
-    "penalty.l2": 0.1, "penalty.l1": 0.1, "penalty.paths": ".*",
+    "penalty.l2": 0.1,
+    "penalty.l1": 0.1,
+    "penalty.paths": ".*",
 }
 TOGETHER = {"run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20}}
 NO_TRACE = {  # keys that leave no trace, on purpose
-    "run.steps_per_call": "results must not depend on it; only the speed does",
+    "run.steps_per_call": "results must not depend on it; only the speed does"
 }
 MODELS = {  # model: its keys' other values, each of which must change a layer
     MLP(outputs=3, hidden=(8,), dropout=0.1): {
-        "outputs": 4, "hidden": (9,), "activation": "tanh", "output_activation": "tanh", "dropout": 0.5,
-        "w_init": "glorot_normal", "b_init": "ones"},
+        "outputs": 4,
+        "hidden": (9,),
+        "activation": "tanh",
+        "output_activation": "tanh",
+        "dropout": 0.5,
+        "w_init": "glorot_normal",
+        "b_init": "ones",
+    },
     CNN(outputs=3, hidden=(8,), dropout=0.1): {
-        "outputs": 4, "hidden": (9,), "activation": "tanh", "output_activation": "tanh", "dropout": 0.5,
-        "w_init": "glorot_normal", "b_init": "ones", "channels": (32, 65), "kernel": 3, "padding": (0, 1),
-        "pooling": "average", "window": 3},
+        "outputs": 4,
+        "hidden": (9,),
+        "activation": "tanh",
+        "output_activation": "tanh",
+        "dropout": 0.5,
+        "w_init": "glorot_normal",
+        "b_init": "ones",
+        "channels": (32, 65),
+        "kernel": 3,
+        "padding": (0, 1),
+        "pooling": "average",
+        "window": 3,
+    },
     ResNet(outputs=3): {"outputs": 4, "channels": (16, 32), "blocks": 2, "momentum": 0.5},
     RNN(outputs=3, dropout=0.1): {
-        "outputs": 4, "hidden": (128, 128), "cell": "gru", "embedding": 5, "output": "last", "carry": True,
-        "keep": "sqrt", "truncate": 5, "dropout": 0.5, "wh_init": "glorot_normal"},
+        "outputs": 4,
+        "hidden": (128, 128),
+        "cell": "gru",
+        "embedding": 5,
+        "output": "last",
+        "carry": True,
+        "keep": "sqrt",
+        "truncate": 5,
+        "dropout": 0.5,
+        "wh_init": "glorot_normal",
+    },
     TDNN(outputs=3): {"outputs": 4, "taps": 3, "hidden": (9,), "activation": "relu"},
 }
 DATA = {  # data set: its keys' other values, each of which must change a part or its batches
     Embedded("digits", image=True, scaling="standard", validation_fraction=0.2, shift=1): {
-        "name": "iris", "validation_fraction": 0.3, "test_fraction": 0.3, "scaling": "min_max", "seed": 1,
-        "image": False, "one_hot": True, "shift": 2, "rotation": 5.0},
+        "name": "iris",
+        "validation_fraction": 0.3,
+        "test_fraction": 0.3,
+        "scaling": "min_max",
+        "seed": 1,
+        "image": False,
+        "one_hot": True,
+        "shift": 2,
+        "rotation": 5.0,
+    },
     Embedded("diabetes"): {"scale_targets": True},
     Function("sine"): {
-        "name": "sinc", "examples": 100, "low": -1.0, "high": 1.0, "noise": 0.1, "test_fraction": 0.3,
-        "validation_fraction": 0.3, "scaling": "min_max", "scale_targets": True, "seed": 1},
+        "name": "sinc",
+        "examples": 100,
+        "low": -1.0,
+        "high": 1.0,
+        "noise": 0.1,
+        "test_fraction": 0.3,
+        "validation_fraction": 0.3,
+        "scaling": "min_max",
+        "scale_targets": True,
+        "seed": 1,
+    },
     Logic("xor"): {"operator": "and"},
     Characters(): {"noise": 0.2, "copies": 5, "one_hot": True, "seed": 1},
     Text(size=5000): {"path": __file__, "size": 6000, "length": 64, "test_fraction": 0.2, "streams": 3},
@@ -82,16 +129,33 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     Encoder(): {"size": 7},
     Reconstruction(Embedded("wine")): {"data": Embedded("iris")},
     Curve(examples=50, test_examples=20): {
-        "name": "eight", "length": 50, "period": 30.0, "noise": 0.1, "examples": 51, "test_examples": 21, "seed": 1},
+        "name": "eight",
+        "length": 50,
+        "period": 30.0,
+        "noise": 0.1,
+        "examples": 51,
+        "test_examples": 21,
+        "seed": 1,
+    },
 }
 BESIDE = {("Embedded", "name"): {"image": False, "shift": 0}, ("Embedded", "image"): {"shift": 0}}
 exported = (getattr(data, name) for name in data.__all__)
-CONFIGS = {c.__name__: c for c in exported if isinstance(c, type) and issubclass(c, data.DataConfig)
-           and c not in (data.DataConfig, data.Movable, data.Prepared, data.Tabular)}
+CONFIGS = {
+    c.__name__: c
+    for c in exported
+    if isinstance(c, type)
+    and issubclass(c, data.DataConfig)
+    and c not in (data.DataConfig, data.Movable, data.Prepared, data.Tabular)
+}
 OF_FILES = {"Csv", "Npz", "Idx", "Images", "Mnist"}  # need a path: test_data_files.py, test_data_idx.py
-each = lambda table: pytest.mark.parametrize(("base", "key", "value"), [
-    pytest.param(base, key, value, id=f"{type(base).__name__}.{key}")
-    for base, others in table.items() for key, value in others.items()])
+each = lambda table: pytest.mark.parametrize(
+    ("base", "key", "value"),
+    [
+        pytest.param(base, key, value, id=f"{type(base).__name__}.{key}")
+        for base, others in table.items()
+        for key, value in others.items()
+    ],
+)
 
 
 def changed(changes):
@@ -113,8 +177,9 @@ def test_every_key_is_in_a_table():
     shipped = {name: names(c) for name, c in vars(models).items() if isinstance(c, type) and name != "ModelConfig"}
     assert tabled(MODELS) == shipped
     refused = {"Function": {"one_hot"}}  # of what has no classes
-    assert tabled(DATA) == {name: names(c) - refused.get(name, set()) for name, c in CONFIGS.items()
-                            if name not in OF_FILES}
+    assert tabled(DATA) == {
+        name: names(c) - refused.get(name, set()) for name, c in CONFIGS.items() if name not in OF_FILES
+    }
 
 
 def tabled(table):

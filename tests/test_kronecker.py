@@ -1,4 +1,5 @@
 """Roots, rows and diagonals of the curvature, and its Kronecker factors, against dense matrices."""
+
 from functools import cache
 from itertools import pairwise
 
@@ -17,17 +18,31 @@ from jaxbp.losses import AbsoluteError, SoftmaxCrossEntropy, SquaredError
 pytestmark = pytest.mark.usefixtures("float64")
 ACCURACY = 1e-10
 tied = jaxbp.Graph(
-    nodes=(jaxbp.Node("first", jaxbp.Dense(2), ("x",)), jaxbp.Node("bend", jaxbp.Tanh(), ("first",)),
-           jaxbp.Node("second", jaxbp.Dense(2), ("bend",), shares="first")))
+    nodes=(
+        jaxbp.Node("first", jaxbp.Dense(2), ("x",)),
+        jaxbp.Node("bend", jaxbp.Tanh(), ("first",)),
+        jaxbp.Node("second", jaxbp.Dense(2), ("bend",), shares="first"),
+    )
+)
 MODELS = test_products.MODELS | {
     "tied": (tied, (5, 2), SquaredError()),
     "stack": (jaxbp.Stack(jaxbp.Chain((jaxbp.Dense(2), jaxbp.Tanh())), 3), (5, 2), SquaredError()),
-    "embedding": (jaxbp.Chain((jaxbp.Embedding(4, 3), jaxbp.Flatten(), jaxbp.Dense(2))), (5, 2),
-                  SoftmaxCrossEntropy(), 4),
-    "grouped": (jaxbp.Chain((jaxbp.Conv(4, (2, 2), groups=2), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(2))),
-                (5, 3, 2, 2), SquaredError()),
-    "transposed": (jaxbp.Chain((jaxbp.ConvTranspose(2, (2, 2), strides=2), jaxbp.Flatten(), jaxbp.Dense(2))),
-                   (5, 2, 2, 1), SquaredError()),
+    "embedding": (
+        jaxbp.Chain((jaxbp.Embedding(4, 3), jaxbp.Flatten(), jaxbp.Dense(2))),
+        (5, 2),
+        SoftmaxCrossEntropy(),
+        4,
+    ),
+    "grouped": (
+        jaxbp.Chain((jaxbp.Conv(4, (2, 2), groups=2), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(2))),
+        (5, 3, 2, 2),
+        SquaredError(),
+    ),
+    "transposed": (
+        jaxbp.Chain((jaxbp.ConvTranspose(2, (2, 2), strides=2), jaxbp.Flatten(), jaxbp.Dense(2))),
+        (5, 2, 2, 1),
+        SquaredError(),
+    ),
     "norm": (jaxbp.Chain((jaxbp.Dense(3), jaxbp.LayerNorm(), jaxbp.Dense(2))), (5, 2), SquaredError()),
 }
 each = pytest.mark.parametrize("name", [name for name in MODELS if name != "batch_norm"])
@@ -47,18 +62,26 @@ def measured(name):
     def run(params):
         y, cache = model.forward(params, batch["x"], ctx)
         of = curvature.exact(loss, y, batch)
-        factors = {sharing: kronecker.factors(model, params, cache, of, share / share.sum(), sharing)
-                   for sharing in ("expand", "reduce")}
+        factors = {
+            sharing: kronecker.factors(model, params, cache, of, share / share.sum(), sharing)
+            for sharing in ("expand", "reduce")
+        }
         bases = kronecker.eigen(factors["expand"])
         dense = lambda product: jax.vmap(lambda v: ravel_pytree(product(tree(v)))[0])(jnp.eye(flat.size)).T
         flat, tree = ravel_pytree(params)
         return {
-            "rows": curvature.rows(model, params, cache, of), "factors": factors, "bases": bases,
+            "rows": curvature.rows(model, params, cache, of),
+            "factors": factors,
+            "bases": bases,
             "corrected": kronecker.corrected(model, params, cache, of, bases),
-            "diagonals": [curvature.diagonal(model, loss, kind)(params, batch, ctx)
-                          for kind in ("gauss_newton", "empirical")],
-            "dense": [dense(lambda v: products.gauss_newton(model, loss)(params, batch, v, ctx)),
-                      dense(lambda v: products.fisher(model, loss, empirical=True)(params, batch, v, ctx))]}
+            "diagonals": [
+                curvature.diagonal(model, loss, kind)(params, batch, ctx) for kind in ("gauss_newton", "empirical")
+            ],
+            "dense": [
+                dense(lambda v: products.gauss_newton(model, loss)(params, batch, v, ctx)),
+                dense(lambda v: products.fisher(model, loss, empirical=True)(params, batch, v, ctx)),
+            ],
+        }
 
     return run(params)
 
@@ -113,8 +136,9 @@ def test_one_linear_layer_is_exact():
     params = {"w": jnp.ones((3, 2))}
     batch = batch | {"y": jnp.zeros((5, 3))}
     y, cache = model.forward(params, batch["x"], jaxbp.Context())
-    found = kronecker.factors(model, params, cache, curvature.exact(loss, y, batch),
-                              batch["weight"] / batch["weight"].sum(), "expand")["w"].dense()
+    found = kronecker.factors(
+        model, params, cache, curvature.exact(loss, y, batch), batch["weight"] / batch["weight"].sum(), "expand"
+    )["w"].dense()
     product = lambda v: ravel_pytree(products.gauss_newton(model, loss)(params, batch, {"w": v.reshape(3, 2)}))[0]
     assert worst(found, jax.vmap(product)(jnp.eye(6))) <= ACCURACY
 
@@ -132,7 +156,8 @@ def test_last_layers_and_biases_are_exact():
     found = kronecker.factors(model, params, cache, curvature.empirical(loss, y, one), jnp.ones(1), "expand")
     flat, tree = ravel_pytree(params)
     dense = jax.vmap(lambda v: ravel_pytree(products.fisher(model, loss, empirical=True)(params, one, tree(v)))[0])(
-        jnp.eye(flat.size))
+        jnp.eye(flat.size)
+    )
     for pair, block in zip(pairs(found), blocks("mlp", dense), strict=True):
         assert worst(pair.dense(), block) <= ACCURACY
 

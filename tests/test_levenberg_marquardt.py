@@ -1,4 +1,5 @@
 """Levenberg-Marquardt against its equation, and beside SciPy's from the same starts."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +17,13 @@ from jaxbp.optim.levenberg_marquardt import linearized
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("scale", "penalties"), [
-    ("mean", (Penalty(l2=0.3),)),
-    *(pytest.param(scale, (), marks=pytest.mark.slow) for scale in ("half_sum", "sum", "mean"))])
+@pytest.mark.parametrize(
+    ("scale", "penalties"),
+    [
+        ("mean", (Penalty(l2=0.3),)),
+        *(pytest.param(scale, (), marks=pytest.mark.slow) for scale in ("half_sum", "sum", "mean")),
+    ],
+)
 def test_a_levenberg_marquardt_step_solves_its_equation(scale, penalties):
     objective, params, batch = problem(SquaredError(scale), penalties)
     j, r = linearized(objective, params, batch, CTX)
@@ -94,13 +99,18 @@ def test_levenberg_marquardt_beside_scipys_from_fifty_starts(name, steps, limit)
         errors.append(values[-1])
         hits.append(np.argmax(values < 1e-6) if (values < 1e-6).any() else np.inf)
         found = least_squares(
-            lambda flat: np.append(residuals(flat), padding), ravel_pytree(params)[0], method="lm",
+            lambda flat: np.append(residuals(flat), padding),
+            ravel_pytree(params)[0],
+            method="lm",
             max_nfev=500 if name == "sine" else None,
-            jac=lambda flat: np.concatenate([jacobian(flat), np.zeros((len(padding), flat.size))]))
+            jac=lambda flat: np.concatenate([jacobian(flat), np.zeros((len(padding), flat.size))]),
+        )
         theirs.append(2 * found.cost / n)
     errors, theirs = np.array(errors), np.array(theirs)
-    print(f"{name}: below 1e-6 {np.sum(errors < 1e-6)} and {np.sum(theirs < 1e-6)} of 50; median error "
-          f"{np.median(errors):.4g} and {np.median(theirs):.4g}; steps to 1e-6 {np.median(hits)}, most {max(hits)}")
+    print(
+        f"{name}: below 1e-6 {np.sum(errors < 1e-6)} and {np.sum(theirs < 1e-6)} of 50; median error "
+        f"{np.median(errors):.4g} and {np.median(theirs):.4g}; steps to 1e-6 {np.median(hits)}, most {max(hits)}"
+    )
     assert np.sum(errors < 1e-6) >= np.sum(theirs < 1e-6)
     if name != "sine":  # there both go on towards zero for thousands of steps
         assert np.median(errors) <= 1.01 * np.median(theirs) + 1e-30

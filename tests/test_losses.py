@@ -1,4 +1,5 @@
 """Losses and penalties: values beside plain Python, deltas beside jax.grad, weights, hard points, misfits."""
+
 import functools
 import math
 from collections.abc import Callable
@@ -95,11 +96,13 @@ class Variant:
         """Outputs [*shape, O], targets and weights [*shape]; no target is an output's neighbour."""
         random = np.random.default_rng(list(shape))
         y = 2 * random.normal(size=(*shape, self.outputs))
-        t = {"real": lambda: random.normal(size=y.shape),
-             "fraction": lambda: random.uniform(size=y.shape),
-             "label": lambda: random.integers(0, 2, size=shape),
-             "class": lambda: random.integers(0, self.outputs, size=shape),
-             "distribution": lambda: random.dirichlet(np.ones(self.outputs), size=shape)}[self.kind]()
+        t = {
+            "real": lambda: random.normal(size=y.shape),
+            "fraction": lambda: random.uniform(size=y.shape),
+            "label": lambda: random.integers(0, 2, size=shape),
+            "class": lambda: random.integers(0, self.outputs, size=shape),
+            "distribution": lambda: random.dirichlet(np.ones(self.outputs), size=shape),
+        }[self.kind]()
         return y, t, random.uniform(0.1, 1, size=shape)
 
     def reference(self, y, t, weight) -> float:
@@ -275,13 +278,17 @@ def errors():
     return y, t, y - t
 
 
-@pytest.mark.parametrize(("scale", "weight", "convention"), [
-    ("half_sum", 1 / N, lambda e: np.sum(e**2) / (2 * N)),
-    ("half_sum", 1, lambda e: np.sum(e**2) / 2),
-    ("sum", 1 / N, lambda e: np.mean(np.sum(e**2, -1))),
-    ("sum", 1, lambda e: np.linalg.norm(e) ** 2),
-    ("mean", 1 / N, lambda e: np.mean(e**2)),
-], ids=["Nielsen-Caffe", "Mazur", "mean-distance", "squared-distance", "mean-squared-error"])
+@pytest.mark.parametrize(
+    ("scale", "weight", "convention"),
+    [
+        ("half_sum", 1 / N, lambda e: np.sum(e**2) / (2 * N)),
+        ("half_sum", 1, lambda e: np.sum(e**2) / 2),
+        ("sum", 1 / N, lambda e: np.mean(np.sum(e**2, -1))),
+        ("sum", 1, lambda e: np.linalg.norm(e) ** 2),
+        ("mean", 1 / N, lambda e: np.mean(e**2)),
+    ],
+    ids=["Nielsen-Caffe", "Mazur", "mean-distance", "squared-distance", "mean-squared-error"],
+)
 def test_conventions(errors, scale, weight, convention):
     y, t, e = errors
     close(evaluate(SquaredError(scale), y, t, np.full(N, float(weight)))[0], convention(e))
@@ -300,23 +307,49 @@ REAL, INT = np.float64, np.int32
 SAME = r"need float targets of the same shape, got {} \[{}\] \(class labels become such targets with one_hot=True"
 
 
-@pytest.mark.parametrize(("loss", "y", "target", "kind", "text"), [
-    (SquaredError(), (4, 3), (4,), INT, r"SquaredError: outputs \[4, 3\] " + SAME.format("integer", "4")),
-    (SquaredError(), (4, 3), (4, 3), INT, r"SquaredError: outputs \[4, 3\] " + SAME.format("integer", "4, 3")),
-    (SquaredError(), (4, 3), (4, 2), REAL, r"SquaredError: outputs \[4, 3\] " + SAME.format("float", "4, 2")),
-    (SquaredError(), (4, 1), (4,), REAL, r"SquaredError: outputs \[4, 1\] " + SAME.format("float", "4")),
-    (AbsoluteError(), (4, 3), (3,), REAL, r"AbsoluteError: outputs \[4, 3\] " + SAME.format("float", "3")),
-    (Huber(), (4, 3), (1, 3), REAL, r"Huber: outputs \[4, 3\] " + SAME.format("float", "1, 3")),
-    (BinaryCrossEntropy(), (4, 3), (4,), INT, r"BinaryCrossEntropy: outputs \[4, 3\] " + SAME.format("integer", "4")),
-    (BinaryCrossEntropy(), (4, 1), (3,), INT, r"BinaryCrossEntropy: outputs \[4, 1\] " + SAME.format("integer", "3")),
-    (SoftmaxCrossEntropy(), (4, 3), (3,), INT,
-     r"SoftmaxCrossEntropy: outputs \[4, 3\] need integer classes \[4\] or float targets \[4, 3\], got integer \[3\]"),
-    (SoftmaxCrossEntropy(), (4, 3), (4, 3), INT, r"got integer \[4, 3\]"),
-    (SoftmaxCrossEntropy(), (4, 3), (4,), REAL, r"got float \[4\]"),
-    (SoftmaxCrossEntropy(), (4, 2, 3), (4,), INT, r"need integer classes \[4, 2\] or"),
-    (MulticlassHinge(), (4, 3), (4, 3), REAL,
-     r"MulticlassHinge: outputs \[4, 3\] need integer classes \[4\], got float \[4, 3\]"),
-])
+@pytest.mark.parametrize(
+    ("loss", "y", "target", "kind", "text"),
+    [
+        (SquaredError(), (4, 3), (4,), INT, r"SquaredError: outputs \[4, 3\] " + SAME.format("integer", "4")),
+        (SquaredError(), (4, 3), (4, 3), INT, r"SquaredError: outputs \[4, 3\] " + SAME.format("integer", "4, 3")),
+        (SquaredError(), (4, 3), (4, 2), REAL, r"SquaredError: outputs \[4, 3\] " + SAME.format("float", "4, 2")),
+        (SquaredError(), (4, 1), (4,), REAL, r"SquaredError: outputs \[4, 1\] " + SAME.format("float", "4")),
+        (AbsoluteError(), (4, 3), (3,), REAL, r"AbsoluteError: outputs \[4, 3\] " + SAME.format("float", "3")),
+        (Huber(), (4, 3), (1, 3), REAL, r"Huber: outputs \[4, 3\] " + SAME.format("float", "1, 3")),
+        (
+            BinaryCrossEntropy(),
+            (4, 3),
+            (4,),
+            INT,
+            r"BinaryCrossEntropy: outputs \[4, 3\] " + SAME.format("integer", "4"),
+        ),
+        (
+            BinaryCrossEntropy(),
+            (4, 1),
+            (3,),
+            INT,
+            r"BinaryCrossEntropy: outputs \[4, 1\] " + SAME.format("integer", "3"),
+        ),
+        (
+            SoftmaxCrossEntropy(),
+            (4, 3),
+            (3,),
+            INT,
+            r"SoftmaxCrossEntropy: outputs \[4, 3\] need integer classes \[4\] or float targets \[4, 3\], "
+            r"got integer \[3\]",
+        ),
+        (SoftmaxCrossEntropy(), (4, 3), (4, 3), INT, r"got integer \[4, 3\]"),
+        (SoftmaxCrossEntropy(), (4, 3), (4,), REAL, r"got float \[4\]"),
+        (SoftmaxCrossEntropy(), (4, 2, 3), (4,), INT, r"need integer classes \[4, 2\] or"),
+        (
+            MulticlassHinge(),
+            (4, 3),
+            (4, 3),
+            REAL,
+            r"MulticlassHinge: outputs \[4, 3\] need integer classes \[4\], got float \[4, 3\]",
+        ),
+    ],
+)
 def test_targets_that_do_not_fit(loss, y, target, kind, text):
     with pytest.raises(InputError, match=text) as error:
         loss.forward(np.zeros(y), np.zeros(target, kind), np.ones(y[:-1]))
@@ -324,26 +357,30 @@ def test_targets_that_do_not_fit(loss, y, target, kind, text):
 
 
 @pytest.mark.parametrize(
-    ("y", "weight"), [((4, 3), (3,)), ((4, 3), (4, 1)), ((4, 3), ()), ((4, 4, 3), (4,)), ((4,), (4,))])
+    ("y", "weight"), [((4, 3), (3,)), ((4, 3), (4, 1)), ((4, 3), ()), ((4, 4, 3), (4,)), ((4,), (4,))]
+)
 def test_weights_that_do_not_fit(y, weight):
     """They would be broadcast: a value that is wrong, and a dy of another shape than y."""
     with jax.numpy_rank_promotion("allow"), pytest.raises(InputError, match="weight"):
         SquaredError().forward(np.zeros(y), np.zeros(y), np.ones(weight))
 
 
-@pytest.mark.parametrize(("make", "text"), [
-    (lambda: SquaredError("halfsum"), "unknown SquaredError scale 'halfsum'; did you mean 'half_sum'"),
-    (lambda: Huber(0.0), "width must be a finite number above 0, got 0.0"),
-    (lambda: Huber(math.nan), "width must be a finite number above 0, got nan"),
-    (lambda: BinaryCrossEntropy(1.0), r"label_smoothing must be a finite number in \[0, 1\), got 1.0"),
-    (lambda: SoftmaxCrossEntropy(-0.1), r"label_smoothing must be a finite number in \[0, 1\), got -0.1"),
-    (lambda: SoftmaxCrossEntropy(math.nan), r"label_smoothing must be a finite number in \[0, 1\), got nan"),
-    (lambda: Penalty(l2=-1.0), "l2 must be a finite number of at least 0, got -1.0"),
-    (lambda: Penalty(l1=-1.0), "l1 must be a finite number of at least 0, got -1.0"),
-    (lambda: Penalty(l2=math.nan), "nan"),
-    (lambda: Penalty(paths=".*/b"), "chooses nothing while l2 and l1 are 0"),
-    (lambda: Penalty(l2=1.0, paths="("), r"paths.*'\('"),
-])
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: SquaredError("halfsum"), "unknown SquaredError scale 'halfsum'; did you mean 'half_sum'"),
+        (lambda: Huber(0.0), "width must be a finite number above 0, got 0.0"),
+        (lambda: Huber(math.nan), "width must be a finite number above 0, got nan"),
+        (lambda: BinaryCrossEntropy(1.0), r"label_smoothing must be a finite number in \[0, 1\), got 1.0"),
+        (lambda: SoftmaxCrossEntropy(-0.1), r"label_smoothing must be a finite number in \[0, 1\), got -0.1"),
+        (lambda: SoftmaxCrossEntropy(math.nan), r"label_smoothing must be a finite number in \[0, 1\), got nan"),
+        (lambda: Penalty(l2=-1.0), "l2 must be a finite number of at least 0, got -1.0"),
+        (lambda: Penalty(l1=-1.0), "l1 must be a finite number of at least 0, got -1.0"),
+        (lambda: Penalty(l2=math.nan), "nan"),
+        (lambda: Penalty(paths=".*/b"), "chooses nothing while l2 and l1 are 0"),
+        (lambda: Penalty(l2=1.0, paths="("), r"paths.*'\('"),
+    ],
+)
 def test_impossible_settings(make, text):
     with pytest.raises(InputError, match=text):
         make()
@@ -386,8 +423,14 @@ def params():
     return jax.tree.map(lambda p: random.normal(size=p.shape), expected)
 
 
-PENALTIES = [Penalty(), Penalty(l2=0.3), Penalty(l1=0.2), Penalty(0.3, 0.2), Penalty(0.3, 0.2, "00_dense/.*"),
-             Penalty(0.3, 0.2, ".*")]
+PENALTIES = [
+    Penalty(),
+    Penalty(l2=0.3),
+    Penalty(l1=0.2),
+    Penalty(0.3, 0.2),
+    Penalty(0.3, 0.2, "00_dense/.*"),
+    Penalty(0.3, 0.2, ".*"),
+]
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=quick)

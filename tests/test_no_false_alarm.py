@@ -5,6 +5,7 @@ leaves are zero by structure, where every digit is rounding noise: a shift befor
 taken off, one constant added to all keys. Cases of one model and batch size share a compiled program, and the first's
 data.
 """
+
 from dataclasses import replace
 
 import jax
@@ -160,7 +161,7 @@ def layer_norm(n, draw):
 
 def convolution(n, draw):
     """y[n, t, o] = sum_k x[n, t + k, i] w[k, i, o]."""
-    windows = lambda x: jnp.stack([x[:, k:k + 5] for k in range(3)], 1)
+    windows = lambda x: jnp.stack([x[:, k : k + 5] for k in range(3)], 1)
     forward = lambda w, x: jnp.einsum("nkti,kio->nto", windows(x), w)
 
     def backward(w, x, dy):
@@ -217,14 +218,31 @@ def model(body, loss, target, penalties=()):
 
 D, C = jaxbp.Dense, jaxbp.Chain
 BLOCK = C((D(3), jaxbp.Tanh(), jaxbp.Dropout(0.3)))
-TIED = jaxbp.Graph((jaxbp.Node("a", D(3), ("x",)), jaxbp.Node("bend", jaxbp.Tanh(), ("a",)),
-                    jaxbp.Node("b", D(3), ("bend",), shares="a"), jaxbp.Node("sum", jaxbp.Add(), ("b", "x"))))
+TIED = jaxbp.Graph(
+    (
+        jaxbp.Node("a", D(3), ("x",)),
+        jaxbp.Node("bend", jaxbp.Tanh(), ("a",)),
+        jaxbp.Node("b", D(3), ("bend",), shares="a"),
+        jaxbp.Node("sum", jaxbp.Add(), ("b", "x")),
+    )
+)
 DROPPING = C((D(7), jaxbp.ReLU(), jaxbp.Dropout(0.3), D(5)))
 BENDS = C((D(5), jaxbp.GELU(), D(4), jaxbp.ELU(), D(5), jaxbp.LeakyReLU(), D(4), jaxbp.Softplus(), D(2)))
 real, label = lambda n, draw: draw(n, 2), lambda n, draw: draw.classes(5, n)
 
-BY_HAND = (mlp, softmax_cross_entropy, centred, antisymmetric, recurrent, embedding, numpy_regression, layer_norm,
-           convolution, attention, logsumexp)
+BY_HAND = (
+    mlp,
+    softmax_cross_entropy,
+    centred,
+    antisymmetric,
+    recurrent,
+    embedding,
+    numpy_regression,
+    layer_norm,
+    convolution,
+    attention,
+    logsumexp,
+)
 BUILDERS = {f.__name__: f for f in BY_HAND} | {
     "tanh_squared_error": model(C((D(5), jaxbp.Tanh(), D(2))), jaxbp.SquaredError(), real, (jaxbp.Penalty(l2=0.1),)),
     "dropout_cross_entropy": model(DROPPING, jaxbp.SoftmaxCrossEntropy(), label),
@@ -236,8 +254,10 @@ BUILDERS = {f.__name__: f for f in BY_HAND} | {
     "bends": layer(BENDS),
     "softmax": layer(C((D(5), jaxbp.Softmax()))),
 }
-UNASKED = {"numpy_regression",  # in lower precisions: JAX cannot trace it
-           "absolute_error"}  # ties are common in bfloat16, and there autodiff's derivative of abs is 1
+UNASKED = {
+    "numpy_regression",  # in lower precisions: JAX cannot trace it
+    "absolute_error",
+}  # ties are common in bfloat16, and there autodiff's derivative of abs is 1
 assert len(BUILDERS) * len(SEEDS) >= 300
 
 

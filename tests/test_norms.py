@@ -1,4 +1,5 @@
 """Normalizations: running statistics, both modes, hard inputs, PyTorch beside them, and what is refused."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,8 +118,11 @@ def test_a_batch_of_one_and_each_example_alone(strict, layer):
     each = layer.sweep(jaxbp.rules.example_gradients, params, cache, dy)[1]
     factors = layer.sweep(jaxbp.rules.factors, params, cache, dy)[1]
     for n in range(5):
-        alone = run(layer, params, x[n:n + 1], dy[n:n + 1])
-        assert worst(alone[:3], (y[n:n + 1], dx[n:n + 1], jax.tree.map(lambda g, n=n: g[n], each))) <= FLOAT64_TOLERANCE
+        alone = run(layer, params, x[n : n + 1], dy[n : n + 1])
+        assert (
+            worst(alone[:3], (y[n : n + 1], dx[n : n + 1], jax.tree.map(lambda g, n=n: g[n], each)))
+            <= FLOAT64_TOLERANCE
+        )
     assert set(factors) == set(params)
     assert worst({k: f.gradient().reshape(-1) for k, f in factors.items()}, grads) <= FLOAT64_TOLERANCE
 
@@ -146,8 +150,11 @@ def test_groups_of_one_channel_and_of_all():
     params, x, dy, _ = prepared(jaxbp.LayerNorm(), (5, 6), jnp.float32)
     group, layer = (run(make, params, x, dy)[:3] for make in (jaxbp.GroupNorm(1), jaxbp.LayerNorm()))
     assert worst(group, layer) < 1e-6
-    y, _ = jaxbp.GroupNorm(6).forward(params | {"scale": jnp.ones(6), "bias": jnp.zeros(6)},
-                                      jax.random.normal(jax.random.key(0), (2, 11, 6)), jaxbp.Context())
+    y, _ = jaxbp.GroupNorm(6).forward(
+        params | {"scale": jnp.ones(6), "bias": jnp.zeros(6)},
+        jax.random.normal(jax.random.key(0), (2, 11, 6)),
+        jaxbp.Context(),
+    )
     np.testing.assert_allclose(y.mean(1), 0, atol=1e-6)
     np.testing.assert_allclose(y.std(1), 1, atol=1e-3)
 
@@ -162,16 +169,27 @@ def test_fused_relu_is_batch_norm_then_relu():
     assert worst(fused.next_state(state, cache), two[0].next_state(state, norm_cache)) == 0
 
 
-@pytest.mark.parametrize(("given", "text"), [
-    (lambda: jaxbp.BatchNorm(momentum=1.5), "BatchNorm: momentum must be from 0 to 1, got 1.5"),
-    (lambda: jaxbp.BatchNormReLU(epsilon=0), "BatchNormReLU: epsilon must be positive, got 0"),
-    (lambda: jaxbp.LayerNorm(-1.0), "LayerNorm: epsilon must be positive, got -1.0"),
-    (lambda: jaxbp.GroupNorm(0), "GroupNorm: groups must be at least 1, got 0"),
-    (lambda: jaxbp.GroupNorm(4).init(jax.random.key(0), jax.ShapeDtypeStruct((5, 6), jnp.float32)),
-     "GroupNorm: groups must divide the 6 channels, got 4"),
-    (lambda: run(jaxbp.BatchNorm(), *prepared(jaxbp.BatchNorm(), (5, 3), jnp.float32)[:3],
-                 jaxbp.Context(None, None, train=False)), "BatchNorm: evaluation needs running statistics"),
-])
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (lambda: jaxbp.BatchNorm(momentum=1.5), "BatchNorm: momentum must be from 0 to 1, got 1.5"),
+        (lambda: jaxbp.BatchNormReLU(epsilon=0), "BatchNormReLU: epsilon must be positive, got 0"),
+        (lambda: jaxbp.LayerNorm(-1.0), "LayerNorm: epsilon must be positive, got -1.0"),
+        (lambda: jaxbp.GroupNorm(0), "GroupNorm: groups must be at least 1, got 0"),
+        (
+            lambda: jaxbp.GroupNorm(4).init(jax.random.key(0), jax.ShapeDtypeStruct((5, 6), jnp.float32)),
+            "GroupNorm: groups must divide the 6 channels, got 4",
+        ),
+        (
+            lambda: run(
+                jaxbp.BatchNorm(),
+                *prepared(jaxbp.BatchNorm(), (5, 3), jnp.float32)[:3],
+                jaxbp.Context(None, None, train=False),
+            ),
+            "BatchNorm: evaluation needs running statistics",
+        ),
+    ],
+)
 def test_bad_input_is_one_clear_line(given, text):
     with pytest.raises(InputError, match=text):
         given()
@@ -208,8 +226,12 @@ def test_batch_norm_against_pytorch(strict, train):
     got_y, dx, grads, cache = run(layer, params, x, dy, jaxbp.Context(None, state, train))
     image = lambda a: jnp.moveaxis(jnp.asarray(a.detach().numpy()), 1, -1)
     got = (got_y, dx, grads, layer.next_state(state, cache))
-    want = (image(y), image(there.grad), {"scale": scale.grad.numpy(), "bias": bias.grad.numpy()},
-            {"mean": running[0].numpy(), "variance": running[1].numpy()})
+    want = (
+        image(y),
+        image(there.grad),
+        {"scale": scale.grad.numpy(), "bias": bias.grad.numpy()},
+        {"mean": running[0].numpy(), "variance": running[1].numpy()},
+    )
     assert worst(got, want) <= FLOAT64_TOLERANCE
 
 

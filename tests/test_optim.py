@@ -1,4 +1,5 @@
 """Second-order optimizers against the equations they stand for, and optax; privacy; the noise scale in training."""
+
 import functools
 import json
 import re
@@ -79,14 +80,18 @@ def test_conjugate_gradients():
 
 
 QUICK = {  # of a problem whose curvature is the same everywhere: one step is all
-    "newton": lambda o: newton(o, "hessian", tolerance=1e-12), "gauss_newton": lambda o: newton(
-        o, "gauss_newton", tolerance=1e-12), "natural": lambda o: natural_gradient(o, 1.0, 1e-12),
-    "lm": lambda o: levenberg_marquardt(o, 1e-12), "kfac": lambda o: optim.kfac(o, damping=1e-9, least=1e-12)}
+    "newton": lambda o: newton(o, "hessian", tolerance=1e-12),
+    "gauss_newton": lambda o: newton(o, "gauss_newton", tolerance=1e-12),
+    "natural": lambda o: natural_gradient(o, 1.0, 1e-12),
+    "lm": lambda o: levenberg_marquardt(o, 1e-12),
+    "kfac": lambda o: optim.kfac(o, damping=1e-9, least=1e-12),
+}
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=() if name == "newton" else pytest.mark.slow) for name in QUICK])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "newton" else pytest.mark.slow) for name in QUICK]
+)
 def test_one_step_solves_a_quadratic(name):
     model = jaxbp.Dense(2, bias=False)
     _, _, batch = problem()
@@ -171,16 +176,27 @@ SECOND_ORDER = {  # config: its keys' other values, each of which must change wh
     optim.NaturalGradient(): {"learning_rate": 0.1, "damping": 0.1},
     optim.AdaptiveNaturalGradient(): {"learning_rate": 0.1, "damping": 0.1, "rate": 0.5},
     optim.LBFGS(): {"memory_size": 2},
-    optim.KFAC(): {"damping": 0.1, "adaptation": 0.5, "least": 1.0, "decay": 0.5, "every": 1, "sharing": "reduce",
-                   "corrected": True},
+    optim.KFAC(): {
+        "damping": 0.1,
+        "adaptation": 0.5,
+        "least": 1.0,
+        "decay": 0.5,
+        "every": 1,
+        "sharing": "reduce",
+        "corrected": True,
+    },
 }
 
 
 def test_every_second_order_optimizer_and_key_is_in_the_table():
-    kinds = [value for value in vars(optim).values() if isinstance(value, type)
-             and issubclass(value, OptimizerConfig) and value is not OptimizerConfig]
+    kinds = [
+        value
+        for value in vars(optim).values()
+        if isinstance(value, type) and issubclass(value, OptimizerConfig) and value is not OptimizerConfig
+    ]
     assert {kind: {field.name for field in fields(kind)} for kind in kinds} == {
-        type(config): others.keys() for config, others in SECOND_ORDER.items()}
+        type(config): others.keys() for config, others in SECOND_ORDER.items()
+    }
 
 
 @pytest.mark.slow
@@ -189,8 +205,11 @@ def test_every_second_order_optimizer_and_key_is_in_the_table():
 def test_every_key_of_a_second_order_optimizer_changes_something(config):
     objective, params, batch = problem(hidden=0)
     if "sharing" in SECOND_ORDER[config]:  # positions: a Dense over time
-        batch = {"x": jnp.stack([batch["x"]] * 2, 1) * jnp.array([1.0, 2.0])[:, None],
-                 "y": jnp.stack([batch["y"]] * 2, 1), "weight": jnp.full((7, 2), 1 / 14)}
+        batch = {
+            "x": jnp.stack([batch["x"]] * 2, 1) * jnp.array([1.0, 2.0])[:, None],
+            "y": jnp.stack([batch["y"]] * 2, 1),
+            "weight": jnp.full((7, 2), 1 / 14),
+        }
         objective = replace(objective, spec=jax.ShapeDtypeStruct((7, 2, 2), jnp.float64))
     end = lambda config: ravel_pytree(updates(config.build(12, objective), objective, params, batch, 12)[0])[0]
     before = end(config)
@@ -199,22 +218,41 @@ def test_every_key_of_a_second_order_optimizer_changes_something(config):
 
 
 CONFIG = Config(
-    data=Encoder(8), model=MLP(outputs=8, hidden=(3,), activation="sigmoid"), loss=BinaryCrossEntropy(),
-    optimizer=optim.KFAC(damping=0.1), run=Run(epochs=20, batch_size=None, evaluate_every=10))
+    data=Encoder(8),
+    model=MLP(outputs=8, hidden=(3,), activation="sigmoid"),
+    loss=BinaryCrossEntropy(),
+    optimizer=optim.KFAC(damping=0.1),
+    run=Run(epochs=20, batch_size=None, evaluate_every=10),
+)
 
 
-@pytest.mark.parametrize(("changes", "line"), [
-    ({"optimizer": optim.LevenbergMarquardt()}, "Levenberg-Marquardt needs the loss SquaredError"),
-    ({"optimizer": optim.LevenbergMarquardt(), "loss": SquaredError(), "penalty": Penalty(l1=0.1)},
-     "Levenberg-Marquardt: penalty.l1 must be 0"),
-    ({"optimizer": optim.NaturalGradient(), "loss": AbsoluteError()}, "natural gradient: AbsoluteError is no negative"),
-    ({"loss": AbsoluteError()}, "sampled: AbsoluteError is no negative log-likelihood"),
-    ({"run": Run(epochs=1, batch_size=4, micro_batches=2)}, "KFAC takes the whole batch: run.micro_batches must be 1"),
-    ({"optimizer": SGD(), "run": Run(epochs=1, batch_size=4, micro_batches=2, noise_scale_every=1)},
-     "run.noise_scale_every takes the whole batch"),
-    ({"optimizer": SGD(private=Private()), "run": Run(epochs=1, batch_size=4, noise_scale_every=1)},
-     "run.noise_scale_every must be None where gradients are clipped"),
-])
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"optimizer": optim.LevenbergMarquardt()}, "Levenberg-Marquardt needs the loss SquaredError"),
+        (
+            {"optimizer": optim.LevenbergMarquardt(), "loss": SquaredError(), "penalty": Penalty(l1=0.1)},
+            "Levenberg-Marquardt: penalty.l1 must be 0",
+        ),
+        (
+            {"optimizer": optim.NaturalGradient(), "loss": AbsoluteError()},
+            "natural gradient: AbsoluteError is no negative",
+        ),
+        ({"loss": AbsoluteError()}, "sampled: AbsoluteError is no negative log-likelihood"),
+        (
+            {"run": Run(epochs=1, batch_size=4, micro_batches=2)},
+            "KFAC takes the whole batch: run.micro_batches must be 1",
+        ),
+        (
+            {"optimizer": SGD(), "run": Run(epochs=1, batch_size=4, micro_batches=2, noise_scale_every=1)},
+            "run.noise_scale_every takes the whole batch",
+        ),
+        (
+            {"optimizer": SGD(private=Private()), "run": Run(epochs=1, batch_size=4, noise_scale_every=1)},
+            "run.noise_scale_every must be None where gradients are clipped",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_one_line_before_anything_is_written(changes, line, tmp_path):
     with pytest.raises(jaxbp.InputError, match=f"^{re.escape(line)}"):
         train(replace(CONFIG, **changes), tmp_path / "run")
@@ -290,15 +328,21 @@ def test_the_noise_is_a_multiple_of_what_one_example_can_do():
 
 @pytest.mark.slow
 def test_private_training_goes_through_the_whole_loop(tmp_path):
-    config = Config(Embedded("digits", scaling="min_max"), MLP(10, (32,), "tanh"), SoftmaxCrossEntropy(),
-                    SGD(0.5, momentum=0.9, private=Private(1.0, 1.0)), Run(epochs=5, batch_size=256))
+    config = Config(
+        Embedded("digits", scaling="min_max"),
+        MLP(10, (32,), "tanh"),
+        SoftmaxCrossEntropy(),
+        SGD(0.5, momentum=0.9, private=Private(1.0, 1.0)),
+        Run(epochs=5, batch_size=256),
+    )
     found = train(config, tmp_path / "run")
     assert found["test_accuracy"] > 0.85
     coupled = jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Dense(2)))
     with pytest.raises(jaxbp.InputError, match=r"^no example has a gradient of its own through 'batchnorm'"):
         SGD(private=Private()).gradient(coupled, SoftmaxCrossEntropy())(
             coupled.init(jax.random.key(0), jax.ShapeDtypeStruct((4, 2), jnp.float32)),
-            {"x": jnp.ones((4, 2)), "y": jnp.zeros(4, jnp.int32), "weight": jnp.ones(4)})
+            {"x": jnp.ones((4, 2)), "y": jnp.zeros(4, jnp.int32), "weight": jnp.ones(4)},
+        )
 
 
 @pytest.mark.slow
@@ -323,8 +367,13 @@ def test_the_noise_meter_measures_as_often_as_it_says():
 
 @pytest.mark.slow
 def test_a_run_logs_its_noise_scale(tmp_path):
-    config = Config(Embedded("iris", scaling="standard"), MLP(3, (8,)), SoftmaxCrossEntropy(), SGD(0.1),
-                    Run(epochs=2, batch_size=32, noise_scale_every=2))
+    config = Config(
+        Embedded("iris", scaling="standard"),
+        MLP(3, (8,)),
+        SoftmaxCrossEntropy(),
+        SGD(0.1),
+        Run(epochs=2, batch_size=32, noise_scale_every=2),
+    )
     train(config, tmp_path / "run")
     rarely = replace(config, run=replace(config.run, noise_scale_every=100))
     assert "noise_scale" not in train(rarely, tmp_path / "rarely")  # measured in the first epoch alone

@@ -1,4 +1,5 @@
 """Per-example norms, inner products, moments and clipping against vmap(jax.grad), on models of every kind of weight."""
+
 from functools import cache, partial
 
 import jax
@@ -27,15 +28,18 @@ MODELS = {  # name: (model, input spec)
     "stack": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Stack(BLOCK, 3), *HEAD)), floats(5, 2)),
     "conv": (jaxbp.Chain((jaxbp.Conv(4, (2, 2), groups=2), jaxbp.MaxPool((2, 2)), *HEAD)), floats(5, 5, 5, 2)),
     "transposed": (jaxbp.Chain((jaxbp.ConvTranspose(2, (2,), 2), jaxbp.Tanh(), *HEAD)), floats(5, 3, 2)),
-    "norms": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.LayerNorm(), jaxbp.GroupNorm(2), jaxbp.RMSNorm(), *HEAD)),
-              floats(5, 2)),
+    "norms": (
+        jaxbp.Chain((jaxbp.Dense(4), jaxbp.LayerNorm(), jaxbp.GroupNorm(2), jaxbp.RMSNorm(), *HEAD)),
+        floats(5, 2),
+    ),
     "embedding": (jaxbp.Chain((jaxbp.Embedding(3, 2), *HEAD)), IDS),
     "lstm": (jaxbp.Chain((jaxbp.Embedding(3, 2), jaxbp.Recurrent(jaxbp.LSTMCell(3)), jaxbp.Dense(3))), IDS),
     "gru": (jaxbp.Chain((jaxbp.Recurrent(jaxbp.GRUCell(3), output="last"), jaxbp.Dense(3))), floats(5, 4, 2)),
     "tied": (jaxbp.Chain((jaxbp.Dense(4), TIED, *HEAD)), floats(5, 4)),
 }
-EACH = pytest.mark.parametrize("name", [
-    "mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "mlp")])
+EACH = pytest.mark.parametrize(
+    "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "mlp")]
+)
 
 
 @cache
@@ -162,9 +166,15 @@ def test_noise_scale_of_gradients_that_are_known():
     assert abs(mean.scale / (np.sum(spread**2) / np.sum(true**2)) - 1) < 0.05
 
 
-@pytest.mark.parametrize("made", [
-    lambda *of: per_example.squared_norms(*of), lambda *of: per_example.inner_products(*of),
-    lambda *of: per_example.second_moment(*of), lambda *of: per_example.clipped_gradient(*of, 1.0, "sum")])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda *of: per_example.squared_norms(*of),
+        lambda *of: per_example.inner_products(*of),
+        lambda *of: per_example.second_moment(*of),
+        lambda *of: per_example.clipped_gradient(*of, 1.0, "sum"),
+    ],
+)
 def test_layers_that_couple_a_batch_are_refused(made):
     model = jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Dense(1)))
     params = model.init(jax.random.key(0), floats(5, 2))
@@ -172,10 +182,14 @@ def test_layers_that_couple_a_batch_are_refused(made):
         made(model, SquaredError())(params, {"x": jnp.ones((5, 2)), "y": jnp.ones((5, 1)), "weight": jnp.ones(5)})
 
 
-@pytest.mark.parametrize(("words", "line"), [
-    ((0, "sum"), "clipped_gradient: norm must be above 0, got 0"),
-    ((1, "men"), "unknown clipped_gradient reduction 'men'; did you mean 'mean'"),
-    ((1, "sum", "tow"), "unknown clipped_gradient sweeps 'tow'; did you mean 'two'")])
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ((0, "sum"), "clipped_gradient: norm must be above 0, got 0"),
+        ((1, "men"), "unknown clipped_gradient reduction 'men'; did you mean 'mean'"),
+        ((1, "sum", "tow"), "unknown clipped_gradient sweeps 'tow'; did you mean 'two'"),
+    ],
+)
 def test_bad_words_are_refused(words, line):
     with pytest.raises(jaxbp.InputError, match=f"^{line}"):
         per_example.clipped_gradient(MODELS["mlp"][0], SquaredError(), *words)
@@ -204,6 +218,7 @@ def test_temporary_bytes_beside_those_of_a_plain_gradient(name):
         assert memory(per_example.clipped_gradient(model, loss, 1.0, "sum", sweeps)).temp_size_in_bytes <= 1.6 * plain
     if name == "mlp":
         alone = lambda params, row: loss.forward(
-            model.forward(params, row["x"][None], jaxbp.Context())[0], row["y"][None], ones(1))[0]
+            model.forward(params, row["x"][None], jaxbp.Context())[0], row["y"][None], ones(1)
+        )[0]
         each = memory(lambda params, batch: jax.vmap(jax.grad(alone), (None, 0))(params, batch))
         assert norms <= (each.temp_size_in_bytes + each.output_size_in_bytes) / 100

@@ -1,4 +1,5 @@
 """The pytest plugin in a project of somebody else's: its fixture, its marker, and that it costs nothing at start."""
+
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -6,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 STRICT = "[pytest]\naddopts = --strict-markers --strict-config -p no:cacheprovider\nfilterwarnings = error\n"
-PROJECT = '''
+PROJECT = """
 import jax.numpy as jnp
 import jaxbp
 import numpy as np
@@ -56,7 +57,7 @@ def test_misspelt_marker(gradients):
 @pytest.mark.gradients("full")
 def test_marker_by_position(gradients):
     pass
-'''
+"""
 
 
 def run(folder, *words):
@@ -81,7 +82,12 @@ def outcomes(tmp_path_factory):
 
 def test_what_passes_and_what_fails(outcomes):
     assert [name.removeprefix("test_") for name, text in outcomes.items() if text] == [
-        "nearest_marker_wins", "call_wins", "unusable", "misspelt_marker", "marker_by_position"]
+        "nearest_marker_wins",
+        "call_wins",
+        "unusable",
+        "misspelt_marker",
+        "marker_by_position",
+    ]
     assert len(outcomes) == 10
 
 

@@ -1,4 +1,5 @@
 """Pooling: ties and nan as JAX decides them, every kind of window at once, PyTorch beside it, and what is refused."""
+
 import functools
 import itertools
 
@@ -16,9 +17,17 @@ from jaxbp.layers.pooling import distinct
 CONTEXT = jaxbp.Context()
 SHAPE = (2, 7, 6, 3)
 FEW = [((2, 2), None, "SAME"), ((3, 2), (2, 1), ((2, 1), (0, 1)))]  # (window, strides, padding)
-MORE = [((2, 3), None, "SAME"), ((2, 2), None, "VALID"), ((2, 2), (1, 1), ((1, 0), (0, 1))), ((3, 3), (2, 2), "SAME"),
-        ((1, 2), (3, 3), "VALID"), ((7, 6), None, "VALID"), ((3, 3), (1, 1), "SAME"), ((2, 2), (3, 1), "SAME"),
-        ((3, 2), (4, 1), "VALID")]
+MORE = [
+    ((2, 3), None, "SAME"),
+    ((2, 2), None, "VALID"),
+    ((2, 2), (1, 1), ((1, 0), (0, 1))),
+    ((3, 3), (2, 2), "SAME"),
+    ((1, 2), (3, 3), "VALID"),
+    ((7, 6), None, "VALID"),
+    ((3, 3), (1, 1), "SAME"),
+    ((2, 2), (3, 1), "SAME"),
+    ((3, 2), (4, 1), "VALID"),
+]
 
 
 def reduced(x, window, strides, padding):
@@ -40,13 +49,15 @@ def both(layer, reference, x, dy_key=9):
 def test_max_is_reduce_window_and_its_derivative(strict, windows):
     """Also where entries are equal (the first gets all), nan or infinite: all of it in one program."""
     key = jax.random.key(0)
-    x = jnp.concatenate([
-        distinct(key, jax.ShapeDtypeStruct(SHAPE, jnp.float64)),
-        jax.random.randint(key, SHAPE, 0, 3).astype(jnp.float64),
-        jnp.full(SHAPE, -2.5, jnp.float64),
-        jnp.where(jax.random.bernoulli(key, 0.2, SHAPE), jnp.nan, jax.random.normal(key, SHAPE, jnp.float64)),
-        jnp.array([-jnp.inf, 1, jnp.inf], jnp.float64)[jax.random.randint(key, SHAPE, 0, 3)],
-    ])
+    x = jnp.concatenate(
+        [
+            distinct(key, jax.ShapeDtypeStruct(SHAPE, jnp.float64)),
+            jax.random.randint(key, SHAPE, 0, 3).astype(jnp.float64),
+            jnp.full(SHAPE, -2.5, jnp.float64),
+            jnp.where(jax.random.bernoulli(key, 0.2, SHAPE), jnp.nan, jax.random.normal(key, SHAPE, jnp.float64)),
+            jnp.array([-jnp.inf, 1, jnp.inf], jnp.float64)[jax.random.randint(key, SHAPE, 0, 3)],
+        ]
+    )
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
     def everything(x):
@@ -105,17 +116,23 @@ def test_padding_is_counted_or_not():
         assert pool.backward({}, cache, y)[0].shape == x.shape
 
 
-@pytest.mark.parametrize(("given", "text"), [
-    (lambda: jaxbp.MaxPool((0, 2)), "MaxPool: window must be a tuple of one size of at least 1 .* got \\(0, 2\\)"),
-    (lambda: jaxbp.MaxPool(2), "MaxPool: window must be a tuple"),
-    (lambda: jaxbp.AveragePool(()), "AveragePool: window must be a tuple"),
-    (lambda: jaxbp.MaxPool((2, 2), (1,)), "MaxPool: strides must be .* got \\(1,\\) with window \\(2, 2\\)"),
-    (lambda: jaxbp.MaxPool((2, 2), padding="FULL"), "MaxPool: padding must be 'VALID', 'SAME' .* got 'FULL'"),
-    (lambda: jaxbp.MaxPool((2, 2), padding=((0, 0), (0, 2))), "MaxPool: padding must be .* the window's size - 1"),
-    (lambda: jaxbp.MaxPool((2, 2), padding=((0, 0),)), "MaxPool: padding must be"),
-    (lambda: jaxbp.MaxPool((2,)).forward({}, jnp.ones(SHAPE), CONTEXT), "window \\(2,\\) needs inputs"),
-    (lambda: jaxbp.AveragePool((8, 2)).forward({}, jnp.ones(SHAPE), CONTEXT), "\\(8, 2\\) is larger than the image"),
-])
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (lambda: jaxbp.MaxPool((0, 2)), "MaxPool: window must be a tuple of one size of at least 1 .* got \\(0, 2\\)"),
+        (lambda: jaxbp.MaxPool(2), "MaxPool: window must be a tuple"),
+        (lambda: jaxbp.AveragePool(()), "AveragePool: window must be a tuple"),
+        (lambda: jaxbp.MaxPool((2, 2), (1,)), "MaxPool: strides must be .* got \\(1,\\) with window \\(2, 2\\)"),
+        (lambda: jaxbp.MaxPool((2, 2), padding="FULL"), "MaxPool: padding must be 'VALID', 'SAME' .* got 'FULL'"),
+        (lambda: jaxbp.MaxPool((2, 2), padding=((0, 0), (0, 2))), "MaxPool: padding must be .* the window's size - 1"),
+        (lambda: jaxbp.MaxPool((2, 2), padding=((0, 0),)), "MaxPool: padding must be"),
+        (lambda: jaxbp.MaxPool((2,)).forward({}, jnp.ones(SHAPE), CONTEXT), "window \\(2,\\) needs inputs"),
+        (
+            lambda: jaxbp.AveragePool((8, 2)).forward({}, jnp.ones(SHAPE), CONTEXT),
+            "\\(8, 2\\) is larger than the image",
+        ),
+    ],
+)
 def test_bad_input_is_one_clear_line(given, text):
     with pytest.raises(InputError, match=text):
         given()

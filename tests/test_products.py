@@ -1,4 +1,5 @@
 """Products with the Jacobian, Hessian, Gauss-Newton and Fisher matrices against the dense ones, and what they tell."""
+
 from functools import cache, partial
 from itertools import pairwise
 
@@ -19,14 +20,21 @@ MODELS = {  # name: (model, input spec, loss)
     "mlp": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Tanh(), jaxbp.Dense(3))), (5, 2), SoftmaxCrossEntropy()),
     "relu": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.ReLU(), jaxbp.Dense(3))), (5, 2), SquaredError()),
     "binary": (jaxbp.Chain((jaxbp.Dense(3), jaxbp.Sigmoid(), jaxbp.Dense(2))), (5, 2), BinaryCrossEntropy()),
-    "conv": (jaxbp.Chain((jaxbp.Conv(2, (2, 2)), jaxbp.MaxPool((2, 2)), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(3))),
-             (5, 4, 4, 1), SoftmaxCrossEntropy()),
-    "batch_norm": (jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Tanh(), jaxbp.Dense(2))), (5, 2),
-                   SquaredError()),
+    "conv": (
+        jaxbp.Chain((jaxbp.Conv(2, (2, 2)), jaxbp.MaxPool((2, 2)), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(3))),
+        (5, 4, 4, 1),
+        SoftmaxCrossEntropy(),
+    ),
+    "batch_norm": (
+        jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Tanh(), jaxbp.Dense(2))),
+        (5, 2),
+        SquaredError(),
+    ),
     "lstm": (jaxbp.Chain((jaxbp.Recurrent(jaxbp.LSTMCell(2)), jaxbp.Dense(3))), (4, 3, 2), SoftmaxCrossEntropy()),
 }
-EACH = pytest.mark.parametrize("name", [
-    "mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "mlp")])
+EACH = pytest.mark.parametrize(
+    "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "mlp")]
+)
 
 
 def setting(name):
@@ -179,10 +187,14 @@ def test_extreme_eigenvalues(which, order):
         assert abs(jnp.linalg.norm(ravel_pytree(vector)[0]) - 1) <= 1e-6
 
 
-@pytest.mark.parametrize(("count", "which", "line"), [
-    (0, "largest", "extreme_eigenvalues: count must be from 1 to 2, got 0"),
-    (3, "largest", "extreme_eigenvalues: count must be from 1 to 2, got 3"),
-    (1, "lagest", "unknown extreme_eigenvalues which 'lagest'; did you mean 'largest'")])
+@pytest.mark.parametrize(
+    ("count", "which", "line"),
+    [
+        (0, "largest", "extreme_eigenvalues: count must be from 1 to 2, got 0"),
+        (3, "largest", "extreme_eigenvalues: count must be from 1 to 2, got 3"),
+        (1, "lagest", "unknown extreme_eigenvalues which 'lagest'; did you mean 'largest'"),
+    ],
+)
 def test_eigenvalues_that_cannot_be_had_are_one_line(count, which, line):
     with pytest.raises(jaxbp.InputError, match=f"^{line}"):
         matrices.extreme_eigenvalues(lambda v: v, jnp.zeros(3), count, which)

@@ -1,4 +1,5 @@
 """The gradient check judges functions that others wrote: exact ones pass, departures are named, broken copies fail."""
+
 import functools
 
 import jax
@@ -8,11 +9,22 @@ from public import TABLE
 from jaxbp.check import Cause, check_function
 from jaxbp.errors import InputError
 
-CHANGES = {"scaled": (lambda ct: 1.5 * ct, Cause.FACTOR), "sign flipped": (lambda ct: -ct, Cause.SIGN),
-           "dropped": (lambda ct: 0 * ct, Cause.ZERO)}
-BROKEN = {"xlogy": "y", "poch": "m", "wofz": "x", "weighted_logsoftmax": "weights", "odeint": "rate",
-          "dot_general_with_precision": "left", "flash_attention_reference": "k", "pallas_layer_norm": "weight",
-          "checkpointed_while_loop": "a"}
+CHANGES = {
+    "scaled": (lambda ct: 1.5 * ct, Cause.FACTOR),
+    "sign flipped": (lambda ct: -ct, Cause.SIGN),
+    "dropped": (lambda ct: 0 * ct, Cause.ZERO),
+}
+BROKEN = {
+    "xlogy": "y",
+    "poch": "m",
+    "wofz": "x",
+    "weighted_logsoftmax": "weights",
+    "odeint": "rate",
+    "dot_general_with_precision": "left",
+    "flash_attention_reference": "k",
+    "pallas_layer_norm": "weight",
+    "checkpointed_while_loop": "a",
+}
 SLOW = pytest.mark.slow
 NAMES = {"xlogy": ("x", "y"), "poch": ("z", "m")}  # those whose signature does not say
 

@@ -1,4 +1,5 @@
 """Recurrent networks: backpropagation through time against jax.grad of a Python loop, its options, its program."""
+
 import functools
 import re
 
@@ -14,10 +15,14 @@ from jaxbp.credit import RealTimeRecurrentLearning
 
 N, T, D, H = 3, 5, 2, 4
 CELLS = {
-    "tanh": SimpleCell(H), "relu": SimpleCell(H, activation="relu", wh_init="identity"),
-    "sigmoid": SimpleCell(H, activation="sigmoid"), "identity": SimpleCell(H, activation="identity"),
-    "lstm": LSTMCell(H), "peephole": LSTMCell(H, peephole=True),
-    "gru": GRUCell(H), "gru_before": GRUCell(H, reset="before"),
+    "tanh": SimpleCell(H),
+    "relu": SimpleCell(H, activation="relu", wh_init="identity"),
+    "sigmoid": SimpleCell(H, activation="sigmoid"),
+    "identity": SimpleCell(H, activation="identity"),
+    "lstm": LSTMCell(H),
+    "peephole": LSTMCell(H, peephole=True),
+    "gru": GRUCell(H),
+    "gru_before": GRUCell(H, reset="before"),
 }
 LENGTHS = np.array([5, 3, 4])
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -75,12 +80,14 @@ def check(settings):
 @pytest.mark.slow
 def test_equals_jax_grad_of_the_loop(strict):
     flags = np.random.default_rng(1).random((N, T)) < 0.6
-    check([
-        (Recurrent(SimpleCell(H), truncate=3), None),
-        (Recurrent(LSTMCell(H, peephole=True), reverse=True, truncate=2, initial="learned"), flags),
-        (Recurrent(GRUCell(H), keep="sqrt"), LENGTHS),
-        (Recurrent(GRUCell(H, reset="before"), keep="states", output="last", truncate=1), None),
-    ])
+    check(
+        [
+            (Recurrent(SimpleCell(H), truncate=3), None),
+            (Recurrent(LSTMCell(H, peephole=True), reverse=True, truncate=2, initial="learned"), flags),
+            (Recurrent(GRUCell(H), keep="sqrt"), LENGTHS),
+            (Recurrent(GRUCell(H, reset="before"), keep="states", output="last", truncate=1), None),
+        ]
+    )
 
 
 @pytest.mark.slow
@@ -88,10 +95,24 @@ def test_equals_jax_grad_of_the_loop(strict):
 def test_every_option_equals_jax_grad_of_the_loop(strict, cell):
     """Each option with a keep and a mask, in turn."""
     flags = np.random.default_rng(1).random((N, T)) < 0.6
-    options = [{}, {"reverse": True}, {"truncate": 1}, {"truncate": 3, "reverse": True}, {"output": "last"},
-               {"output": "last", "initial": "learned", "truncate": 4}, {"initial": "learned", "reverse": True}]
-    check([(Recurrent(cell, keep=("all", "states", "sqrt")[i % 3], **option), (None, flags, None, LENGTHS, None)[i % 5])
-           for i, option in enumerate(options)])
+    options = [
+        {},
+        {"reverse": True},
+        {"truncate": 1},
+        {"truncate": 3, "reverse": True},
+        {"output": "last"},
+        {"output": "last", "initial": "learned", "truncate": 4},
+        {"initial": "learned", "reverse": True},
+    ]
+    check(
+        [
+            (
+                Recurrent(cell, keep=("all", "states", "sqrt")[i % 3], **option),
+                (None, flags, None, LENGTHS, None)[i % 5],
+            )
+            for i, option in enumerate(options)
+        ]
+    )
 
 
 @pytest.mark.slow
@@ -127,8 +148,11 @@ def test_truncation_at_the_length_is_none_and_at_one_is_the_one_step_gradient(st
 def test_masked_steps_repeat_the_state_and_get_nothing(strict):
     layer = Recurrent(LSTMCell(H))
     params, x, dy = drawn(layer)
-    run = quick(lambda x: (lambda y, cache: (y, layer.backward(params, cache, dy)))(
-        *layer.forward(params, (x, jnp.asarray(LENGTHS)), Context())))
+    run = quick(
+        lambda x: (lambda y, cache: (y, layer.backward(params, cache, dy)))(
+            *layer.forward(params, (x, jnp.asarray(LENGTHS)), Context())
+        )
+    )
     y, ((dx, dlengths), grads) = run(x)
     assert dlengths is None
     for n, length in enumerate(LENGTHS):
@@ -187,8 +211,9 @@ def test_bidirectional_and_stacked(strict):
     assert (dx.shape, dmask) == (x.shape, None)
 
 
-@pytest.mark.parametrize("cell", [SimpleCell(H), LSTMCell(H), GRUCell(H, reset="before")],
-                         ids=["simple", "lstm", "gru"])
+@pytest.mark.parametrize(
+    "cell", [SimpleCell(H), LSTMCell(H), GRUCell(H, reset="before")], ids=["simple", "lstm", "gru"]
+)
 def test_real_time_recurrent_learning_is_backpropagation_through_time(strict, cell):
     layer, learning = Recurrent(cell), RealTimeRecurrentLearning(cell)
     params, x, dy = drawn(layer)
@@ -208,18 +233,24 @@ def test_real_time_recurrent_learning_is_backpropagation_through_time(strict, ce
     assert worst(*run(params, x, dy)) <= 1e-10
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: SimpleCell(0), "features must be at least 1, got 0"),
-    (lambda: SimpleCell(2, activation="tan"), "unknown SimpleCell activation 'tan'; did you mean 'tanh'"),
-    (lambda: GRUCell(2, reset="befor"), "unknown GRUCell reset 'befor'; did you mean 'before'"),
-    (lambda: LSTMCell(2, wh_init="ortogonal"), "did you mean 'orthogonal'"),
-    (lambda: LSTMCell(2, b_init="identity").init(jax.random.key(0), (jaxbp.shaped(2, 3),)), "'identity' is for matr"),
-    (lambda: Recurrent(SimpleCell(2), keep="none"), "unknown Recurrent keep 'none'"),
-    (lambda: Recurrent(SimpleCell(2), output="lost"), "did you mean 'last'"),
-    (lambda: Recurrent(SimpleCell(2), truncate=0), "truncate must be at least 1, got 0"),
-    (lambda: Recurrent(SimpleCell(2), carry=True, reverse=True), "carry goes neither with reverse"),
-    (lambda: Recurrent(SimpleCell(2)).init(jax.random.key(0), jaxbp.shaped(2, 3)), r"\[N, T, D\], got \[2, 3\]"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: SimpleCell(0), "features must be at least 1, got 0"),
+        (lambda: SimpleCell(2, activation="tan"), "unknown SimpleCell activation 'tan'; did you mean 'tanh'"),
+        (lambda: GRUCell(2, reset="befor"), "unknown GRUCell reset 'befor'; did you mean 'before'"),
+        (lambda: LSTMCell(2, wh_init="ortogonal"), "did you mean 'orthogonal'"),
+        (
+            lambda: LSTMCell(2, b_init="identity").init(jax.random.key(0), (jaxbp.shaped(2, 3),)),
+            "'identity' is for matr",
+        ),
+        (lambda: Recurrent(SimpleCell(2), keep="none"), "unknown Recurrent keep 'none'"),
+        (lambda: Recurrent(SimpleCell(2), output="lost"), "did you mean 'last'"),
+        (lambda: Recurrent(SimpleCell(2), truncate=0), "truncate must be at least 1, got 0"),
+        (lambda: Recurrent(SimpleCell(2), carry=True, reverse=True), "carry goes neither with reverse"),
+        (lambda: Recurrent(SimpleCell(2)).init(jax.random.key(0), jaxbp.shaped(2, 3)), r"\[N, T, D\], got \[2, 3\]"),
+    ],
+)
 def test_bad_input_is_one_line(make, words):
     with pytest.raises(InputError, match=words):
         make()
@@ -270,9 +301,11 @@ def weight_shaped_results(program, rows, features):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cell", "gates", "products"), [
-    (SimpleCell(13), 1, 1), (LSTMCell(13), 4, 1), (GRUCell(13), 3, 1), (GRUCell(13, reset="before"), 2, 2)],
-    ids=["simple", "lstm", "gru", "gru_before"])
+@pytest.mark.parametrize(
+    ("cell", "gates", "products"),
+    [(SimpleCell(13), 1, 1), (LSTMCell(13), 4, 1), (GRUCell(13), 3, 1), (GRUCell(13, reset="before"), 2, 2)],
+    ids=["simple", "lstm", "gru", "gru_before"],
+)
 def test_the_loop_back_has_one_product_a_recurrent_matrix_and_no_weight(cell, gates, products):
     layer = Recurrent(cell)
     hand, autodiff = programs(layer)
@@ -290,8 +323,11 @@ def test_the_loop_back_has_one_product_a_recurrent_matrix_and_no_weight(cell, ga
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cell", "share"), [(SimpleCell(64), 0.86), (LSTMCell(64), 0.78), (GRUCell(64), 0.85)],
-                         ids=["simple", "lstm", "gru"])
+@pytest.mark.parametrize(
+    ("cell", "share"),
+    [(SimpleCell(64), 0.86), (LSTMCell(64), 0.78), (GRUCell(64), 0.85)],
+    ids=["simple", "lstm", "gru"],
+)
 def test_temporary_bytes_beside_autodiff(cell, share):
     hand, autodiff = (p.memory_analysis().temp_size_in_bytes for p in programs(Recurrent(cell), d=16))
     assert hand <= share * autodiff
@@ -313,15 +349,22 @@ def test_square_root_memory():
 def test_torch(name):
     torch = pytest.importorskip("torch")
     kinds = {"tanh": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
-    net = torch.nn.RNN(D, H, nonlinearity="relu", batch_first=True) if name == "relu" else kinds[name](
-        D, H, batch_first=True)
+    net = (
+        torch.nn.RNN(D, H, nonlinearity="relu", batch_first=True)
+        if name == "relu"
+        else kinds[name](D, H, batch_first=True)
+    )
     layer = Recurrent(CELLS[name])
     params, x, dy = drawn(layer, dtype=jnp.float32)
     bh = np.zeros(len(params["b"]), np.float32)
     if name == "gru":
-        bh[2 * H:] = params["bh"]
-    for leaf, value in {"weight_ih_l0": params["wx"], "weight_hh_l0": params["wh"], "bias_ih_l0": params["b"],
-                        "bias_hh_l0": bh}.items():
+        bh[2 * H :] = params["bh"]
+    for leaf, value in {
+        "weight_ih_l0": params["wx"],
+        "weight_hh_l0": params["wh"],
+        "bias_ih_l0": params["b"],
+        "bias_hh_l0": bh,
+    }.items():
         getattr(net, leaf).data = torch.tensor(np.asarray(value))
     given = torch.tensor(np.asarray(x), requires_grad=True)
     out = net(given)[0]
@@ -330,6 +373,6 @@ def test_torch(name):
     dx, grads = layer.backward(params, cache, dy)
     want = {"wx": net.weight_ih_l0.grad, "wh": net.weight_hh_l0.grad, "b": net.bias_ih_l0.grad}
     if name == "gru":
-        want["bh"] = net.bias_hh_l0.grad[2 * H:]
+        want["bh"] = net.bias_hh_l0.grad[2 * H :]
     numbers = jax.tree.map(lambda a: a.detach().numpy(), (out, given.grad, want))
     assert worst((y, dx, grads), numbers) <= 1e-5

@@ -1,4 +1,5 @@
 """Runs that survive: killed at any instant, on rotten disks and by signals, they end with the same bytes."""
+
 import json
 import os
 import random
@@ -18,8 +19,9 @@ from jaxbp import optim
 from jaxbp.config import to_json
 from jaxbp.data import Embedded
 from jaxbp.train.checkpoint import Checkpoints, load_arrays, verify
-from jaxbp.train.loop import Interrupted, train
+from jaxbp.train.loop import train
 from jaxbp.train.run import differences
+from jaxbp.train.signals import Interrupted
 
 HERE = Path(__file__).parent
 
@@ -29,14 +31,21 @@ def config(**run):
     short = {"epochs": 6, "evaluate_every": 2, "steps_per_call": 2, "checkpoint_seconds": 0.0, "patience": 50}
     made = small(**(short | run))
     optimizer = optim.Adam(schedule=optim.Cosine())
-    return replace(made, model=replace(made.model, dropout=0.3), optimizer=optimizer,
-                   data=replace(made.data, validation_fraction=0.2))
+    return replace(
+        made,
+        model=replace(made.model, dropout=0.3),
+        optimizer=optimizer,
+        data=replace(made.data, validation_fraction=0.2),
+    )
 
 
 def process(path, folder, point="none", count=0):
     words = [sys.executable, str(HERE / "killed.py"), str(path), str(folder), point, str(count)]
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),  # each process needs the same programs
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    kept = {
+        "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),  # each process needs the same programs
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     environment = os.environ | {"PYTHONPATH": str(HERE.parent)} | kept
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
@@ -216,4 +225,6 @@ def test_another_version_is_a_warning_line(tmp_path, monkeypatch, capsys):
 
 def test_differences_name_nested_fields():
     assert differences({"a": {"b": 1, "c": [1]}}, {"a": {"b": 2, "c": [1]}, "d": 3}) == {
-        "a.b": "a.b was 1 and is 2", "d": "d was None and is 3"}
+        "a.b": "a.b was 1 and is 2",
+        "d": "d was None and is 3",
+    }

@@ -1,4 +1,5 @@
 """Scores against hand-computed examples and scikit-learn, and what evaluate.py leaves of them."""
+
 import json
 from dataclasses import asdict
 
@@ -28,9 +29,16 @@ def test_three_classes_by_hand():
     assert lines[1].split() == ["a", "2", "0", "0", "0.6667", "1.0000", "0.8000", "2"]
 
 
-@pytest.mark.parametrize(("right", "of", "low", "high"), [
-    (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (1, 10, 0.0179, 0.4042), (5, 10, 0.2366, 0.7634),  # z^2 / (n + z^2), ...
-    (81, 263, 0.2553, 0.3662)])  # Newcombe 1998, Statistics in Medicine 17, table I
+@pytest.mark.parametrize(
+    ("right", "of", "low", "high"),
+    [
+        (0, 10, 0, 0.2775),
+        (10, 10, 0.7225, 1),
+        (1, 10, 0.0179, 0.4042),
+        (5, 10, 0.2366, 0.7634),  # z^2 / (n + z^2), ...
+        (81, 263, 0.2553, 0.3662),
+    ],
+)  # Newcombe 1998, Statistics in Medicine 17, table I
 def test_wilson(right, of, low, high):
     y = np.where(np.arange(of) < right, 1.0, 0.0)[:, None]
     scores = measure(y, np.ones((of, 1)), SquaredError(), ("no", "yes"))
@@ -49,8 +57,9 @@ def test_scores_agree_with_sklearn(kind):
     report = metrics.classification_report(labels, p.argmax(axis=1), target_names=THREE, output_dict=True)
     for name, *found in zip(THREE, scores.precision, scores.recall, scores.f1, scores.support, strict=True):
         assert found == list(report[name].values())
-    assert scores.calibration.brier == pytest.approx(np.mean([metrics.brier_score_loss(labels == c, p[:, c])
-                                                              for c in range(3)]) * 3, rel=1e-6)
+    assert scores.calibration.brier == pytest.approx(
+        np.mean([metrics.brier_score_loss(labels == c, p[:, c]) for c in range(3)]) * 3, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("target", [np.array([1, 0, 1, 1]), np.array([[1.0], [0], [1], [1]])])
@@ -94,8 +103,10 @@ def test_regression_by_hand():
     assert json.loads(json.dumps(asdict(scores))) == asdict(scores)
 
 
-@pytest.mark.parametrize(("classes", "loss", "files"), [
-    (3, SoftmaxCrossEntropy(), {"confusion.png", "calibration.png"}), (36, MulticlassHinge(), {"confusion.png"})])
+@pytest.mark.parametrize(
+    ("classes", "loss", "files"),
+    [(3, SoftmaxCrossEntropy(), {"confusion.png", "calibration.png"}), (36, MulticlassHinge(), {"confusion.png"})],
+)
 def test_pictures_and_json(tmp_path, classes, loss, files):
     """Many classes too: then the table has no matrix."""
     names = tuple(f"class {i}" for i in range(classes))
@@ -112,5 +123,9 @@ def test_predictions_come_in_order_from_any_number_of_chunks(monkeypatch, rows):
     monkeypatch.setattr(evaluate, "CHUNK", 4)
     model, x = jaxbp.Chain((jaxbp.Dense(3), jaxbp.Dropout(0.5))), np.random.default_rng(0).random((rows, 5), np.float32)
     params = model.init(jax.random.key(0), x)
-    np.testing.assert_allclose(evaluate.make_prediction(model)(params, None, x),
-                               model.forward(params, x, jaxbp.Context(train=False))[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        evaluate.make_prediction(model)(params, None, x),
+        model.forward(params, x, jaxbp.Context(train=False))[0],
+        rtol=1e-5,
+        atol=1e-6,
+    )

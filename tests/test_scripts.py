@@ -1,4 +1,5 @@
 """The commands as a user types them: what they print, their exit status, and that bad input writes nothing."""
+
 import gzip
 import json
 import subprocess
@@ -12,8 +13,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def command(script, *words, status=0, cwd=ROOT):
-    done = subprocess.run([sys.executable, ROOT / "scripts" / script, *map(str, words)], cwd=cwd, capture_output=True,
-                          text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / script, *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == status, done.stdout + done.stderr
     return done
 
@@ -50,14 +57,17 @@ def test_the_default_experiment_reaches_97_percent(tmp_path):
     assert float(last.split()[-1]) >= 0.97
 
 
-@pytest.mark.parametrize(("words", "parts"), [
-    (["--config.optimizer.beta=1"], ["unknown option '--config.optimizer.beta'"]),
-    (["--config.run.seeds=1"], ["'--config.run.seeds'", "did you mean '--config.run.seed'"]),
-    (["--config.run.epochs=many"], ["--config.run.epochs must be an integer of at least 1, got 'many'"]),
-    (["--config=configs/digit_mlp.py"], ["'configs/digit_mlp.py'", "did you mean 'configs/digits_mlp.py'"]),
-    (["--wordkir=x"], ["'--wordkir'", "did you mean '--workdir'"]),
-    (["--config.run.batch_size=2000"], ["run.batch_size is 2000", "1438 examples"]),
-])
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--config.optimizer.beta=1"], ["unknown option '--config.optimizer.beta'"]),
+        (["--config.run.seeds=1"], ["'--config.run.seeds'", "did you mean '--config.run.seed'"]),
+        (["--config.run.epochs=many"], ["--config.run.epochs must be an integer of at least 1, got 'many'"]),
+        (["--config=configs/digit_mlp.py"], ["'configs/digit_mlp.py'", "did you mean 'configs/digits_mlp.py'"]),
+        (["--wordkir=x"], ["'--wordkir'", "did you mean '--workdir'"]),
+        (["--config.run.batch_size=2000"], ["run.batch_size is 2000", "1438 examples"]),
+    ],
+)
 def test_train_refuses_bad_words_in_one_line(words, parts, tmp_path):
     line = refused("train.py", f"--workdir={tmp_path / 'run'}", *words)
     assert all(part in line for part in parts), line
@@ -65,11 +75,16 @@ def test_train_refuses_bad_words_in_one_line(words, parts, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("given", "right"), [
-    ("--config.run.sed", "--config.run.seed"), ("--config.run.epochss", "--config.run.epochs"),
-    ("--config.optimizer.learning_rat", "--config.optimizer.learning_rate"),
-    ("--config.modl.dropout", "--config.model.dropout"), ("--config.data.scalign", "--config.data.scaling"),
-])
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        ("--config.run.sed", "--config.run.seed"),
+        ("--config.run.epochss", "--config.run.epochs"),
+        ("--config.optimizer.learning_rat", "--config.optimizer.learning_rate"),
+        ("--config.modl.dropout", "--config.model.dropout"),
+        ("--config.data.scalign", "--config.data.scaling"),
+    ],
+)
 def test_a_misspelt_key_ends_the_command(given, right, tmp_path):
     line = refused("train.py", f"--workdir={tmp_path / 'run'}", f"{given}=1")
     assert line == f"error: unknown option '{given}'; did you mean '{right}'?"
@@ -81,8 +96,9 @@ def test_train_refuses_bad_data_in_one_line(tmp_path):
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + np.array([3, 2, 2], ">i4").tobytes()))
     for name in ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"):
         (tmp_path / f"{name}.gz").write_bytes(b"")
-    line = refused("train.py", "--config=configs/mnist_mlp.py", f"--config.data.path={tmp_path}",
-                   f"--workdir={tmp_path / 'run'}")
+    line = refused(
+        "train.py", "--config=configs/mnist_mlp.py", f"--config.data.path={tmp_path}", f"--workdir={tmp_path / 'run'}"
+    )
     assert str(tmp_path) in line
     assert not (tmp_path / "run").exists()
 
@@ -97,7 +113,7 @@ def test_other_scripts_refuse_in_one_line(tmp_path):
 @pytest.mark.slow
 def test_a_wrong_backward_makes_the_check_exit_with_1(tmp_path):
     """A config of one's own, with a layer whose bias gradient is 1.5 times too large."""
-    (tmp_path / "wrong.py").write_text('''
+    (tmp_path / "wrong.py").write_text("""
 from dataclasses import dataclass
 import jaxbp
 from jaxbp.config import Config, Run
@@ -117,7 +133,7 @@ class Net(ModelConfig):
 
 def get_config():
     return Config(Embedded("iris"), Net(), jaxbp.SoftmaxCrossEntropy(), SGD(0.1), Run(epochs=1, batch_size=16))
-''')
+""")
     done = command("check_gradients.py", f"--config={tmp_path / 'wrong.py'}", status=1)
     assert "FAIL, 3 of 4 leaves right" in done.stdout.splitlines()[0]
     assert "02_wrong/b: likely cause" in done.stdout

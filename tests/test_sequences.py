@@ -1,4 +1,5 @@
 """Sequences from the file to the sample: data sets, weights for every step, carried state, deltas over time, text."""
+
 import json
 from dataclasses import replace
 
@@ -35,15 +36,16 @@ def fox(tmp_path_factory):
 
 # --- data -----------------------------------------------------------------------------------------------------------
 
+
 def test_text_windows_and_their_targets(fox):
     splits = Text(path=fox, length=20).load()
     text = lambda ids: "".join(splits.classes[i] for i in ids)
     cut = len(FOX) - round(0.1 * len(FOX))
-    assert "".join(text(row) for row in splits.train.x) == FOX[:len(splits.train) * 20]
-    assert "".join(text(row) for row in splits.train.y) == FOX[1:len(splits.train) * 20 + 1]
+    assert "".join(text(row) for row in splits.train.x) == FOX[: len(splits.train) * 20]
+    assert "".join(text(row) for row in splits.train.y) == FOX[1 : len(splits.train) * 20 + 1]
     held = FOX[cut:]
     counted = "".join(text(row[mask > 0]) for row, mask in zip(splits.test.y, splits.test.mask, strict=True))
-    assert counted == held[1:len(counted) + 1]  # each once
+    assert counted == held[1 : len(counted) + 1]  # each once
     assert len(counted) > len(held) - 20
 
 
@@ -51,7 +53,7 @@ def test_streams_go_on_row_by_row(fox):
     data = Text(path=fox, length=10, streams=4).load()
     batches = data.train.x.reshape(-1, 4, 10)
     text = "".join(data.classes[i] for i in np.concatenate(batches[:, 2]))
-    assert text == FOX[2 * len(text):3 * len(text)]
+    assert text == FOX[2 * len(text) : 3 * len(text)]
 
 
 def test_the_default_text_needs_no_file_and_has_97_classes():
@@ -61,12 +63,15 @@ def test_the_default_text_needs_no_file_and_has_97_classes():
     assert "import" in "".join(splits.classes[i] for i in splits.train.x.ravel())
 
 
-@pytest.mark.parametrize(("data", "line"), [
-    (Text(path="nowhere.txt"), r"cannot read nowhere.txt \(No such file or directory\)"),
-    (Text(size=100), "a text of 100 characters has no window of length=128 in its training part"),
-    (Text(size=1000, length=128), "a text of 1000 characters has no window of length=128 in its test part"),
-    (Text(size=5000, streams=1000), "streams=1000 are too many for a text of 35 windows"),
-])
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (Text(path="nowhere.txt"), r"cannot read nowhere.txt \(No such file or directory\)"),
+        (Text(size=100), "a text of 100 characters has no window of length=128 in its training part"),
+        (Text(size=1000, length=128), "a text of 1000 characters has no window of length=128 in its test part"),
+        (Text(size=5000, streams=1000), "streams=1000 are too many for a text of 35 windows"),
+    ],
+)
 def test_text_that_cannot_be_used_is_one_line(data, line):
     with pytest.raises(InputError, match=line):
         data.load()
@@ -83,7 +88,7 @@ def test_adding():
 @pytest.mark.parametrize("embedded", [False, True])
 def test_reber_strings_and_what_counts(embedded):
     splits = Reber(embedded=embedded, examples=300, test_examples=100).load()
-    spell = lambda part, row: "".join(SYMBOLS[i] for i in part.y[row, :int(part.mask[row].sum())])
+    spell = lambda part, row: "".join(SYMBOLS[i] for i in part.y[row, : int(part.mask[row].sum())])
     following: dict[str, set[str]] = {}
     for row in range(len(splits.train)):
         text = "B" + spell(splits.train, row)
@@ -102,7 +107,7 @@ def test_reber_strings_and_what_counts(embedded):
         end = text.index("E", 1) + (2 if embedded else 0)
         counts, inner = test.mask[row], 2 if embedded else 0
         for step in range(inner, end - (2 if embedded else 0)):
-            if (seen := following.get(text[inner:step + 1])) and len(seen) == 2:
+            if (seen := following.get(text[inner : step + 1])) and len(seen) == 2:
                 assert counts[step] == 0
         if embedded:
             assert counts[0] == 0
@@ -118,11 +123,17 @@ def test_curves_go_round(name):
 
 # --- training -------------------------------------------------------------------------------------------------------
 
+
 def config(fox, **run):
     settings = {"epochs": 2, "batch_size": 4, "shuffle": False} | run
     model = RNN(outputs=97, hidden=(8,), embedding=5, carry=True)
-    return Config(data=Text(path=fox, length=10, streams=4), model=model,
-                  loss=SoftmaxCrossEntropy(), optimizer=SGD(learning_rate=0.5), run=Run(**settings))
+    return Config(
+        data=Text(path=fox, length=10, streams=4),
+        model=model,
+        loss=SoftmaxCrossEntropy(),
+        optimizer=SGD(learning_rate=0.5),
+        run=Run(**settings),
+    )
 
 
 @pytest.mark.slow
@@ -134,14 +145,21 @@ def test_a_carried_state_goes_from_batch_to_batch(fox, tmp_path):
     layers = dict(zip(("embedding", "recurrent", "dense"), model.layers, strict=True))
     spec = jax.ShapeDtypeStruct((4, 10), jnp.int32)
     key, _ = jax.random.split(jax.random.key(0))
-    params, state = model.init(key, spec), layers["recurrent"].init_state(layers["embedding"].forward(
-        model.init(key, spec)["00_embedding"], jnp.zeros((4, 10), jnp.int32), jaxbp.Context())[0])
+    params, state = (
+        model.init(key, spec),
+        layers["recurrent"].init_state(
+            layers["embedding"].forward(
+                model.init(key, spec)["00_embedding"], jnp.zeros((4, 10), jnp.int32), jaxbp.Context()
+            )[0]
+        ),
+    )
 
     def value(params, state, x, y):
         embedded = params["00_embedding"]["w"][x]
         h, _ = layers["recurrent"].forward(params["01_recurrent"], embedded, jaxbp.Context(state=state))
-        after = layers["recurrent"].next_state(state, layers["recurrent"].forward(
-            params["01_recurrent"], embedded, jaxbp.Context(state=state))[1])
+        after = layers["recurrent"].next_state(
+            state, layers["recurrent"].forward(params["01_recurrent"], embedded, jaxbp.Context(state=state))[1]
+        )
         logits = h @ params["02_dense"]["w"].T + params["02_dense"]["b"]
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], -1)
         return -jnp.mean(picked), after
@@ -178,8 +196,13 @@ def test_the_loss_is_the_mean_over_the_steps_that_count():
 
 @pytest.mark.slow
 def test_masked_steps_do_not_reach_the_weights(tmp_path):
-    made = Config(data=Reber(examples=40, test_examples=20), model=RNN(outputs=7, hidden=(4,)),
-                  loss=SoftmaxCrossEntropy(), optimizer=SGD(learning_rate=0.5), run=Run(epochs=2, batch_size=16))
+    made = Config(
+        data=Reber(examples=40, test_examples=20),
+        model=RNN(outputs=7, hidden=(4,)),
+        loss=SoftmaxCrossEntropy(),
+        optimizer=SGD(learning_rate=0.5),
+        run=Run(epochs=2, batch_size=16),
+    )
     splits = made.data.load()
     spoilt = replace(splits.train, y=np.where(splits.train.mask > 0, splits.train.y, 6))
     train(made, tmp_path / "a", splits=splits)
@@ -194,8 +217,13 @@ def test_reber_and_curves_are_learned(tmp_path):
     assert last == "test accuracy 1.0000"
     loss = {}
     for taps in (1, 2):
-        done = command("train.py", "--config=configs/lissajous_delay.py", f"--config.model.taps={taps}",
-                       f"--workdir={tmp_path / str(taps)}", "--config.run.epochs=30")
+        done = command(
+            "train.py",
+            "--config=configs/lissajous_delay.py",
+            f"--config.model.taps={taps}",
+            f"--workdir={tmp_path / str(taps)}",
+            "--config.run.epochs=30",
+        )
         loss[taps] = float(done.stdout.split()[-1])
     assert loss[2] < loss[1] / 4  # without the step before, a crossing has two directions
 
@@ -208,6 +236,7 @@ def test_time_delay_network_is_dense_layers_on_a_delay_line():
 
 
 # --- deltas over time -----------------------------------------------------------------------------------------------
+
 
 def test_delta_norms_are_those_of_autodiff():
     """|dL / da_t| by differentiating in a term that is added to every pre-activation."""
@@ -233,6 +262,7 @@ def test_there_are_no_delta_norms_without_a_recurrent_layer():
 
 
 # --- text from a model ----------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def language_run(fox, tmp_path_factory):

@@ -1,4 +1,5 @@
 """A second framework as the oracle of whole models: PyTorch's autograd in float64, with our weights."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,20 +14,35 @@ from jaxbp.models import MLP
 torch = pytest.importorskip("torch", reason="pip install torch==2.13.0 for this oracle")
 nn = torch.nn
 LOSSES = {
-    "cross-entropy": (SoftmaxCrossEntropy(label_smoothing=0.1), lambda y, t: nn.functional.cross_entropy(
-        y, t, label_smoothing=0.1)),
+    "cross-entropy": (
+        SoftmaxCrossEntropy(label_smoothing=0.1),
+        lambda y, t: nn.functional.cross_entropy(y, t, label_smoothing=0.1),
+    ),
     "squared error": (SquaredError("mean"), lambda y, t: nn.functional.mse_loss(y, t)),
     "huber": (Huber(0.5), lambda y, t: nn.functional.huber_loss(y, t, reduction="sum", delta=0.5) / len(y)),
-    "binary": (BinaryCrossEntropy(), lambda y, t: nn.functional.binary_cross_entropy_with_logits(
-        y, t, reduction="sum") / len(y)),
+    "binary": (
+        BinaryCrossEntropy(),
+        lambda y, t: nn.functional.binary_cross_entropy_with_logits(y, t, reduction="sum") / len(y),
+    ),
 }
-ACTIVATIONS = {"relu": nn.ReLU(), "tanh": nn.Tanh(), "sigmoid": nn.Sigmoid(), "gelu": nn.GELU(), "elu": nn.ELU(),
-               "selu": nn.SELU(), "silu": nn.SiLU(), "softplus": nn.Softplus(), "leakyrelu": nn.LeakyReLU(0.01)}
+ACTIVATIONS = {
+    "relu": nn.ReLU(),
+    "tanh": nn.Tanh(),
+    "sigmoid": nn.Sigmoid(),
+    "gelu": nn.GELU(),
+    "elu": nn.ELU(),
+    "selu": nn.SELU(),
+    "silu": nn.SiLU(),
+    "softplus": nn.Softplus(),
+    "leakyrelu": nn.LeakyReLU(0.01),
+}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", ["cross-entropy", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in LOSSES if name != "cross-entropy")])
+@pytest.mark.parametrize(
+    "name",
+    ["cross-entropy", *(pytest.param(name, marks=pytest.mark.slow) for name in LOSSES if name != "cross-entropy")],
+)
 def test_whole_model_against_pytorch(strict, name, activation):
     loss, theirs = LOSSES[name]
     model = MLP(outputs=3, hidden=(7, 11), activation=activation).build()

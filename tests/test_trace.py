@@ -1,4 +1,5 @@
 """The trace of a pass: a published example digit by digit, and deltas equal to autodiff's on models of every kind."""
+
 import io
 import json
 
@@ -20,8 +21,12 @@ MAZUR = jaxbp.Chain((jaxbp.Dense(2), jaxbp.Sigmoid(), jaxbp.Dense(2), jaxbp.Sigm
 def mazur():
     """The 2-2-2 network of Mazur 2015, "A step by step backpropagation example"."""
     wide = lambda numbers: jnp.array(numbers, jnp.float64)
-    params = {"00_dense": {"w": wide([[0.15, 0.2], [0.25, 0.3]]), "b": wide([0.35, 0.35])}, "01_sigmoid": {},
-              "02_dense": {"w": wide([[0.4, 0.45], [0.5, 0.55]]), "b": wide([0.6, 0.6])}, "03_sigmoid": {}}
+    params = {
+        "00_dense": {"w": wide([[0.15, 0.2], [0.25, 0.3]]), "b": wide([0.35, 0.35])},
+        "01_sigmoid": {},
+        "02_dense": {"w": wide([[0.4, 0.45], [0.5, 0.55]]), "b": wide([0.6, 0.6])},
+        "03_sigmoid": {},
+    }
     batch = {"x": wide([[0.05, 0.1]]), "y": wide([[0.01, 0.99]]), "weight": jnp.ones(1)}
     return record(MAZUR, SquaredError(), params, batch)
 
@@ -80,7 +85,15 @@ def test_the_command(tmp_path):
     files = [f"--{kind}={tmp_path / 'a'}.{kind}" for kind in ("json", "npz")]
     done = command("trace.py", "--config=configs/xor.py", *files)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0].split() == ["name", "shape", "value", "by", "hand", "autodiff", "difference",
-                                                   "formula"]
+    assert done.stdout.splitlines()[0].split() == [
+        "name",
+        "shape",
+        "value",
+        "by",
+        "hand",
+        "autodiff",
+        "difference",
+        "formula",
+    ]
     assert json.loads((tmp_path / "a.json").read_text())["rows"]
     assert (tmp_path / "a.npz").stat().st_size > 0

@@ -1,4 +1,5 @@
 """The step's laws, the loop's bits, and what a run leaves in its folder."""
+
 import functools
 import json
 from dataclasses import replace
@@ -107,8 +108,11 @@ def test_a_nonfinite_gradient_stops_before_the_update(bad):
     assert not stopped.finite
     assert stopped.step == 3
     assert three.finite
-    for a, b in zip(jax.tree.leaves((stopped.params, stopped.optimizer, stopped.loss_sum)),
-                    jax.tree.leaves((three.params, three.optimizer, three.loss_sum)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves((stopped.params, stopped.optimizer, stopped.loss_sum)),
+        jax.tree.leaves((three.params, three.optimizer, three.loss_sum)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -179,8 +183,10 @@ def test_evaluation_counts_every_example_once(monkeypatch):
     assert found["accuracy"] == pytest.approx((y.argmax(1) == Y).mean())
 
 
-@pytest.mark.parametrize(("loss", "target"), [(BinaryCrossEntropy(), np.array([0, 1, 1], np.int32)),
-                                             (SquaredError(), np.array([[0.0], [1], [1]], np.float32))])
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [(BinaryCrossEntropy(), np.array([0, 1, 1], np.int32)), (SquaredError(), np.array([[0.0], [1], [1]], np.float32))],
+)
 def test_one_output_is_a_yes_or_no(loss, target):
     """Logits are cut at 0, outputs of squared error at 0.5."""
     outputs = np.array([[0.3], [0.7], [-1.0]], np.float32)
@@ -194,9 +200,13 @@ def test_schedules_and_optimizers(float64):
     assert float(optim.Constant().build(0.3, 10)(9)) == pytest.approx(0.3)
     params, grads = {"w": jnp.ones(3)}, {"w": jnp.array([1.0, -2.0, 3.0])}
     twice = {}
-    kinds = {"sgd": optim.SGD(0.1), "momentum": optim.SGD(0.1, momentum=0.9),
-             "nesterov": optim.SGD(0.1, momentum=0.9, nesterov=True), "adam": optim.Adam(0.1),
-             "adamw": optim.AdamW(0.1, weight_decay=0.5)}
+    kinds = {
+        "sgd": optim.SGD(0.1),
+        "momentum": optim.SGD(0.1, momentum=0.9),
+        "nesterov": optim.SGD(0.1, momentum=0.9, nesterov=True),
+        "adam": optim.Adam(0.1),
+        "adamw": optim.AdamW(0.1, weight_decay=0.5),
+    }
     for name, kind in kinds.items():
         optimizer, p = kind.build(10), params
         state = optimizer.init(p)
@@ -209,15 +219,21 @@ def test_schedules_and_optimizers(float64):
     assert twice == pytest.approx(want, abs=1e-6)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"run": {"batch_size": 91}}, "run.batch_size is 91, but the training part has 90 examples"),
-    ({"model": {"outputs": 4}}, r"the model has 4 outputs, but the data has 3 classes: set model.outputs=3"),
-    ({"data": {"one_hot": True}, "loss": BinaryCrossEntropy(), "model": {"outputs": 1}}, "the model has 1 outputs"),
-    ({"model": {"outputs": 1}, "loss": BinaryCrossEntropy()}, "the model has 1 outputs, but the data has 3 classes"),
-    ({"loss": SquaredError()}, r"outputs \[16, 3\] need float targets of the same shape, got integer \[16\]"),
-    ({"optimizer": {"groups": (optim.Group(".*/b"),)}}, r"groups: no pattern matches '01_dense/w'"),
-    ({"penalty": {"l2": 0.1, "paths": "dense/w"}}, r"'dense/w' matches no parameter \(there are: 01_dense/b"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"run": {"batch_size": 91}}, "run.batch_size is 91, but the training part has 90 examples"),
+        ({"model": {"outputs": 4}}, r"the model has 4 outputs, but the data has 3 classes: set model.outputs=3"),
+        ({"data": {"one_hot": True}, "loss": BinaryCrossEntropy(), "model": {"outputs": 1}}, "the model has 1 outputs"),
+        (
+            {"model": {"outputs": 1}, "loss": BinaryCrossEntropy()},
+            "the model has 1 outputs, but the data has 3 classes",
+        ),
+        ({"loss": SquaredError()}, r"outputs \[16, 3\] need float targets of the same shape, got integer \[16\]"),
+        ({"optimizer": {"groups": (optim.Group(".*/b"),)}}, r"groups: no pattern matches '01_dense/w'"),
+        ({"penalty": {"l2": 0.1, "paths": "dense/w"}}, r"'dense/w' matches no parameter \(there are: 01_dense/b"),
+    ],
+)
 def test_what_does_not_fit_is_refused_and_nothing_is_written(change, message, tmp_path):
     config = small()
     for name, value in change.items():
@@ -244,8 +260,10 @@ def test_accumulation_is_the_whole_batch(float64, parts):
     optimizer = optax.sgd(0.1)
     batch = {"x": X[:6].astype(jnp.float64), "y": Y[:6], "mask": jnp.array([1.0, 1, 1, 1, 0, 0])}
     gradient = jaxbp.value_and_grad(MODEL, SoftmaxCrossEntropy())
-    whole, parted = (jax.jit(make_step(g, optimizer))(fresh(optimizer, jnp.float64), batch)
-                     for g in (gradient, accumulated(gradient, parts)))
+    whole, parted = (
+        jax.jit(make_step(g, optimizer))(fresh(optimizer, jnp.float64), batch)
+        for g in (gradient, accumulated(gradient, parts))
+    )
     assert worst(parted.params, whole.params) <= 1e-12
     assert worst(parted.loss_sum, whole.loss_sum) <= 1e-12
 
@@ -263,8 +281,9 @@ def test_accumulation_counts_a_penalty_once(tmp_path):
 def test_early_stopping_returns_the_best_weights(tmp_path):
     """A learning rate that overshoots: the run stops before its last epoch, with the weights of its best evaluation."""
     config = small(epochs=200, patience=3, batch_size=15)
-    config = replace(config, data=replace(config.data, validation_fraction=0.3),
-                     optimizer=optim.SGD(learning_rate=0.5, momentum=0.9))
+    config = replace(
+        config, data=replace(config.data, validation_fraction=0.3), optimizer=optim.SGD(learning_rate=0.5, momentum=0.9)
+    )
     best = train(config, tmp_path)
     rows = curves.read_metrics(tmp_path / "metrics.jsonl")
     assert len(rows) < 200
@@ -290,10 +309,13 @@ def test_a_nonfinite_run_names_the_step_and_the_layer_and_can_be_replayed(tmp_pa
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
 
-@pytest.mark.parametrize(("spoil", "first"), [
-    (lambda batch, params: batch["x"].at[0, 0].set(jnp.nan), "the batch, x"),
-    (lambda batch, params: params["00_dense"]["w"].at[0, 0].set(jnp.inf), "the parameters, 00_dense/w"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "first"),
+    [
+        (lambda batch, params: batch["x"].at[0, 0].set(jnp.nan), "the batch, x"),
+        (lambda batch, params: params["00_dense"]["w"].at[0, 0].set(jnp.inf), "the parameters, 00_dense/w"),
+    ],
+)
 def test_diagnosis_begins_at_the_front(spoil, first):
     model = jaxbp.Chain((jaxbp.Dense(7), jaxbp.Tanh(), jaxbp.Dense(3)))
     params = model.init(jax.random.key(0), jax.ShapeDtypeStruct(X.shape, X.dtype))
@@ -345,8 +367,9 @@ def test_augmentation_is_a_function_of_seed_and_step(tmp_path):
 def test_penalty_and_dropout_reach_the_update(tmp_path):
     plain = train(small(epochs=1), tmp_path / "a")
     config = small(epochs=1)
-    for i, other in enumerate((replace(config, penalty=jaxbp.Penalty(l2=0.1)),
-                               replace(config, model=replace(config.model, dropout=0.5)))):
+    for i, other in enumerate(
+        (replace(config, penalty=jaxbp.Penalty(l2=0.1)), replace(config, model=replace(config.model, dropout=0.5)))
+    ):
         assert train(other, tmp_path / str(i))["train_loss"] != plain["train_loss"]
 
 

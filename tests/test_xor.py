@@ -1,4 +1,5 @@
 """XOR from a hundred seeds in one compiled program: how often a 2-4-1 net solves it, and the 2-2-1 net beside it."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args

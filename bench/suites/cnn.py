@@ -4,6 +4,7 @@ Autodiff is jax.value_and_grad of the forward that a user writes, lax.conv_gener
 weights [H, W, I, O]. Peers: autodiff of our own forward, Flax, PyTorch; no dropout and no augmentation anywhere, plain
 gradient descent, the same batches.
 """
+
 from __future__ import annotations
 
 import warnings
@@ -47,6 +48,7 @@ def data(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 # --- the same network by others --------------------------------------------------------------------------------------
 
+
 def plain(params: dict, x: jax.Array) -> jax.Array:
     """The network as a user writes it."""
     for layer in ("first", "second"):
@@ -84,10 +86,20 @@ def flax_network() -> tuple[Callable, dict]:
     """Its forward (params, x) and its params."""
     from flax import linen as nn
 
-    net = nn.Sequential([
-        nn.Conv(32, (5, 5), padding="VALID"), nn.relu, lambda x: nn.max_pool(x, (2, 2), (2, 2)),
-        nn.Conv(64, (5, 5), padding="VALID"), nn.relu, lambda x: nn.max_pool(x, (2, 2), (2, 2)),
-        lambda x: x.reshape(len(x), -1), nn.Dense(256), nn.relu, nn.Dense(10)])
+    net = nn.Sequential(
+        [
+            nn.Conv(32, (5, 5), padding="VALID"),
+            nn.relu,
+            lambda x: nn.max_pool(x, (2, 2), (2, 2)),
+            nn.Conv(64, (5, 5), padding="VALID"),
+            nn.relu,
+            lambda x: nn.max_pool(x, (2, 2), (2, 2)),
+            lambda x: x.reshape(len(x), -1),
+            nn.Dense(256),
+            nn.relu,
+            nn.Dense(10),
+        ]
+    )
     return net.apply, net.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
 
 
@@ -97,8 +109,18 @@ def torch_steps(rows: int) -> Callable[[int], None]:
 
     torch.set_num_threads(threads())
     nn = torch.nn
-    net = nn.Sequential(nn.Conv2d(1, 32, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 5), nn.ReLU(),
-                        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1024, 256), nn.ReLU(), nn.Linear(256, 10))
+    net = nn.Sequential(
+        nn.Conv2d(1, 32, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(1024, 256),
+        nn.ReLU(),
+        nn.Linear(256, 10),
+    )
     optimizer, loss = torch.optim.SGD(net.parameters(), RATE, fused=True), nn.CrossEntropyLoss()
     x, y = data(rows)
     x, y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(y).long()
@@ -114,14 +136,19 @@ def torch_steps(rows: int) -> Callable[[int], None]:
 
 # --- races -----------------------------------------------------------------------------------------------------------
 
+
 def networks(rows: int) -> dict[str, tuple[Callable, State]]:
     """name: (training step, state)."""
     optimizer = optax.sgd(RATE)
     ours = initial_state(MODEL, optimizer, SPEC(rows), 0)
-    theirs = lambda params: State(ours.step, params, optimizer.init(params), {}, ours.key, *(jnp.zeros(()),) * 2,
-                                  jnp.array(True))
-    found = {"hand": (value_and_grad(MODEL, LOSS), ours), "autodiff": (by_grad(plain), theirs(plain_params())),
-             "jax.grad of our forward": (autodiff(MODEL, LOSS), ours)}
+    theirs = lambda params: State(
+        ours.step, params, optimizer.init(params), {}, ours.key, *(jnp.zeros(()),) * 2, jnp.array(True)
+    )
+    found = {
+        "hand": (value_and_grad(MODEL, LOSS), ours),
+        "autodiff": (by_grad(plain), theirs(plain_params())),
+        "jax.grad of our forward": (autodiff(MODEL, LOSS), ours),
+    }
     try:
         forward, params = flax_network()
         found["flax"] = by_grad(forward), theirs(params)
@@ -160,6 +187,8 @@ def epoch(rows: int) -> Race:
     order, mask = (jnp.asarray(a) for a in epoch_order(0, 0, EXAMPLES, rows))
     feed = Feed(*(jnp.asarray(a) for a in data(EXAMPLES)), order, mask)
     found, batch = networks(rows), feed.batch(jnp.int32(0))
-    made = {"hand": looped(*found["hand"], feed, len(order)),
-            "autodiff": stepwise(*found["autodiff"], batch, len(order))}
+    made = {
+        "hand": looped(*found["hand"], feed, len(order)),
+        "autodiff": stepwise(*found["autodiff"], batch, len(order)),
+    }
     return race(f"mnist_cnn epoch of {EXAMPLES:,}, batch {rows}", made, torch_peer(rows, len(order)), repeats=1)

@@ -5,6 +5,7 @@ lax.reduce_window, for a normalization the layer's own (and beside it the plain 
 is made of the output, as in training, so that no backward pass starts before the forward pass ends. In the loop a step
 takes another batch and its gradients change the weights, so that nothing is hoisted.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -70,7 +71,8 @@ def plain(layer: Conv, space: tuple[int, ...]) -> Callable:
             y = lax.conv_general_dilated(x, w, window.once, window.margins, window.strides, window.dilation, layout)
         else:
             y = lax.conv_general_dilated(
-                x, w, window.strides, window.padding, None, window.dilation, layout, layer.groups)
+                x, w, window.strides, window.padding, None, window.dilation, layout, layer.groups
+            )
         return y + params["b"]
 
     return forward

@@ -5,6 +5,7 @@ reduced to norms in one program (XLA then need not keep the gradients); our own 
 them; for the LSTM also vmap(jax.grad) of the loop as textbooks have it. Temporary bytes, to which what autodiff
 returns, every example's gradient, must be added: 343 MB for 784-512-512-10.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -41,18 +42,30 @@ def cases() -> Iterator[Race]:
         if model is LSTM:
             peers |= {"textbook loop": (each(textbook), given)}
         norms = per_example.squared_norms(model, LOSS)
-        yield compiled(f"norms, {name}", {"hand": (norms, given), "autodiff": (each(forward), given)} | peers,
-                       repeats=10, peer_repeats=10)
+        yield compiled(
+            f"norms, {name}",
+            {"hand": (norms, given), "autodiff": (each(forward), given)} | peers,
+            repeats=10,
+            peer_repeats=10,
+        )
         peers = {"plain gradient": (plain, given)}
         for sweeps in ("two", "one"):
             clip = per_example.clipped_gradient(model, LOSS, 1.0, "sum", sweeps)
-            yield compiled(f"clipped, {sweeps}, {name}", {"hand": (clip, given), "autodiff": (clipped(forward), given)}
-                           | peers, repeats=5, peer_repeats=5)
+            yield compiled(
+                f"clipped, {sweeps}, {name}",
+                {"hand": (clip, given), "autodiff": (clipped(forward), given)} | peers,
+                repeats=5,
+                peer_repeats=5,
+            )
         hand, auto = (products.hessian(gradient) for gradient in (plain, autodiff(model, LOSS)))
         given = (*given, given[0])
-        yield compiled(f"Hessian-vector, {name}", {"hand": (hand, given), "autodiff": (auto, given)} | {
-            "plain gradient": (lambda params, batch, v, plain=plain: plain(params, batch), given)},
-            repeats=10, peer_repeats=10)
+        yield compiled(
+            f"Hessian-vector, {name}",
+            {"hand": (hand, given), "autodiff": (auto, given)}
+            | {"plain gradient": (lambda params, batch, v, plain=plain: plain(params, batch), given)},
+            repeats=10,
+            peer_repeats=10,
+        )
     yield noise_scale()
 
 

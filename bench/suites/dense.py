@@ -1,4 +1,5 @@
 """Suite dense: whole training steps of dense networks, as a jit call each and inside the training loop; one epoch."""
+
 from __future__ import annotations
 
 import warnings

@@ -3,6 +3,7 @@
 By hand against jax.grad of the same scan; Flax and PyTorch beside them. The epoch is of 200,000 characters, without
 dropout, by plain gradient descent; ours and autodiff's inside the training loop's program.
 """
+
 from __future__ import annotations
 
 import warnings
@@ -47,8 +48,16 @@ def sequence(name: str, time: int, rows: int, inputs: int, features: int) -> Rac
     params = layer.init(keys[0], shaped(rows, time, inputs))
     x = jax.random.normal(keys[1], (rows, time, inputs))
     dy = jax.random.normal(keys[2], (rows, time, features))
-    peers = found({"torch": lambda: torch_sequence(TORCH[name], np.asarray(x), np.asarray(dy)),
-                   "flax": lambda: flax_sequence(FLAX[name], x, dy)}) if name in TORCH else {}
+    peers = (
+        found(
+            {
+                "torch": lambda: torch_sequence(TORCH[name], np.asarray(x), np.asarray(dy)),
+                "flax": lambda: flax_sequence(FLAX[name], x, dy),
+            }
+        )
+        if name in TORCH
+        else {}
+    )
     label = f"{name} T{time} N{rows} D{inputs} H{features}"
     forms = against(layer, params, x, dy)
     return compiled(label, forms, peers=peers, repeats=max(6, 40_000 // (time * rows)), peer_repeats=10)
@@ -123,8 +132,10 @@ def epoch() -> Race:
     state = initial_state(CHARLM, optimizer, spec, 0)
     order = jnp.arange(steps * rows, dtype=jnp.int32).reshape(steps, rows)
     feed = Feed(jnp.asarray(data.x), jnp.asarray(data.y), order, jnp.ones(order.shape), jnp.asarray(data.counting()))
-    made = {name: looped(make_step(gradient(CHARLM, LOSS), optimizer), state, feed, steps)
-            for name, gradient in (("hand", value_and_grad), ("autodiff", autodiff))}
+    made = {
+        name: looped(make_step(gradient(CHARLM, LOSS), optimizer), state, feed, steps)
+        for name, gradient in (("hand", value_and_grad), ("autodiff", autodiff))
+    }
     peers = found({"torch": lambda: torch_epoch(data, steps)})
     return race(f"charlm epoch of {steps} steps", made, peers, repeats=1)
 

@@ -15,6 +15,7 @@ factors are what the factors of some reverse sweeps say, and no loss needs a sec
 Diagonal Gauss-Newton: Dangel, Kunstner & Hennig 2020, arXiv 1912.10985, section 2.3. Items along a sequence share their
 weights, so exact sums take them one by one.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -88,8 +89,9 @@ def rows(model: Layer, params: PyTree, cache: PyTree, roots: Roots) -> jax.Array
     """A [K N, P] with A^T A = J^T H J: each example's part of J^T R_k, root by root; columns as in ravel_pytree."""
 
     def one(index: jax.Array) -> jax.Array:
-        outers = jax.tree.leaves(model.sweep(factors, params, cache, roots[index])[1],
-                                 is_leaf=lambda node: isinstance(node, Factors))
+        outers = jax.tree.leaves(
+            model.sweep(factors, params, cache, roots[index])[1], is_leaf=lambda node: isinstance(node, Factors)
+        )
         return jnp.concatenate([jnp.moveaxis(o.examples(), -3, 0).reshape(roots.of.shape[1], -1) for o in outers], 1)
 
     a = jax.vmap(one)(jnp.arange(roots.count))

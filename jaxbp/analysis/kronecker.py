@@ -11,6 +11,7 @@ and "expand" and "reduce" by Eschenhagen et al. 2023, arXiv 2311.00636). Weight 
 In the basis of its eigenvectors the product is diagonal. The best diagonal there is not the product of eigenvalues but
 the second moment of the gradients (George et al. 2018, arXiv 1806.03884): `corrected`.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -74,9 +75,7 @@ class Eigen:
         return v if self.rows is None else jnp.einsum("...pi,...po->...oi", v, self.rows)
 
 
-def factors(
-    model: Layer, params: PyTree, cache: PyTree, roots: Roots, weight: jax.Array, sharing: Sharing
-) -> PyTree:
+def factors(model: Layer, params: PyTree, cache: PyTree, roots: Roots, weight: jax.Array, sharing: Sharing) -> PyTree:
     """Like params, a Kronecker each, of the loss's curvature at the outputs (see `curvature`).
 
     weight [N]: each example's share of the activations, adding up to one.

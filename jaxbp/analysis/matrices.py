@@ -5,6 +5,7 @@
     trace      E[z^T A z]            z of independent signs (Hutchinson 1990, Communications in Statistics 19(2))
     diagonal   E[z * A z]            (Bekas, Kokiopoulou & Saad 2007, Applied Numerical Mathematics 57)
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -56,8 +57,11 @@ def _mean(product: Callable, params: PyTree, key: jax.Array, samples: int, stati
 
 
 def extreme_eigenvalues(
-    product: Callable[[PyTree], PyTree], params: PyTree, count: int = 1,
-    which: Literal["largest", "smallest"] = "largest", accuracy: float = 1e-6,
+    product: Callable[[PyTree], PyTree],
+    params: PyTree,
+    count: int = 1,
+    which: Literal["largest", "smallest"] = "largest",
+    accuracy: float = 1e-6,
 ) -> tuple[np.ndarray, list[PyTree]]:
     """The `count` algebraically largest or smallest eigenvalues, outermost first, and their vectors of norm 1.
 
@@ -76,5 +80,5 @@ def extreme_eigenvalues(
     start = np.random.default_rng(0).normal(size=flat.size).astype(flat.dtype)
     operator = LinearOperator((flat.size,) * 2, matvec, dtype=flat.dtype)
     values, vectors = eigsh(operator, count, which=ENDS[which], v0=start, tol=accuracy)
-    order = np.argsort(values)[::-1 if which == "largest" else 1]
+    order = np.argsort(values)[:: -1 if which == "largest" else 1]
     return values[order], [tree(jnp.asarray(vectors[:, i], flat.dtype)) for i in order]

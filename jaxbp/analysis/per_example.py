@@ -13,6 +13,7 @@ Clipping adds up c_n g_n with c_n = min(1, norm / |g_n|): the sum that different
 (Abadi et al. 2016, arXiv 1607.00133). The second reverse sweep has the deltas of example n times c_n; or the factors of
 the first are kept until c is known, and contracted.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

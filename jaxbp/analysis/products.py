@@ -16,6 +16,7 @@ arXiv 1412.1193, section 9), and of those this library has squared error, binary
 Each function makes one (params, batch, v, ctx) -> product, a plain JAX function. The context fixes the mode and the
 dropout mask; the loss is sum w l as in value_and_grad.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -5,6 +5,7 @@ difference. For the deltas a zero is added to every output, whose derivative bot
 Stack has the depth as first axis, and of tied layers both uses are added up. Nothing of it is in a model that is not
 traced.
 """
+
 from __future__ import annotations
 
 import io
@@ -44,9 +45,15 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, arrays as lists."""
-        return {"name": self.name, "formula": self.formula, "shape": list(self.value.shape),
-                "value": self.value.tolist(), "by_hand": self.by_hand.tolist(), "autodiff": self.autodiff.tolist(),
-                "difference": self.difference}
+        return {
+            "name": self.name,
+            "formula": self.formula,
+            "shape": list(self.value.shape),
+            "value": self.value.tolist(),
+            "by_hand": self.by_hand.tolist(),
+            "autodiff": self.autodiff.tolist(),
+            "difference": self.difference,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +65,21 @@ class Record:
 
     def __str__(self) -> str:
         head = ("name", "shape", "value", "by hand", "autodiff", "difference", "formula")
-        cells = [head, *((r.name, "x".join(map(str, r.value.shape)), short(r.value), short(r.by_hand),
-                          short(r.autodiff), f"{r.difference:.1e}", r.formula) for r in self.rows)]
+        cells = [
+            head,
+            *(
+                (
+                    r.name,
+                    "x".join(map(str, r.value.shape)),
+                    short(r.value),
+                    short(r.by_hand),
+                    short(r.autodiff),
+                    f"{r.difference:.1e}",
+                    r.formula,
+                )
+                for r in self.rows
+            ),
+        ]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
         return "\n".join([*lines, "", f"loss {self.value:.10g}"])
@@ -70,8 +90,14 @@ class Record:
     def to_npz(self) -> bytes:
         """An archive of the arrays, NAME.value, NAME.by_hand and NAME.autodiff."""
         file = io.BytesIO()
-        np.savez(file, **{f"{row.name}.{kind}": getattr(row, kind)
-                          for row in self.rows for kind in ("value", "by_hand", "autodiff")})
+        np.savez(
+            file,
+            **{
+                f"{row.name}.{kind}": getattr(row, kind)
+                for row in self.rows
+                for kind in ("value", "by_hand", "autodiff")
+            },
+        )
         return file.getvalue()
 
 
@@ -116,8 +142,10 @@ def _rows(path: str, values: PyTree, params: PyTree, by_hand: PyTree, auto: PyTr
     output, formula = values
     rows = [Row(path, formula.value, *map(np.asarray, (output, by_hand["shift"], auto["shift"])))]
     for (where, value), hand, theirs in zip(
-            jax.tree_util.tree_leaves_with_path(params), *map(jax.tree.leaves, (by_hand["inner"], auto["inner"])),
-            strict=True):
+        jax.tree_util.tree_leaves_with_path(params),
+        *map(jax.tree.leaves, (by_hand["inner"], auto["inner"])),
+        strict=True,
+    ):
         rows.append(Row(f"{path}/{path_name(where)}", "", *map(np.asarray, (value, hand, theirs))))
     return rows
 

@@ -37,7 +37,6 @@ class Cause(StrEnum):
     UNKNOWN = "unknown"
 
 
-
 @dataclass(frozen=True)
 class Explanation:
     """A cause that reproduces the wrong numbers, and how one sees it."""

@@ -1,4 +1,5 @@
 """What the commands share: their flags, the config with overrides, and one line with exit status 2 for bad input."""
+
 from __future__ import annotations
 
 import sys

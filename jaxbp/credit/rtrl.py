@@ -10,6 +10,7 @@ at every step it is the paper's online algorithm. The rows of J_t and I_t are th
 An example carries S |w| numbers for a state of S entries, and a step costs S^2 |w|. Since |w| ~ H^2, memory grows as
 H^3 and time as H^4.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

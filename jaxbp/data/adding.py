@@ -1,4 +1,5 @@
 """The adding problem (Hochreiter & Schmidhuber 1997, section 5.4): two numbers to remember among many, far apart."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

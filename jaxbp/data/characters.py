@@ -1,4 +1,5 @@
 """The capital letters and the digits as 7 x 5 pixels, drawn below: the classic test of recognition under noise."""
+
 from __future__ import annotations
 
 import string

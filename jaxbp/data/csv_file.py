@@ -1,4 +1,5 @@
 """Tables in text files, one example a line: numbers as features, and one column to predict."""
+
 from __future__ import annotations
 
 import csv

@@ -1,4 +1,5 @@
 """Periodic curves in the plane, point by point: at a crossing the next point depends on the way that led there."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """The small data sets that scikit-learn carries in its package: nothing to download."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

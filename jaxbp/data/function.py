@@ -1,4 +1,5 @@
 """Regression data made from a known function of one variable, with noise."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
 """The IDX format of MNIST and its relatives: two zero bytes, a type byte, the number of dimensions, the dimensions as
 big-endian uint32, then the values, big-endian. A file may be gzipped, whatever its name."""
+
 from __future__ import annotations
 
 import gzip
@@ -75,8 +76,10 @@ def read_idx(path: Path) -> np.ndarray:
         raise InputError(f"{path}: holds {len(raw)} bytes, and an IDX file begins with 4")
     zeros, kind, rank = raw[:2], raw[2], raw[3]
     if zeros != b"\0\0" or kind not in TYPES or not 1 <= rank <= 4:
-        raise InputError(f"{path}: begins with bytes {raw[:4].hex(' ')}, which is no IDX file (those begin with 00 00, "
-                         f"a type {'/'.join(f'{t:02x}' for t in TYPES)}, and 01..04 dimensions)")
+        raise InputError(
+            f"{path}: begins with bytes {raw[:4].hex(' ')}, which is no IDX file (those begin with 00 00, "
+            f"a type {'/'.join(f'{t:02x}' for t in TYPES)}, and 01..04 dimensions)"
+        )
     start = 4 + 4 * rank
     shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4))
     dtype = np.dtype(TYPES[kind])

@@ -1,4 +1,5 @@
 """A folder of images, with one subfolder per class."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -34,8 +35,10 @@ class Images(Movable, Tabular):
         pixels = [read_image(file, self.grayscale) for file, _ in files]
         for (file, _), image in zip(files, pixels, strict=True):
             if image.shape != pixels[0].shape:
-                raise InputError(f"{file}: has {_size(image)} pixels, and {files[0][0]} has {_size(pixels[0])}; "
-                                 "all must have one size")
+                raise InputError(
+                    f"{file}: has {_size(image)} pixels, and {files[0][0]} has {_size(pixels[0])}; "
+                    "all must have one size"
+                )
         y = np.array([number for _, number in files], np.int32)
         return Dataset(np.stack(pixels) / np.float32(255), y), tuple(entry.name for entry in classes)
 

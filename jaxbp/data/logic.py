@@ -1,4 +1,5 @@
 """The sixteen logical operators of two inputs: the smallest data there is. Xor needs a hidden layer."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,8 +11,22 @@ from jaxbp.data.pipeline import DataConfig, Dataset, Splits
 
 # Number k in this list has the bits of k as its results for (a, b) = (0, 0), (0, 1), (1, 0), (1, 1).
 Operator = Literal[
-    "false", "and", "a_and_not_b", "a", "b_and_not_a", "b", "xor", "or",  # 0000 0001 0010 0011 0100 0101 0110 0111
-    "nor", "xnor", "not_b", "b_implies_a", "not_a", "a_implies_b", "nand", "true",  # 1000 1001 ... 1111
+    "false",
+    "and",
+    "a_and_not_b",
+    "a",
+    "b_and_not_a",
+    "b",
+    "xor",
+    "or",  # 0000 0001 0010 0011 0100 0101 0110 0111
+    "nor",
+    "xnor",
+    "not_b",
+    "b_implies_a",
+    "not_a",
+    "a_implies_b",
+    "nand",
+    "true",  # 1000 1001 ... 1111
 ]
 
 

@@ -1,4 +1,5 @@
 """MNIST from a folder, or downloaded once into the user's cache and checked by sha256."""
+
 from __future__ import annotations
 
 import gzip
@@ -16,10 +17,7 @@ from jaxbp.data.prepare import Prepared, hold_out
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
 
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 SHA256 = {  # of the decompressed files: mirrors compress differently
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",

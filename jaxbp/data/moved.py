@@ -1,4 +1,5 @@
 """Images that stand a little elsewhere in every step: random shifts and rotations of a training batch."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """Arrays in a NumPy .npz file. Pickled objects are never read: a data file must not be able to run code."""
+
 from __future__ import annotations
 
 import zipfile
@@ -50,8 +51,10 @@ class Npz(Prepared):
             raise InputError(f"{self.path}: x{suffix} must be [N, ...] of numbers, got {x.dtype} {list(x.shape)}")
         targets = y.dtype.kind == "f"
         if y.ndim not in ((1, 2) if targets else (1,)) or y.dtype.kind not in "fiubU":
-            raise InputError(f"{self.path}: y{suffix} must be [N] labels (integers or text), or [N] or [N, O] targets "
-                             f"(floats), got {y.dtype} {list(y.shape)}")
+            raise InputError(
+                f"{self.path}: y{suffix} must be [N] labels (integers or text), or [N] or [N, O] targets "
+                f"(floats), got {y.dtype} {list(y.shape)}"
+            )
         part = Dataset(x, y[:, None] if targets and y.ndim == 1 else y)
         check(f"{self.path}: x{suffix}, y{suffix}", part, None)
         return part

@@ -1,4 +1,5 @@
 """What training sees of any data set: its parts in host memory, the config that loads them, the order of an epoch."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from jaxbp.typed import Typed
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """One part of the data, in host memory."""
+
     x: np.ndarray  # [N, ...] float32, or an integer type for token data
     y: np.ndarray  # [N] or [N, T] int32 class labels, or [N, O] or [N, T, O] float32 targets
     mask: np.ndarray | None = None  # [N, T] float32, 0 where a time step does not count; None: a row is one item
@@ -35,6 +37,7 @@ class Dataset:
 class Splits:
     """The parts of a data set. Raises InputError for a part that is empty, holds a value that is not finite or a label
     outside 0..classes-1, or has another shape than the training part: no data set can be loaded unchecked."""
+
     train: Dataset
     validation: Dataset | None
     test: Dataset

@@ -2,6 +2,7 @@
 
 scikit-learn does the work. It takes seconds to import, so that happens inside the functions that need it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -82,9 +83,7 @@ class Tabular(Prepared):
         return (self.finish(data.take(train), data.take(test), classes) for train, test in pairs)
 
 
-def split_test(
-    data: Dataset, classes: tuple[str, ...] | None, fraction: float, seed: int
-) -> tuple[Dataset, Dataset]:
+def split_test(data: Dataset, classes: tuple[str, ...] | None, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """(training part, test part with this fraction of the examples); errors are those of `hold_out`."""
     return hold_out(data, classes, round(fraction * len(data)), seed, f"test_fraction={fraction}")
 

@@ -1,4 +1,5 @@
 """The embedded Reber grammar (Hochreiter & Schmidhuber 1997, section 5.1): its last choice depends on its first."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,7 +11,14 @@ from jaxbp.typed import Count, Seed
 
 SYMBOLS = "BTPSXVE"
 GRAMMAR = [  # state: {symbol: the next state}; Reber 1967, as drawn by Cleeremans et al. 1989
-    {"B": 1}, {"T": 2, "P": 3}, {"S": 2, "X": 4}, {"T": 3, "V": 5}, {"X": 3, "S": 6}, {"P": 4, "V": 6}, {"E": 7}, {},
+    {"B": 1},
+    {"T": 2, "P": 3},
+    {"S": 2, "X": 4},
+    {"T": 3, "V": 5},
+    {"X": 3, "S": 6},
+    {"P": 4, "V": 6},
+    {"E": 7},
+    {},
 ]
 
 
@@ -37,7 +45,7 @@ class Reber(DataConfig):
         rng = np.random.default_rng(self.seed)
         words = [word(rng, self.embedded) for _ in range(self.examples + self.test_examples)]
         longest = max(map(len, words)) - 1
-        train, test = words[:self.examples], words[self.examples:]
+        train, test = words[: self.examples], words[self.examples :]
         return Splits(encoded(train, longest, False), None, encoded(test, longest, True), tuple(SYMBOLS))
 
 

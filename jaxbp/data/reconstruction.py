@@ -1,4 +1,5 @@
 """Data whose targets are its inputs, for autoencoders."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

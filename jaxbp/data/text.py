@@ -1,4 +1,5 @@
 """Text by characters: every window of it is an example, and the character after each of its characters the target."""
+
 from __future__ import annotations
 
 import sysconfig
@@ -35,12 +36,14 @@ class Text(DataConfig):
     streams: Count | None = None
 
     def load(self) -> Splits:
-        text = (standard_library() if self.path is None else read(Path(self.path)))[:self.size]
+        text = (standard_library() if self.path is None else read(Path(self.path)))[: self.size]
         classes = PLAIN + "".join(sorted(set(text) - set(PLAIN)))
         cut = len(text) - round(self.test_fraction * len(text))
         if min(cut, len(text) - cut) <= self.length:
-            raise InputError(f"a text of {len(text)} characters has no window of length={self.length} in its "
-                             f"{'training' if cut <= self.length else 'test'} part")
+            raise InputError(
+                f"a text of {len(text)} characters has no window of length={self.length} in its "
+                f"{'training' if cut <= self.length else 'test'} part"
+            )
         number = {character: i for i, character in enumerate(classes)}
         ids = np.fromiter(map(number.__getitem__, text), np.int32, len(text))
         train = in_streams(windows(ids[:cut], self.length, self.length), self.streams or 1)
@@ -64,7 +67,7 @@ def in_streams(data: Dataset, streams: int) -> Dataset:
 def overlapping(ids: np.ndarray, length: int) -> Dataset:
     """Windows that overlap by half; after the first, only the second half of a window counts."""
     data = windows(ids, length, max(length // 2, 1))
-    data.mask[1:, :length - max(length // 2, 1)] = 0
+    data.mask[1:, : length - max(length // 2, 1)] = 0
     return data
 
 

@@ -22,6 +22,7 @@ and from the input otherwise, with Phi the normal distribution function and phi 
                    where u = sqrt(2 / pi) (x + 0.044715 x^3)
     Step       y = 1 if x >= 0 else 0          f' = 0: no gradient passes, so backpropagation cannot train below it
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -244,8 +245,10 @@ class Elementwise(FromInput):
         wrong = ~(np.abs(got - want) <= 1e-9 * np.maximum(1, np.abs(want)))
         if wrong.any():
             i = int(np.argmax(wrong))
-            raise InputError(f"Elementwise: the derivative given is {got[i]:.9g} at x = {points[i]:.4g}, "
-                             f"but f has the derivative {want[i]:.9g} there ({wrong.sum()} of 40 points differ)")
+            raise InputError(
+                f"Elementwise: the derivative given is {got[i]:.9g} at x = {points[i]:.4g}, "
+                f"but f has the derivative {want[i]:.9g} there ({wrong.sum()} of 40 points differ)"
+            )
 
     def value(self, x: jax.Array) -> jax.Array:
         return self.f(x)

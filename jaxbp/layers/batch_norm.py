@@ -15,6 +15,7 @@ the squared distances from m in a second pass over x: mean x^2 - m^2 loses all d
 forward and two backward, where autodiff stores and reads several more arrays of the size of x. The backward sums are
 products with a vector of ones, up to a third faster on CPU than reductions of the same size.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -86,8 +87,10 @@ class BatchNorm(Layer):
             return state
         count = x.size // x.shape[-1]
         seen = {"mean": batch["mean"], "variance": batch["variance"] * (count / max(count - 1, 1))}
-        return {name: self.momentum * old + (1 - self.momentum) * seen[name].astype(old.dtype)
-                for name, old in state.items()}
+        return {
+            name: self.momentum * old + (1 - self.momentum) * seen[name].astype(old.dtype)
+            for name, old in state.items()
+        }
 
     @classmethod
     def cases(cls) -> list[Case]:

@@ -24,6 +24,7 @@ and the weight gradients are products of whole sequences: dwx = sum_t dz_t x_t^T
 Kept of a step: the gates and the state. Gates lie side by side in the order of PyTorch: i f g o, r u n. The loop back
 gives out the deltas of the state alone where that is less; those of the gates are made again, all at once, after it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -194,8 +195,11 @@ class SimpleCell(Cell):
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x, h, b = jax.random.split(key, 3)
-        return {"wx": self.matrix(x, self.w_init, 1, spec[0].shape[-1]),
-                "wh": self.matrix(h, self.wh_init, 1, self.features), "b": self.bias(b, 1)}
+        return {
+            "wx": self.matrix(x, self.w_init, 1, spec[0].shape[-1]),
+            "wh": self.matrix(h, self.wh_init, 1, self.features),
+            "b": self.bias(b, 1),
+        }
 
     def loop_weights(self, params: PyTree) -> PyTree:
         return params["wh"].T
@@ -237,8 +241,11 @@ class LSTMCell(Cell):
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x, h, b, p = jax.random.split(key, 4)
         forget = jnp.repeat(jnp.array([0, self.forget_bias, 0, 0], jnp.float32), self.features)
-        params = {"wx": self.matrix(x, self.w_init, 4, spec[0].shape[-1]),
-                  "wh": self.matrix(h, self.wh_init, 4, self.features), "b": self.bias(b, 4) + forget}
+        params = {
+            "wx": self.matrix(x, self.w_init, 4, spec[0].shape[-1]),
+            "wh": self.matrix(h, self.wh_init, 4, self.features),
+            "b": self.bias(b, 4) + forget,
+        }
         return params | {"peephole": self.bias(p, 3)} if self.peephole else params
 
     def _peepholes(self, params: PyTree) -> list[jax.Array] | None:
@@ -316,8 +323,10 @@ class GRUCell(Cell):
         params = {"wx": self.matrix(x, self.w_init, 3, spec[0].shape[-1]), "b": self.bias(b, 3)}
         if self.reset == "after":
             return params | {"wh": self.matrix(h, self.wh_init, 3, self.features), "bh": self.bias(n, 1)}
-        return params | {"wh": self.matrix(h, self.wh_init, 2, self.features),
-                         "wn": self.matrix(n, self.wh_init, 1, self.features)}
+        return params | {
+            "wh": self.matrix(h, self.wh_init, 2, self.features),
+            "wn": self.matrix(n, self.wh_init, 1, self.features),
+        }
 
     def loop_weights(self, params: PyTree) -> PyTree:
         return params["wh"].T, params["bh"] if self.reset == "after" else params["wn"].T

@@ -13,6 +13,7 @@ For a rule that needs the activation behind each entry of w, it is the patch tha
 large as x, so `PatchFactors` makes them where they are used, of some examples at a time (Grosse & Martens 2016, arXiv
 1602.01407, section 3.1, for the curvature; Rochette et al. 2019, arXiv 1912.06015, for per-example gradients).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -62,11 +63,15 @@ class Conv(Layer):
             if len(sizes) != rank or min(sizes) < 1:
                 raise InputError(f"{name}: {key} must be at least 1, one or {rank} of them, got {getattr(self, key)}")
         if self.padding not in ("SAME", "VALID") and not are_pairs(self.padding, rank):
-            raise InputError(f"{name}: padding must be 'SAME', 'VALID' or {rank} pairs (low, high) of at least 0, "
-                             f"got {self.padding!r}")
+            raise InputError(
+                f"{name}: padding must be 'SAME', 'VALID' or {rank} pairs (low, high) of at least 0, "
+                f"got {self.padding!r}"
+            )
         if self.groups < 1 or self.features < 1 or self.features % self.groups:
-            raise InputError(f"{name}: features must be a positive multiple of groups, "
-                             f"got features {self.features} and groups {self.groups}")
+            raise InputError(
+                f"{name}: features must be a positive multiple of groups, "
+                f"got features {self.features} and groups {self.groups}"
+            )
         initializer(self.w_init)
         initializer(self.b_init)
 
@@ -81,8 +86,10 @@ class Conv(Layer):
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         if spec.ndim != len(self.kernel) + 2 or spec.shape[-1] % self.groups:
-            raise InputError(f"{type(self).__name__}: an input of shape {spec.shape} does not have {len(self.kernel)} "
-                             f"spatial axes between its batch and a multiple of {self.groups} channels")
+            raise InputError(
+                f"{type(self).__name__}: an input of shape {spec.shape} does not have {len(self.kernel)} "
+                f"spatial axes between its batch and a multiple of {self.groups} channels"
+            )
         w_key, b_key = jax.random.split(key)
         shape = (self.features, *self.kernel, spec.shape[-1] // self.groups)
         w = initializer(self.w_init)(w_key, shape, in_axis=-1, out_axis=0)
@@ -93,8 +100,10 @@ class Conv(Layer):
     def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
         window = self.window(x.shape[1:-1])
         if min(window.out) < 1:
-            raise InputError(f"{type(self).__name__}: a kernel that reaches over {window.reach} with padding "
-                             f"{window.padding} does not fit an input of {window.space}")
+            raise InputError(
+                f"{type(self).__name__}: a kernel that reaches over {window.reach} with padding "
+                f"{window.padding} does not fit an input of {window.space}"
+            )
         return self.biased(correlate(x, params["w"].astype(x.dtype), window), params), x
 
     def backward(self, params: PyTree, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
@@ -154,8 +163,10 @@ class PatchFactors(GroupedFactors):
         """Patches [G, S, K I / groups] and deltas [G, S, O / groups] of one example."""
         groups, kernel = self.window.groups, prod(self.window.kernel)
         p = patches(a[None], self.window).reshape(-1, kernel, groups, a.shape[-1] // groups)
-        return (jnp.moveaxis(p, 2, 0).reshape(groups, len(p), -1),
-                jnp.moveaxis(g.reshape(-1, groups, g.shape[-1] // groups), 1, 0))
+        return (
+            jnp.moveaxis(p, 2, 0).reshape(groups, len(p), -1),
+            jnp.moveaxis(g.reshape(-1, groups, g.shape[-1] // groups), 1, 0),
+        )
 
     def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
         return super().alone(*self.pair(a, g))

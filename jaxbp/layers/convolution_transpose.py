@@ -11,6 +11,7 @@ So forward is the input gradient of that convolution, backward its forward, and 
 x and dy in each other's place (Dumoulin & Visin 2016, arXiv 1603.07285, chapter 4; Zeiler et al. 2010). Keeps x. Costs
 three times 2 N P K I O / groups operations, for P positions of the input and a kernel of K entries.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ s runs over all leading axes (batch, time). Keeps x, which the layer below keeps
 2 S I O operations. Weights are stored output-first, as the literature writes w^l_jk: the long input axis is then the
 last one of every product, which is 1.3 times as fast on CPU for a 784-30-10 net and equal elsewhere.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@
 
 Keeps m (one byte an entry); nothing in evaluation.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ taken only where adding to one row from many threads is slower still: off the CP
 
 An id outside of 0 ... V - 1 gives a row of nan and no gradient, so that the first loss shows it; in OneHot, zeros.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -79,8 +80,9 @@ def added_rows(ids: jax.Array, rows: jax.Array, vocabulary: int, dtype: jnp.dtyp
         return table.at[ids].add(rows.astype(dtype), mode="drop", wrap_negative_indices=False)
 
     def multiplied(ids: jax.Array, rows: jax.Array) -> jax.Array:
-        return jnp.einsum("sv,sd->vd", jax.nn.one_hot(ids, vocabulary, dtype=rows.dtype), rows,
-                          preferred_element_type=dtype)
+        return jnp.einsum(
+            "sv,sd->vd", jax.nn.one_hot(ids, vocabulary, dtype=rows.dtype), rows, preferred_element_type=dtype
+        )
 
     if vocabulary > PRODUCT:
         return scattered(ids, rows)
@@ -100,8 +102,9 @@ class Embedding(Layer):
 
     def __post_init__(self) -> None:
         if self.vocabulary < 1 or self.features < 1:
-            raise InputError("Embedding: vocabulary and features must be at least 1, got "
-                             f"{self.vocabulary} and {self.features}")
+            raise InputError(
+                f"Embedding: vocabulary and features must be at least 1, got {self.vocabulary} and {self.features}"
+            )
         initializer(self.w_init)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:

@@ -1,8 +1,9 @@
 """Add and Concatenate: the layers that take several inputs, as a tuple. A Graph's fan-in ends in one of them.
 
-    Add          y = sum_k x_k            dx_k = dy
-    Concatenate  y = [x_1, x_2, ...]      dx_k = the part of dy that lies where x_k lay
+Add          y = sum_k x_k            dx_k = dy
+Concatenate  y = [x_1, x_2, ...]      dx_k = the part of dy that lies where x_k lay
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

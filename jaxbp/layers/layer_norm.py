@@ -16,6 +16,7 @@ mean (g z) = (dy z) . scale / D are products of a matrix and a vector, so no arr
 autodiff. GroupNorm sums over the positions first: the sums of dy and of dy z of each channel are, added over the batch,
 the parameter gradients and, added over a group with the weights scale, its two means.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

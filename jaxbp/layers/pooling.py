@@ -21,6 +21,7 @@ The global pools are the mean and the (first) maximum over all positions s, -> [
     GlobalAveragePool   y = sum_s x_s / S          dx_s = dy / S
     GlobalMaxPool       y = x_w, w = argmax_s x_s   dx_s = dy if s = w else 0
 """
+
 from __future__ import annotations
 
 import operator
@@ -47,8 +48,9 @@ def slide(x: jax.Array, window: Sizes, strides: Sizes) -> list[jax.Array]:
     return [x[(slice(None), *map(seen, offset, strides, out))] for offset in product(*map(range, window))]
 
 
-def unslide(part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial: Sizes, window: Sizes,
-            strides: Sizes) -> jax.Array:
+def unslide(
+    part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial: Sizes, window: Sizes, strides: Sizes
+) -> jax.Array:
     """The adjoint of `slide`: adds the part of each offset where that offset looked, -> [N, *spatial, C].
 
     part(n, *arrays) is the part of offset number n from arrays like the output; it must be zero where they are zero.
@@ -57,8 +59,9 @@ def unslide(part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial
     return form(part, arrays, spatial, window, strides)
 
 
-def add_spread(part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial: Sizes, window: Sizes,
-               strides: Sizes) -> jax.Array:
+def add_spread(
+    part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial: Sizes, window: Sizes, strides: Sizes
+) -> jax.Array:
     """`unslide` as a sum over the offsets of parts with zeros between their entries."""
 
     def spread(n: int, offset: Sizes) -> jax.Array:
@@ -71,8 +74,9 @@ def add_spread(part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spat
     return sum(others, first)
 
 
-def interleave(part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial: Sizes, window: Sizes,
-               strides: Sizes) -> jax.Array:
+def interleave(
+    part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial: Sizes, window: Sizes, strides: Sizes
+) -> jax.Array:
     """`unslide` as the interleaved entries of each remainder."""
     number = {offset: n for n, offset in enumerate(product(*map(range, window)))}
     groups = [-(-size // s) for size, s in zip(spatial, strides, strict=True)]
@@ -87,10 +91,12 @@ def interleave(part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spat
         return part(number[offset], *(array[view] for array in padded))
 
     none = jnp.zeros((len(arrays[0]), *groups, arrays[0].shape[-1]), arrays[0].dtype)
-    entries = [sum(map(moved, product(*map(range, remainder, window, strides))), none)
-               for remainder in product(*map(range, strides))]
+    entries = [
+        sum(map(moved, product(*map(range, remainder, window, strides))), none)
+        for remainder in product(*map(range, strides))
+    ]
     for axis, s in reversed(list(enumerate(strides))):  # entry s q + r of an axis is entry r of group q
-        entries = [jnp.stack(entries[i:i + s], axis + 2) for i in range(0, len(entries), s)]
+        entries = [jnp.stack(entries[i : i + s], axis + 2) for i in range(0, len(entries), s)]
     whole = entries[0].reshape(-1, *(q * s for q, s in zip(groups, strides, strict=True)), none.shape[-1])
     return whole[(slice(None), *map(slice, spatial))]
 
@@ -107,12 +113,16 @@ class Pool(Layer):
         kind, rank = type(self).__name__, len(self.window) if isinstance(self.window, tuple) else 0
         for name, sizes in (("window", self.window), ("strides", self.steps)):
             if not (isinstance(sizes, tuple) and len(sizes) == rank > 0 and all(size >= 1 for size in sizes)):
-                raise InputError(f"{kind}: {name} must be a tuple of one size of at least 1 for each spatial axis, "
-                                 f"got {sizes}" + (f" with window {self.window}" if name == "strides" else ""))
+                raise InputError(
+                    f"{kind}: {name} must be a tuple of one size of at least 1 for each spatial axis, "
+                    f"got {sizes}" + (f" with window {self.window}" if name == "strides" else "")
+                )
         explicit = are_pairs(self.padding, rank) and all(map(operator.gt, self.window, map(max, self.padding)))
         if not (explicit or self.padding in ("VALID", "SAME")):
-            raise InputError(f"{kind}: padding must be 'VALID', 'SAME' or a tuple of one pair (before, after) for each "
-                             f"spatial axis, each from 0 to the window's size - 1, got {self.padding!r}")
+            raise InputError(
+                f"{kind}: padding must be 'VALID', 'SAME' or a tuple of one pair (before, after) for each "
+                f"spatial axis, each from 0 to the window's size - 1, got {self.padding!r}"
+            )
 
     @property
     def steps(self) -> Sizes:
@@ -123,13 +133,16 @@ class Pool(Layer):
         """How many entries the padding adds before and after each axis. Raises InputError for a bad image."""
         kind, pairs = type(self).__name__, self.padding
         if len(spatial) != len(self.window):
-            raise InputError(f"{kind}: window {self.window} needs inputs [N, *spatial, C] with {len(self.window)} "
-                             f"spatial axes, got {len(spatial)}: {spatial}")
+            raise InputError(
+                f"{kind}: window {self.window} needs inputs [N, *spatial, C] with {len(self.window)} "
+                f"spatial axes, got {len(spatial)}: {spatial}"
+            )
         if isinstance(pairs, str):
             pairs = jax.lax.padtype_to_pads(spatial, self.window, self.steps, pairs)
         if any(size + sum(pair) < w for pair, size, w in zip(pairs, spatial, self.window, strict=True)):
-            raise InputError(f"{kind}: window {self.window} is larger than the image {spatial} with padding "
-                             f"{self.padding!r}")
+            raise InputError(
+                f"{kind}: window {self.window} is larger than the image {spatial} with padding {self.padding!r}"
+            )
         return [tuple(map(int, pair)) for pair in pairs]
 
     def slide(self, x: jax.Array, filler: float) -> list[jax.Array]:

@@ -22,6 +22,7 @@ with the steps in windows of about sqrt(T); only one window's gates, factors and
 truncate=k cuts the delta before the steps k, 2k, ...: what happened before the last of them gets none (Williams & Peng
 1990, with both of their k equal). It is the gradient of the same forward with stop_gradient on the state there.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -148,7 +149,7 @@ class Recurrent(Layer):
     def _window(self, params: PyTree, state: Arrays, seen: Seen) -> tuple[Arrays, tuple]:
         """One window of the forward loop -> (state, (outputs, what is kept of it))."""
         last, steps = self._scan(params, state, seen)
-        states = self._parts(steps)[self.cell.gates:]
+        states = self._parts(steps)[self.cell.gates :]
         y = states[0] if self.output == "sequence" else None
         return last, (y, jnp.concatenate(states if self.keep == "states" else state, -1))
 
@@ -214,7 +215,7 @@ class Recurrent(Layer):
         self, params: PyTree, initial: Arrays, parts: Arrays, seen: Seen, dstate: Arrays
     ) -> tuple[Arrays, Pairs]:
         """-> (delta of the state before the first step, pairs of whole sequences), time first."""
-        gates, after = parts[: self.cell.gates], parts[self.cell.gates:]
+        gates, after = parts[: self.cell.gates], parts[self.cell.gates :]
         before = _before(initial, after)
         slopes = self.cell.slopes(params, before, gates, after)
 

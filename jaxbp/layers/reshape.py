@@ -1,4 +1,5 @@
 """Flatten and Reshape: the same numbers in another shape; back, the delta in the old one, which the cache keeps."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

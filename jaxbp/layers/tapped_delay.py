@@ -5,6 +5,7 @@
 
 With a Dense after it, it is a filter of finite impulse response with learned coefficients. Keeps nothing; costs a copy.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """Model configs: frozen dataclasses whose `build()` returns a layer."""
+
 from jaxbp.models.cnn import CNN
 from jaxbp.models.mlp import MLP
 from jaxbp.models.model import ModelConfig

@@ -1,4 +1,5 @@
 """Convolutional networks of the LeNet kind: stages of convolution and pooling, then dense layers."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -38,11 +39,20 @@ class CNN(MLP):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.padding) != len(self.channels):
-            raise InputError(f"CNN: padding must have one number for each of the {len(self.channels)} channels, "
-                             f"got {self.padding}")
+            raise InputError(
+                f"CNN: padding must have one number for each of the {len(self.channels)} channels, got {self.padding}"
+            )
 
     def build(self) -> Layer:
-        stages = [part for channels, zeros in zip(self.channels, self.padding, strict=True) for part in (
-            Conv(channels, (self.kernel,) * 2, padding=((zeros, zeros),) * 2, w_init=self.w_init, b_init=self.b_init),
-            POOLS[self.pooling]((self.window,) * 2), activation(self.activation))]
+        stages = [
+            part
+            for channels, zeros in zip(self.channels, self.padding, strict=True)
+            for part in (
+                Conv(
+                    channels, (self.kernel,) * 2, padding=((zeros, zeros),) * 2, w_init=self.w_init, b_init=self.b_init
+                ),
+                POOLS[self.pooling]((self.window,) * 2),
+                activation(self.activation),
+            )
+        ]
         return Chain((*stages, *super().build().layers))

@@ -1,4 +1,5 @@
 """Multilayer perceptron: dense layers with an activation between them."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

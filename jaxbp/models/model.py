@@ -1,4 +1,5 @@
 """What every model config is."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

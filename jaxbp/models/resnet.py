@@ -1,4 +1,5 @@
 """Residual networks for small images (He et al. 2016, arXiv 1512.03385, section 4.2)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ class ResNet(ModelConfig):
     def block(self, channels: int, strides: int, changes_shape: bool) -> Layer:
         """Two convolutions and the way around them."""
         norm = BatchNorm(self.momentum)
-        body = Chain((self.convolution(channels, 3, strides), BatchNormReLU(self.momentum), self.convolution(channels),
-                      norm))
+        body = Chain(
+            (self.convolution(channels, 3, strides), BatchNormReLU(self.momentum), self.convolution(channels), norm)
+        )
         return residual(body, Chain((self.convolution(channels, 1, strides), norm)) if changes_shape else None)
 
     def convolution(self, channels: int, kernel: int = 3, strides: int = 1) -> Layer:

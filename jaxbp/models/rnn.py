@@ -1,4 +1,5 @@
 """Recurrent networks: layers of one cell over time, then a dense layer for every step or for the last."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class RNN(ModelConfig):
         layers: list[Layer] = [Embedding(self.outputs, self.embedding)] if self.embedding else []
         for i, width in enumerate(self.hidden):
             output = self.output if i == len(self.hidden) - 1 else "sequence"
-            layers += [Recurrent(cell(width), output=output, keep=self.keep, carry=self.carry, truncate=self.truncate),
-                       *drop]
+            layers += [
+                Recurrent(cell(width), output=output, keep=self.keep, carry=self.carry, truncate=self.truncate),
+                *drop,
+            ]
         return Chain((*layers, Dense(self.outputs)))

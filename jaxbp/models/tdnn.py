@@ -1,4 +1,5 @@
 """Time-delay networks: a perceptron that sees the last few steps, at every step (Waibel et al. 1989)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

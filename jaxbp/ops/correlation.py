@@ -31,6 +31,7 @@ at most two forms each,
 
 Other platforms get one convolution each, in the layouts in which their libraries recognise the three.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -60,7 +61,8 @@ def correlate(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
     def default(x: jax.Array, w: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
-            x, w, window.strides, window.padding, None, window.dilation, output_first(x), window.groups)
+            x, w, window.strides, window.padding, None, window.dilation, output_first(x), window.groups
+        )
 
     return lax.platform_dependent(x, w, cpu=cpu, default=default)
 
@@ -78,8 +80,15 @@ def correlate_transposed(dy: jax.Array, w: jax.Array, window: Window) -> jax.Arr
 
     def default(dy: jax.Array, w: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
-            dy, turned(exchanged(w, window.groups)), window.once, window.margins, window.strides, window.dilation,
-            output_first(dy), window.groups)
+            dy,
+            turned(exchanged(w, window.groups)),
+            window.once,
+            window.margins,
+            window.strides,
+            window.dilation,
+            output_first(dy),
+            window.groups,
+        )
 
     return lax.platform_dependent(dy, w, cpu=cpu, default=default)
 
@@ -95,14 +104,22 @@ def correlate_weights(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
         swapped = (x.ndim - 1, 0, *range(1, x.ndim - 1))  # channels in the batch's place, the batch in the channels'
         return lax.conv_general_dilated(
-            x, dy, window.dilation, window.edges, None, window.strides,
-            lax.ConvDimensionNumbers(swapped, swapped, swapped), batch_group_count=window.groups,
-            preferred_element_type=dtype)
+            x,
+            dy,
+            window.dilation,
+            window.edges,
+            None,
+            window.strides,
+            lax.ConvDimensionNumbers(swapped, swapped, swapped),
+            batch_group_count=window.groups,
+            preferred_element_type=dtype,
+        )
 
     return lax.platform_dependent(x, dy, cpu=cpu, default=default)
 
 
 # --- one group on CPU ------------------------------------------------------------------------------------------------
+
 
 def correlate_group(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """`correlate` where every input channel meets every output channel."""
@@ -151,8 +168,16 @@ def correlate_weights_group(x: jax.Array, dy: jax.Array, window: Window, dtype: 
 
 # --- their forms -----------------------------------------------------------------------------------------------------
 
-def convolution(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]],
-                dilation: Sequence[int], spread: Sequence[int] | None = None, dtype: Any = None) -> jax.Array:
+
+def convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    spread: Sequence[int] | None = None,
+    dtype: Any = None,
+) -> jax.Array:
     """XLA's, in the layout that is fast on CPU: x [N, *space, I], kernel [*kernel, I, O] -> y [N, *out, O]."""
     ends = (0, x.ndim - 1, *range(1, x.ndim - 1))
     layout = lax.ConvDimensionNumbers(ends, (x.ndim - 1, x.ndim - 2, *range(x.ndim - 2)), ends)
@@ -177,7 +202,7 @@ def by_group(one: Callable, groups: int, given: tuple[int, int], made: int) -> C
         each = lambda group: one(*(part(a, axis, group) for a, axis in zip(arguments, given, strict=True)))
         parts = lax.map(each, jnp.arange(groups))  # [G, ...]
         axis = made % (parts.ndim - 1)
-        return jnp.moveaxis(parts, 0, axis).reshape(*parts.shape[1:axis + 1], -1, *parts.shape[axis + 2:])
+        return jnp.moveaxis(parts, 0, axis).reshape(*parts.shape[1 : axis + 1], -1, *parts.shape[axis + 2 :])
 
     return apply
 
@@ -204,8 +229,10 @@ def blocks(a: jax.Array, count: int) -> jax.Array:
 def shifted_products(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """y[n, p, c] = sum_t x_t[n, p, c] w[c, t] for x already padded: one product of arrays for each tap."""
     w = w.reshape(len(w), -1)
-    products = (read(x, tap, window) * jnp.broadcast_to(w[:, t], (len(x), *window.out, len(w)))
-                for t, tap in enumerate(taps(window)))
+    products = (
+        read(x, tap, window) * jnp.broadcast_to(w[:, t], (len(x), *window.out, len(w)))
+        for t, tap in enumerate(taps(window))
+    )
     return reduce(jnp.add, products)
 
 

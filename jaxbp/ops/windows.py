@@ -7,6 +7,7 @@ Along each axis the kernel's entry t meets output p at the input position
 `patches` gathers for every output what it reads, and `unpatched` is its transpose: it adds the deltas of all patches
 where they came from. `read` gives what all outputs read at one tap.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -108,8 +109,13 @@ def added(p: jax.Array, window: Window) -> jax.Array:
     for axis, (k, s, d, r) in enumerate(sizes, 1):
         entries = jnp.moveaxis(p, len(window.kernel) + 1, 0)  # by tap of the first of the kernel's axes that are left
         before, after = [(0, 0)] * (axis - 1), [1] * (axis - 1)
-        p = reduce(jnp.add, (pad(entry, [*before, (d * t, r - 1 - d * t)], [*after, s])
-                             for t, entry in zip(range(k), entries, strict=True)))
+        p = reduce(
+            jnp.add,
+            (
+                pad(entry, [*before, (d * t, r - 1 - d * t)], [*after, s])
+                for t, entry in zip(range(k), entries, strict=True)
+            ),
+        )
     return p
 
 
@@ -131,7 +137,7 @@ def taps(window: Window) -> Iterator[tuple[int, ...]]:
 
 def read(x: jax.Array, tap: Any, window: Window) -> jax.Array:
     """x_t [N, *out, ...]: what the outputs read of a padded x at one tap, which may be traced."""
-    rest = x.shape[1 + len(window.space):]
+    rest = x.shape[1 + len(window.space) :]
     sizes = [s * (o - 1) + 1 for s, o in zip(window.strides, window.out, strict=True)]
     starts = [0, *(d * tap[a] for a, d in enumerate(window.dilation)), *(0 for _ in rest)]
     x = lax.dynamic_slice(x, starts, (len(x), *sizes, *rest))

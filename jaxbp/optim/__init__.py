@@ -2,6 +2,7 @@
 
 `KFAC` is a config; `kfac`, in small letters, is the optax transformation for a loop of one's own.
 """
+
 from jaxbp.optim.by_name import Optax, OptaxSchedule, optimizer_names
 from jaxbp.optim.config import OptimizerConfig
 from jaxbp.optim.first_order import SGD, Adam, AdamW, FirstOrder
@@ -15,7 +16,32 @@ from jaxbp.optim.objective import Objective
 from jaxbp.optim.private import Private
 from jaxbp.optim.schedules import Constant, Cosine, Schedule
 
-__all__ = ["KFAC", "LBFGS", "SGD", "Adam", "AdamW", "AdaptiveNaturalGradient", "Constant", "Cosine", "FirstOrder",
-           "GaussNewton", "Group", "LevenbergMarquardt", "NaturalGradient", "Newton", "Objective", "Optax",
-           "OptaxSchedule", "OptimizerConfig", "Plateau", "Private", "Schedule", "kfac", "levenberg_marquardt",
-           "natural_gradient", "newton", "noise_meter", "optimizer_names"]
+__all__ = [
+    "KFAC",
+    "LBFGS",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "AdaptiveNaturalGradient",
+    "Constant",
+    "Cosine",
+    "FirstOrder",
+    "GaussNewton",
+    "Group",
+    "LevenbergMarquardt",
+    "NaturalGradient",
+    "Newton",
+    "Objective",
+    "Optax",
+    "OptaxSchedule",
+    "OptimizerConfig",
+    "Plateau",
+    "Private",
+    "Schedule",
+    "kfac",
+    "levenberg_marquardt",
+    "natural_gradient",
+    "newton",
+    "noise_meter",
+    "optimizer_names",
+]

@@ -1,4 +1,5 @@
 """Any optimizer or schedule of optax by its name, with its arguments as texts of a config."""
+
 from __future__ import annotations
 
 import ast
@@ -73,20 +74,34 @@ def optimizer_names() -> list[str]:
 
 def _functions(module: Any, *rates: str) -> dict[str, tuple[Callable, str]]:
     """Name -> (function, its first argument of `rates`) of what in the module has one and is not REFUSED."""
-    functions = {name: value for name, value in vars(module).items() if name[0] != "_" and name not in REFUSED
-                 and (inspect.isfunction(value) or isinstance(value, partial))}
-    return {name: (value, rate) for rate in rates[::-1] for name, value in functions.items()
-            if rate in inspect.signature(value).parameters}
+    functions = {
+        name: value
+        for name, value in vars(module).items()
+        if name[0] != "_" and name not in REFUSED and (inspect.isfunction(value) or isinstance(value, partial))
+    }
+    return {
+        name: (value, rate)
+        for rate in rates[::-1]
+        for name, value in functions.items()
+        if rate in inspect.signature(value).parameters
+    }
 
 
-REFUSED = {name: why for why, names in {  # what a step with one gradient and one value of the loss cannot run
-    "has a config of its own, LBFGS": ["lbfgs"], "is the key 'private' of every optimizer here": ["dpsgd"],
-    "needs the loss as a function": ["sophia"],
-    "needs another optimizer inside": ["mechanize", "sam", "schedule_free"],
-    "must be evaluated at other parameters than it trains": ["schedule_free_adamw", "schedule_free_sgd"],
-    "has no learning rate": ["polyak_sgd"], "is replaced by optimistic_adam_v2": ["optimistic_adam"],
-    "is only a part of an optimizer": ["scale_by_learning_rate", "scale_by_madgrad", "scale_by_rprop"],
-    "has no argument for one learning rate": ["join_schedules", "sgdr_schedule"]}.items() for name in names}
+REFUSED = {
+    name: why
+    for why, names in {  # what a step with one gradient and one value of the loss cannot run
+        "has a config of its own, LBFGS": ["lbfgs"],
+        "is the key 'private' of every optimizer here": ["dpsgd"],
+        "needs the loss as a function": ["sophia"],
+        "needs another optimizer inside": ["mechanize", "sam", "schedule_free"],
+        "must be evaluated at other parameters than it trains": ["schedule_free_adamw", "schedule_free_sgd"],
+        "has no learning rate": ["polyak_sgd"],
+        "is replaced by optimistic_adam_v2": ["optimistic_adam"],
+        "is only a part of an optimizer": ["scale_by_learning_rate", "scale_by_madgrad", "scale_by_rprop"],
+        "has no argument for one learning rate": ["join_schedules", "sgdr_schedule"],
+    }.items()
+    for name in names
+}
 NO_SCHEDULE = ("rprop", "sm3")  # optax takes their learning rate as a number only
 OPTIMIZERS = _functions(optax, "learning_rate") | _functions(optax.contrib, "learning_rate")
 SCHEDULES = _functions(optax.schedules, "peak_value", "init_value", "value")

@@ -1,4 +1,5 @@
 """The base of every optimizer's config."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """Optimizers that take a gradient and nothing else: SGD, Adam, AdamW. optax does the arithmetic."""
+
 from __future__ import annotations
 
 import re

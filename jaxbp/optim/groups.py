@@ -1,4 +1,5 @@
 """What becomes of an optimizer's updates: factors and weight decay by group of parameters, reduction on a plateau."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -61,5 +62,11 @@ class Plateau(Typed):
 
     def build(self) -> optax.GradientTransformationExtraArgs:
         """What becomes of the updates; it takes value=loss."""
-        return optax.contrib.reduce_on_plateau(self.factor, self.patience, self.rtol, cooldown=self.cooldown,
-                                               accumulation_size=self.steps, min_scale=self.min_scale)
+        return optax.contrib.reduce_on_plateau(
+            self.factor,
+            self.patience,
+            self.rtol,
+            cooldown=self.cooldown,
+            accumulation_size=self.steps,
+            min_scale=self.min_scale,
+        )

@@ -11,6 +11,7 @@ reverse sweep; alpha and mu cost two products with J^T H J; eigenvectors are tak
 added to the product of the factors, exactly, in their eigenvectors' basis. `corrected` replaces the eigenvalues by the
 averaged second moments of the gradients there (George et al. 2018, arXiv 1806.03884).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -44,8 +45,14 @@ class Factored(NamedTuple):
 
 
 def kfac(
-    objective: Objective, damping: float = 1.0, decay: float = 0.95, every: int = 10, sharing: Sharing = "expand",
-    corrected: bool = False, adaptation: float = 0.95, least: float = 1e-3,
+    objective: Objective,
+    damping: float = 1.0,
+    decay: float = 0.95,
+    every: int = 10,
+    sharing: Sharing = "expand",
+    corrected: bool = False,
+    adaptation: float = 0.95,
+    least: float = 1e-3,
 ) -> optax.GradientTransformationExtraArgs:
     """update(grads, state, params, value=, batch=, ctx=); objective.spec is the shape of a batch's x.
 
@@ -70,8 +77,13 @@ def kfac(
         factors = jax.eval_shape(found, params, {"x": objective.spec, "y": y, "weight": weight}, ctx)
         check(factors)
         factors = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), factors)
-        return Factored(jnp.zeros((), jnp.int32), factors, kronecker.eigen(factors), jnp.asarray(damping, jnp.float32),
-                        jax.tree.map(jnp.zeros_like, params))
+        return Factored(
+            jnp.zeros((), jnp.int32),
+            factors,
+            kronecker.eigen(factors),
+            jnp.asarray(damping, jnp.float32),
+            jax.tree.map(jnp.zeros_like, params),
+        )
 
     def update(
         grads: PyTree, state: Factored, params: PyTree, *, value: jax.Array, batch: Batch, ctx: Context, **_: object
@@ -84,10 +96,19 @@ def kfac(
         if corrected:
             now = kronecker.corrected(objective.model, params, cache, roots, bases)
             kept = jnp.where(due, 0, kept)  # moments in other coordinates are of no use
-            bases = jax.tree.map(lambda old, new: replace(old, values=kept * old.values + (1 - kept) * new.values),
-                                 bases, now, is_leaf=is_eigen)
-        ahead = jax.tree.map(lambda basis, g, l2: -basis.solve(g, state.damping + l2.reshape(basis.values.shape)),
-                             bases, grads, objective.curvature(params), is_leaf=is_eigen)
+            bases = jax.tree.map(
+                lambda old, new: replace(old, values=kept * old.values + (1 - kept) * new.values),
+                bases,
+                now,
+                is_leaf=is_eigen,
+            )
+        ahead = jax.tree.map(
+            lambda basis, g, l2: -basis.solve(g, state.damping + l2.reshape(basis.values.shape)),
+            bases,
+            grads,
+            objective.curvature(params),
+            is_leaf=is_eigen,
+        )
         step, predicted = best(objective, grads, params, batch, ctx, state.damping, ahead, state.last)
         reached = objective.value(jax.tree.map(jnp.add, params, step), batch, ctx)
         ratio = (reached - value) / predicted
@@ -99,8 +120,14 @@ def kfac(
 
 
 def best(
-    objective: Objective, grads: PyTree, params: PyTree, batch: Batch, ctx: Context, damping: jax.Array,
-    ahead: PyTree, last: PyTree,
+    objective: Objective,
+    grads: PyTree,
+    params: PyTree,
+    batch: Batch,
+    ctx: Context,
+    damping: jax.Array,
+    ahead: PyTree,
+    last: PyTree,
 ) -> tuple[PyTree, jax.Array]:
     """-> (alpha ahead + mu last that minimises the quadratic model, its value there)."""
     curved = [combined(1, objective.gauss_newton(params, batch, v, ctx), damping, v) for v in (ahead, last)]
@@ -147,5 +174,6 @@ class KFAC(OptimizerConfig):
     corrected: bool = False
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
-        return kfac(objective, self.damping, self.decay, self.every, self.sharing, self.corrected, self.adaptation,
-                    self.least)
+        return kfac(
+            objective, self.damping, self.decay, self.every, self.sharing, self.corrected, self.adaptation, self.least
+        )

@@ -13,6 +13,7 @@ The rows of J are per-example gradients: one reverse sweep for each output, all 
 decomposed once a step, after which every damping is tried for two small products, and J^T J, whose condition is that of
 J squared, is never formed.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ along while F becomes (1 - rate) F + rate A^T A, the adaptive rule of Amari, Par
 
 which costs products, and a system of R equations in place of P.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -47,8 +48,10 @@ def natural_gradient(
     layer couples the examples of a batch.
     """
     if not isinstance(objective.loss, LIKELIHOODS):
-        raise InputError(f"natural gradient: {type(objective.loss).__name__} is no negative log-likelihood, "
-                         f"allowed are {', '.join(kind.__name__ for kind in LIKELIHOODS)}")
+        raise InputError(
+            f"natural gradient: {type(objective.loss).__name__} is no negative log-likelihood, "
+            f"allowed are {', '.join(kind.__name__ for kind in LIKELIHOODS)}"
+        )
 
     def init(params: PyTree) -> Inverse | tuple:
         flat = ravel_pytree(params)[0]

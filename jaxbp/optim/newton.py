@@ -7,6 +7,7 @@ of the gradient, and where it meets a direction of negative curvature, which a H
 it has so far. So the step goes downhill in any case. A backtracking line search (optax) then takes as much of it as
 lowers the loss enough.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -51,7 +52,10 @@ def conjugate_gradient(product: Callable[[PyTree], PyTree], b: PyTree, iteration
 
 
 def newton(
-    objective: Objective, matrix: Literal["hessian", "gauss_newton"], damping: float = 0.0, iterations: int = 100,
+    objective: Objective,
+    matrix: Literal["hessian", "gauss_newton"],
+    damping: float = 0.0,
+    iterations: int = 100,
     tolerance: float = 0.1,
 ) -> optax.GradientTransformationExtraArgs:
     """update(grads, state, params, value=, batch=, ctx=): the step, as much of it as lowers the loss."""
@@ -65,7 +69,8 @@ def newton(
 
 
 def searched(
-    optimizer: optax.GradientTransformationExtraArgs, objective: Objective,
+    optimizer: optax.GradientTransformationExtraArgs,
+    objective: Objective,
     direction: Callable = lambda grads, params, batch, ctx: grads,
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer of optax that searches along what `direction` says, with the loss at other parameters at hand."""

@@ -1,4 +1,5 @@
 """The gradient noise scale while a run goes on: how large a batch would still be of use (McCandlish et al. 2018)."""
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -1,4 +1,5 @@
 """What is made small, as a method may ask for it beyond one gradient."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

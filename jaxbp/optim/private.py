@@ -7,6 +7,7 @@
 worked through in parts. What privacy it buys is a question for an accountant such as Google's dp-accounting, which
 needs noise_multiplier, batch size, examples and steps; batches here are shuffled epochs, not Poisson samples.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """Learning-rate schedules as typed config keys; optax does the arithmetic."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

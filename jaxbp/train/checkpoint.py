@@ -4,6 +4,7 @@ orbax writes the arrays aside; then come the facts, then a manifest with the sha
 checkpoint counts only if it has its final name and its manifest verifies. What does not is skipped with a message, and
 the one before it is used.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -52,7 +53,7 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Deletes all but the newest `keep`, under another name first: what is half deleted is in no list."""
-        for path in self._newest_first()[self.keep:]:
+        for path in self._newest_first()[self.keep :]:
             path.rename(path.with_name(f"deleting.{path.name}"))
         for path in [*self.folder.glob("deleting.*"), *self.folder.glob("writing.*")]:
             shutil.rmtree(path)

@@ -1,4 +1,5 @@
 """Cross-validation: one run a fold, each in a folder of its own, resumable like any run."""
+
 from __future__ import annotations
 
 import statistics
@@ -21,7 +22,10 @@ def cross_validate(config: Config, path: Path, folds: int, fresh: bool = False) 
     splits = config.data.folds(folds, config.run.seed)
     rows = [train(config, path / f"fold_{i:02d}", fresh, part) for i, part in enumerate(splits)]
     figures = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("test_")}
-    found = {f"{name}_{kind.__name__}": kind(values) for name, values in figures.items()
-             for kind in (statistics.mean, statistics.stdev)}
+    found = {
+        f"{name}_{kind.__name__}": kind(values)
+        for name, values in figures.items()
+        for kind in (statistics.mean, statistics.stdev)
+    }
     write_json(path / "cross_validation.json", found | {"folds": rows})
     return found

@@ -1,4 +1,5 @@
 """Loss and accuracy of a model on one part of the data, or its outputs, in one compiled program."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def make_prediction(model: Layer) -> Callable[[PyTree, PyTree, np.ndarray], np.n
         return jax.lax.map(lambda x: model.forward(params, x, Context(None, state, train=False))[0], x)
 
     def predict(params: PyTree, state: PyTree, x: np.ndarray) -> np.ndarray:
-        return np.concatenate(outputs(params, state, chunks(x)))[:len(x)]
+        return np.concatenate(outputs(params, state, chunks(x)))[: len(x)]
 
     return predict
 

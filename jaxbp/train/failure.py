@@ -1,4 +1,5 @@
 """What a run leaves where something was not finite: the first bad layer by name, and a bundle that replays the step."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,4 +1,5 @@
 """Whether data, model, loss, optimizer and batch of a config fit together: asked of shapes, before anything runs."""
+
 from __future__ import annotations
 
 import jax
@@ -32,8 +33,9 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
     target = jax.ShapeDtypeStruct((rows, *splits.train.y.shape[1:]), splits.train.y.dtype)
     classes = len(splits.classes or ())
     if classes and y.shape[-1] != classes and (classes, y.shape[-1]) != (2, 1):  # one output tells two classes apart
-        raise InputError(f"the model has {y.shape[-1]} outputs, but the data has {classes} classes: "
-                         f"set model.outputs={classes}")
+        raise InputError(
+            f"the model has {y.shape[-1]} outputs, but the data has {classes} classes: set model.outputs={classes}"
+        )
     counting = splits.train.counting()
     jax.eval_shape(config.loss.forward, y, target, jax.ShapeDtypeStruct((rows, *counting.shape[1:]), jnp.float32))
     params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
@@ -70,5 +72,7 @@ def check_carry(config: Config, model: Layer, rows: int, examples: int) -> None:
         return
     streams = getattr(config.data, "streams", None)
     if config.run.shuffle or config.run.micro_batches > 1 or streams != rows or examples % rows:
-        raise InputError(f"a carried state needs run.shuffle=False, run.micro_batches=1 and data.streams={rows}, the "
-                         f"batch size, got {config.run.shuffle}, {config.run.micro_batches} and {streams}")
+        raise InputError(
+            f"a carried state needs run.shuffle=False, run.micro_batches=1 and data.streams={rows}, the "
+            f"batch size, got {config.run.shuffle}, {config.run.micro_batches} and {streams}"
+        )

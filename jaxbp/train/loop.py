@@ -1,4 +1,5 @@
 """The training loop: one readable loop around one compiled program, resumable to the bit."""
+
 from __future__ import annotations
 
 import json
@@ -57,8 +58,13 @@ class Session:
         """A checkpoint of this instant."""
         spec = batch_spec(self.splits, self.config.run.batch_size or len(self.splits.train))
         size = self.folder.metrics.stat().st_size
-        facts = self.facts | {"metrics_bytes": size, "data": self.data, "machine": machine(),
-                              "input": [list(spec.shape), str(spec.dtype)], "classes": self.splits.classes}
+        facts = self.facts | {
+            "metrics_bytes": size,
+            "data": self.data,
+            "machine": machine(),
+            "input": [list(spec.shape), str(spec.dtype)],
+            "classes": self.splits.classes,
+        }
         self.folder.checkpoints.save(int(state.step), {"state": state, "best": self.best}, facts)
         self.saved = time.monotonic()
 
@@ -85,9 +91,17 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
     gradient = penalized(gradient, objective.penalties)
     folder = RunFolder(path)
-    session = Session(config, splits, folder, model, make_program(make_step(gradient, optimizer, config.data.augment)),
-                      make_evaluation(model, config.loss, splits.classes is not None),
-                      make_delta_norms(model, config.loss), fingerprint(splits), steps)
+    session = Session(
+        config,
+        splits,
+        folder,
+        model,
+        make_program(make_step(gradient, optimizer, config.data.augment)),
+        make_evaluation(model, config.loss, splits.classes is not None),
+        make_delta_norms(model, config.loss),
+        fingerprint(splits),
+        steps,
+    )
     folder.clear() if fresh else folder.check(config)
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, {"params": state.params, "model": state.model})
@@ -165,8 +179,10 @@ def stop_if_not_finite(session: Session, state: State, feed: Feed, offset: int) 
     inputs, ctx = prepared(state, batch, session.config.data.augment)
     first = failure.diagnose(session.model, session.config.loss, state.params, inputs, ctx)
     failure.write_bundle(session.folder.path, state, batch, first)
-    raise NotFinite(f"step {int(state.step)}: not finite first in {first}; no weight was touched, and "
-                    f"scripts/replay.py --run={session.folder.path} replays the step")
+    raise NotFinite(
+        f"step {int(state.step)}: not finite first in {first}; no weight was touched, and "
+        f"scripts/replay.py --run={session.folder.path} replays the step"
+    )
 
 
 def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqdm) -> State:

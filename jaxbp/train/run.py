@@ -2,6 +2,7 @@
 
 config.json, provenance.json (one entry a session), metrics.jsonl (no times), timing.jsonl, checkpoints/, curves.png.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -26,9 +27,23 @@ from jaxbp.train.checkpoint import Checkpoints, load_arrays
 from jaxbp.train.step import initial_state
 
 MAY_CHANGE = r"run\.(epochs|steps_per_call|checkpoint_seconds|keep)|data\.(path|(train|test)_(images|labels))"
-FILES = ("config.json", "provenance.json", "metrics.jsonl", "timing.jsonl", "curves.png", "checkpoints", "failure",
-         "scores.json", "confusion.png", "calibration.png", "filters.png", "activations.png", "mistakes.png",
-         "deltas.png", "sample.txt")
+FILES = (
+    "config.json",
+    "provenance.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "curves.png",
+    "checkpoints",
+    "failure",
+    "scores.json",
+    "confusion.png",
+    "calibration.png",
+    "filters.png",
+    "activations.png",
+    "mistakes.png",
+    "deltas.png",
+    "sample.txt",
+)
 
 
 class Loaded(NamedTuple):
@@ -77,8 +92,10 @@ class RunFolder:
             changed = differences(to_json(self.config()), to_json(config))
             refused = [text for key, text in changed.items() if not re.fullmatch(MAY_CHANGE, key)]
             if refused:
-                raise InputError(f"{self.path} holds a run of another config: {'; '.join(refused)} "
-                                 "(--fresh starts it over, --workdir=DIR puts this one elsewhere)")
+                raise InputError(
+                    f"{self.path} holds a run of another config: {'; '.join(refused)} "
+                    "(--fresh starts it over, --workdir=DIR puts this one elsewhere)"
+                )
 
     def write(self, config: Config, first: bool) -> None:
         """The config, and one more entry of provenance; metrics begin anew where this is the `first` session."""

@@ -1,4 +1,5 @@
 """Text from a trained language model, one character after the other."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ def sample(
     if strange := sorted(set(prompt) - set(classes)):
         raise InputError(f"the prompt has {strange[0]!r}, which the model's text does not have")
     ids = jnp.array([[classes.index(character) for character in prompt]], jnp.int32)
-    found = draw(with_carry(model, True), length, temperature > 0, params, ids, max(temperature, 1e-9),
-                 jax.random.key(seed))
+    found = draw(
+        with_carry(model, True), length, temperature > 0, params, ids, max(temperature, 1e-9), jax.random.key(seed)
+    )
     return "".join(classes[i] for i in np.asarray(found))
 
 

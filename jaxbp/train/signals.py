@@ -1,4 +1,5 @@
 """SIGTERM and Ctrl-C end a run between two calls, after it was saved."""
+
 from __future__ import annotations
 
 import signal

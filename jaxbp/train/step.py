@@ -3,6 +3,7 @@
 The step is the only place where gradient and optimizer meet. The program is a while_loop over it with a
 traced number of steps, so 1, 100 and a ragged tail are one program, bit for bit.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,8 +18,11 @@ from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, add, register
 
 
-@partial(register, data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite"],
-         meta_fields=[])
+@partial(
+    register,
+    data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite"],
+    meta_fields=[],
+)
 @dataclass(frozen=True)
 class State:
     """Everything that a run carries from step to step."""
@@ -41,8 +45,16 @@ def initial_state(model: Layer, optimizer: optax.GradientTransformation, spec: P
     def make(key: jax.Array, run_key: jax.Array) -> State:
         params = model.init(key, spec)
         zero = jnp.zeros((), jnp.float32)
-        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), model.init_state(spec), run_key, zero,
-                     zero, jnp.array(True))
+        return State(
+            jnp.zeros((), jnp.int32),
+            params,
+            optimizer.init(params),
+            model.init_state(spec),
+            run_key,
+            zero,
+            zero,
+            jnp.array(True),
+        )
 
     return make(key, run_key)
 
@@ -66,18 +78,25 @@ def make_step(
 
         def update() -> State:
             updates, moments = optimizer.update(
-                result.grads, state.optimizer, state.params, value=result.value, batch=inputs, ctx=ctx)
-            return State(state.step + 1, optax.apply_updates(state.params, updates), moments, result.state, state.key,
-                         state.loss_sum + result.value * examples, state.examples + examples, finite)
+                result.grads, state.optimizer, state.params, value=result.value, batch=inputs, ctx=ctx
+            )
+            return State(
+                state.step + 1,
+                optax.apply_updates(state.params, updates),
+                moments,
+                result.state,
+                state.key,
+                state.loss_sum + result.value * examples,
+                state.examples + examples,
+                finite,
+            )
 
         return jax.lax.cond(finite, update, lambda: replace(state, finite=finite))
 
     return step
 
 
-def prepared(
-    state: State, batch: Batch, augment: Callable[[jax.Array, jax.Array], jax.Array]
-) -> tuple[Batch, Context]:
+def prepared(state: State, batch: Batch, augment: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[Batch, Context]:
     """What the gradient takes in this step: the batch with its weights, and a context with this step's key."""
     ctx = Context(jax.random.fold_in(state.key, state.step), state.model)
     weight = batch["mask"] / jnp.maximum(jnp.sum(batch["mask"]), 1)

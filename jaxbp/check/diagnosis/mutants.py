@@ -93,8 +93,7 @@ def crossed(a: jax.Array, b: jax.Array, on: jax.Array) -> tuple[jax.Array, jax.A
 
 dimmed.defvjp(lambda x, dead: (x, dead), lambda dead, ct: (jnp.where(dead, jnp.zeros_like(ct), ct), None))
 crossed.defvjp(
-    lambda a, b, on: ((a, b), on),
-    lambda on, cts: (jnp.where(on, cts[1], cts[0]), jnp.where(on, cts[0], cts[1]), None),
+    lambda a, b, on: ((a, b), on), lambda on, cts: (jnp.where(on, cts[1], cts[0]), jnp.where(on, cts[0], cts[1]), None)
 )
 
 

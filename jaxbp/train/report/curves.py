@@ -1,4 +1,5 @@
 """What a run shows a person: lines while it goes, curves when it is done."""
+
 from __future__ import annotations
 
 import io
@@ -17,8 +18,11 @@ COLOURS = {"train": "C0", "validation": "C2", "test": "C1"}
 
 def line(row: Mapping[str, float], epochs: int, steps_per_second: float) -> str:
     """One row of metrics.jsonl for the terminal."""
-    figures = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in row.items()
-                        if name not in ("epoch", "step", "delta_norms"))
+    figures = "  ".join(
+        f"{name.replace('_', ' ')} {value:.4f}"
+        for name, value in row.items()
+        if name not in ("epoch", "step", "delta_norms")
+    )
     return f"epoch {row['epoch']}/{epochs}  {figures}  {steps_per_second:,.0f} steps/s"
 
 
@@ -36,8 +40,13 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0], strict=True):
         for name in (name for name in rows[0] if name.endswith(kind)):
             part = name.removesuffix(f"_{kind}")
-            axes.plot([row["epoch"] for row in rows], [row[name] for row in rows], COLOURS[part], label=part,
-                      marker="." if len(rows) < 50 else "")
+            axes.plot(
+                [row["epoch"] for row in rows],
+                [row[name] for row in rows],
+                COLOURS[part],
+                label=part,
+                marker="." if len(rows) < 50 else "",
+            )
         axes.set(xlabel="epoch", title=kind, yscale="log" if kind == "loss" else "linear")
         axes.grid(alpha=0.3)
         axes.legend()

@@ -1,4 +1,5 @@
 """How the delta fades or grows on its way back through time: its norm at every step of every recurrent layer."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

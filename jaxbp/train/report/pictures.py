@@ -1,4 +1,5 @@
 """What can be seen of a network on images: its kernels, what each layer makes of an image, and what it gets wrong."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,11 @@ SHOWN = 100  # mistakes
 def draw_filters(params: PyTree, path: Path) -> None:
     """The kernels w [O, H, W, I] of every convolution, each of the O I planes in its own grey scale; none, no file."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    kernels = {path_name(keys): np.moveaxis(np.asarray(w), -1, 1).reshape(-1, *w.shape[1:3])
-               for keys, w in leaves if w.ndim == 4 and w.shape[1] * w.shape[2] > 1}
+    kernels = {
+        path_name(keys): np.moveaxis(np.asarray(w), -1, 1).reshape(-1, *w.shape[1:3])
+        for keys, w in leaves
+        if w.ndim == 4 and w.shape[1] * w.shape[2] > 1
+    }
     if kernels:
         draw_panels({f"{name}, {min(len(w), MOST)} of {len(w)}": tiles(w) for name, w in kernels.items()}, path)
 
@@ -41,9 +45,7 @@ def outputs(model: Layer, params: PyTree, state: PyTree, x: np.ndarray) -> dict[
     return {path_name(keys): np.asarray(node.y) for keys, node in nodes}
 
 
-def draw_mistakes(
-    x: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path
-) -> None:
+def draw_mistakes(x: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """The first images of x [N, H, W, C] that got a wrong class [N], with truth and prediction."""
     wrong = np.flatnonzero(true != predicted)
     columns = 10

@@ -1,4 +1,5 @@
 """How good a model's outputs are on one part of the data: in numbers, as text, as pictures."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ MANY = 20  # classes from which on a confusion matrix shows no counts
 @dataclass(frozen=True)
 class Calibration:
     """Whether probabilities mean what they say (Guo et al. 2017, arXiv 1706.04599)."""
+
     error: float  # expected calibration error: mean over the examples of |confidence - accuracy| of their bins
     brier: float  # mean over the examples of sum_c (p_c - [c is true])^2; half of it for two classes
     bins: tuple[tuple[float, float, int], ...]  # (mean probability of the predicted class, accuracy, examples)
@@ -29,6 +31,7 @@ class Calibration:
 @dataclass(frozen=True)
 class Classification:
     """Right and wrong, class by class; what would be 0 / 0 is 0."""
+
     accuracy: float
     interval: tuple[float, float]  # 95 % (Wilson) around the accuracy
     classes: tuple[str, ...]  # names; in their order are:
@@ -48,8 +51,9 @@ class Classification:
         """A row for each class: its row of the confusion matrix (unless the classes are many), then its scores."""
         shown = len(self.classes) if len(self.classes) < MANY else 0
         rows = [["true \\ predicted", *self.classes[:shown], "precision", "recall", "F1", "examples"]]
-        for name, counts, *scores, support in zip(self.classes, self.confusion, self.precision, self.recall, self.f1,
-                                                  self.support, strict=True):
+        for name, counts, *scores, support in zip(
+            self.classes, self.confusion, self.precision, self.recall, self.f1, self.support, strict=True
+        ):
             rows.append([name, *map(str, counts[:shown]), *(f"{score:.4f}" for score in scores), str(support)])
         first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
         return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows)
@@ -58,6 +62,7 @@ class Classification:
 @dataclass(frozen=True)
 class Regression:
     """Distance to the targets, in the scale that the model sees them in."""
+
     rmse: float
     r2: float  # part of the targets' variance that is explained
 
@@ -65,8 +70,9 @@ class Regression:
         return f"RMSE {self.rmse:.4f}  R^2 {self.r2:.4f}"
 
 
-def measure(y: np.ndarray, target: np.ndarray, loss: Loss, classes: tuple[str, ...] | None
-            ) -> Classification | Regression:
+def measure(
+    y: np.ndarray, target: np.ndarray, loss: Loss, classes: tuple[str, ...] | None
+) -> Classification | Regression:
     """The scores of outputs y [N, O] for targets [N] or [N, O]; classes are the names, None for regression."""
     if classes is None:
         rmse, r2 = metrics.root_mean_squared_error(target, y), metrics.r2_score(target, y)
@@ -76,9 +82,14 @@ def measure(y: np.ndarray, target: np.ndarray, loss: Loss, classes: tuple[str, .
     confusion = metrics.confusion_matrix(true, predicted, labels=labels)
     scores = metrics.precision_recall_fscore_support(true, predicted, labels=labels, zero_division=0)
     interval = binomtest(hits, len(true)).proportion_ci(0.95, "wilson")
-    return Classification(hits / len(true), (float(interval.low), float(interval.high)), classes,
-                          tuple(map(tuple, confusion.tolist())), *(tuple(column.tolist()) for column in scores),
-                          None if p is None else calibrate(p, true))
+    return Classification(
+        hits / len(true),
+        (float(interval.low), float(interval.high)),
+        classes,
+        tuple(map(tuple, confusion.tolist())),
+        *(tuple(column.tolist()) for column in scores),
+        None if p is None else calibrate(p, true),
+    )
 
 
 def probabilities(y: np.ndarray, loss: Loss) -> np.ndarray | None:
