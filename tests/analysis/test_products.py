@@ -1,6 +1,6 @@
 """Products with the Jacobian, Hessian, Gauss-Newton and Fisher matrices against the dense ones, and what they tell."""
 
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -12,50 +12,18 @@ from jax.flatten_util import ravel_pytree
 import jaxbp
 from jaxbp.analysis import matrices, products
 from jaxbp.check import worst
-from jaxbp.losses import AbsoluteError, BinaryCrossEntropy, Penalty, SoftmaxCrossEntropy, SquaredError
+from jaxbp.losses import AbsoluteError, Penalty, SoftmaxCrossEntropy
+from tests.support.models import CURVED, curved_setting
 
 pytestmark = pytest.mark.usefixtures("float64")
 ACCURACY = 1e-10
-MODELS = {  # name: (model, input spec, loss)
-    "mlp": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Tanh(), jaxbp.Dense(3))), (5, 2), SoftmaxCrossEntropy()),
-    "relu": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.ReLU(), jaxbp.Dense(3))), (5, 2), SquaredError()),
-    "binary": (jaxbp.Chain((jaxbp.Dense(3), jaxbp.Sigmoid(), jaxbp.Dense(2))), (5, 2), BinaryCrossEntropy()),
-    "conv": (
-        jaxbp.Chain((jaxbp.Conv(2, (2, 2)), jaxbp.MaxPool((2, 2)), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(3))),
-        (5, 4, 4, 1),
-        SoftmaxCrossEntropy(),
-    ),
-    "batch_norm": (
-        jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Tanh(), jaxbp.Dense(2))),
-        (5, 2),
-        SquaredError(),
-    ),
-    "lstm": (jaxbp.Chain((jaxbp.Recurrent(jaxbp.LSTMCell(2)), jaxbp.Dense(3))), (4, 3, 2), SoftmaxCrossEntropy()),
-}
 EACH = pytest.mark.parametrize(
-    "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "mlp")]
+    "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in CURVED if name != "mlp")]
 )
 
 
 def setting(name):
-    return made(*MODELS[name])
-
-
-@cache
-def made(model, shape, loss, ids=None):
-    """(model, loss, params, batch, ctx), params of ordinary size; weights that differ. ids: how many there are."""
-    keys = jax.random.split(jax.random.key(3), 4)
-    spec = jax.ShapeDtypeStruct(shape, jnp.int32 if ids else jnp.float64)
-    params = jaxbp.cast(model.init(keys[0], spec), jnp.float64)
-    params = jax.tree.map(lambda p: p + 0.3 * np.random.default_rng(p.size).normal(size=p.shape), params)
-    x = jax.random.randint(keys[1], shape, 0, ids) if ids else jax.random.normal(keys[1], shape, jnp.float64)
-    out = jaxbp.output_spec(model, spec).shape
-    if isinstance(loss, SoftmaxCrossEntropy):
-        y = jax.random.randint(keys[2], out[:-1], 0, out[-1])
-    else:
-        y = jax.random.uniform(keys[2], out, jnp.float64)
-    weight = jax.random.uniform(keys[3], out[:-1], jnp.float64).at[0].set(0)
-    return model, loss, params, {"x": x, "y": y, "weight": weight}, jaxbp.Context(None, model.init_state(spec))
+    return curved_setting(*CURVED[name])
 
 
 def flat(name):
@@ -152,7 +120,7 @@ def test_gauss_newton_is_the_hessian_within_each_layer_of_a_piecewise_linear_net
 
 def test_a_loss_without_a_likelihood_has_no_true_fisher():
     with pytest.raises(jaxbp.InputError, match=r"^fisher: AbsoluteError is no negative log-likelihood"):
-        products.fisher(MODELS["relu"][0], AbsoluteError(), empirical=False)
+        products.fisher(CURVED["relu"][0], AbsoluteError(), empirical=False)
 
 
 # --- what products tell ----------------------------------------------------------------------------------------------

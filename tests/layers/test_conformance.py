@@ -3,17 +3,17 @@
 import dataclasses
 from functools import partial
 
-import conformance
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conformance import all_cases, concrete_layers, couples_batch, gradient_pair, measured, setting
 
 import jaxbp
 from jaxbp.check import worst
 from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry
 from jaxbp.core import Shared, Static, map_leaves
+from tests.support import conformance
+from tests.support.conformance import all_cases, concrete_layers, couples_batch, gradient_pair, measured, setting
 
 pytestmark = pytest.mark.usefixtures("strict")
 CASES = pytest.mark.parametrize("case", all_cases(), ids=str)

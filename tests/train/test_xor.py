@@ -1,7 +1,6 @@
 """XOR from a hundred seeds in one compiled program: how often a 2-4-1 net solves it, and the 2-2-1 net beside it."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 import jax
@@ -12,8 +11,9 @@ import jaxbp
 from jaxbp import config as configuration
 from jaxbp.data.logic import Operator
 from jaxbp.train.step import initial_state, make_step
+from tests.support.paths import ROOT
 
-CONFIG = Path(__file__).parent.parent / "configs" / "xor.py"
+CONFIG = ROOT / "configs" / "xor.py"
 
 
 def solved(hidden: int) -> int:

@@ -3,7 +3,6 @@
 import functools
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +23,10 @@ from jaxbp.train.loop import NotFinite, rounds, train
 from jaxbp.train.report import curves
 from jaxbp.train.run import load
 from jaxbp.train.step import Feed, State, accumulated, initial_state, make_program, make_step
+from tests.support.runs import small, weights
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 MODEL = MLP(outputs=3, hidden=(7,), activation="tanh").build()
 X, Y = jax.random.normal(jax.random.key(0), (11, 5)), jnp.arange(11) % 3
-
-
-def weights(folder: Path) -> bytes:
-    """Every bit of the parameters of a run."""
-    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(load(folder).params))
-
-
-def small(**run) -> configuration.Config:
-    config = configuration.load(CONFIGS / "iris.py")
-    return replace(config, run=replace(config.run, **({"epochs": 3, "evaluate_every": 1} | run)))
 
 
 def fresh(optimizer, dtype=jnp.float32) -> State:

@@ -8,11 +8,9 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import small, weights
 
 import jaxbp
 from jaxbp import optim
@@ -22,8 +20,8 @@ from jaxbp.train.checkpoint import Checkpoints, load_arrays, verify
 from jaxbp.train.loop import train
 from jaxbp.train.run import differences
 from jaxbp.train.signals import Interrupted
-
-HERE = Path(__file__).parent
+from tests.support.paths import ROOT
+from tests.support.runs import small, weights
 
 
 def config(**run):
@@ -40,13 +38,13 @@ def config(**run):
 
 
 def process(path, folder, point="none", count=0):
-    words = [sys.executable, str(HERE / "killed.py"), str(path), str(folder), point, str(count)]
+    words = [sys.executable, str(ROOT / "tests/support/killed.py"), str(path), str(folder), point, str(count)]
     kept = {
         "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),  # each process needs the same programs
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent)} | kept
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | kept
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
@@ -175,9 +173,9 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_the_command_ends_cleanly_on_sigterm(tmp_path):
-    words = [str(HERE.parent / "scripts/train.py"), f"--workdir={tmp_path}", "--config.run.epochs=100000"]
+    words = [str(ROOT / "scripts/train.py"), f"--workdir={tmp_path}", "--config.run.epochs=100000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = subprocess.Popen([sys.executable, *words], cwd=HERE.parent, **pipes)
+    running = subprocess.Popen([sys.executable, *words], cwd=ROOT, **pipes)
     while "epoch" not in running.stdout.readline():
         time.sleep(0.01)
     running.terminate()

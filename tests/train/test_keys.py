@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from test_train import weights
 
 from jaxbp import config as configuration
 from jaxbp import data, models, optim
@@ -16,6 +15,7 @@ from jaxbp.losses import Penalty, SoftmaxCrossEntropy
 from jaxbp.models import CNN, MLP, RNN, TDNN, ResNet
 from jaxbp.train.loop import train
 from jaxbp.train.run import fingerprint
+from tests.support.runs import weights
 
 BASE = configuration.Config(
     data=Embedded("wine", scaling="standard", validation_fraction=0.2),

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from test_optim import CTX, problem, updates
 
 import jaxbp
 from jaxbp.check import worst
@@ -14,6 +13,7 @@ from jaxbp.losses import Penalty, SquaredError
 from jaxbp.models import MLP
 from jaxbp.optim import Objective, levenberg_marquardt
 from jaxbp.optim.levenberg_marquardt import linearized
+from tests.support.optim import CTX, problem, updates
 
 
 @pytest.mark.usefixtures("float64")

@@ -13,47 +13,15 @@ from jaxbp.analysis import per_example
 from jaxbp.check import worst
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import CNN, MLP
+from tests.support.models import PER_EXAMPLE
+from tests.support.models import per_example_setting as setting
 
 pytestmark = pytest.mark.usefixtures("float64")
 ACCURACY = 1e-10
 NORM = 1.1
-HEAD = (jaxbp.Flatten(), jaxbp.Dense(3))
-BLOCK = jaxbp.Chain((jaxbp.Dense(4), jaxbp.Tanh()))
-TIED = jaxbp.Graph((jaxbp.Node("a", BLOCK, ("x",)), jaxbp.Node("b", BLOCK, ("a",), shares="a")))
-IDS = jax.ShapeDtypeStruct((5, 4), jnp.int32)
-floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float64)
-MODELS = {  # name: (model, input spec)
-    "mlp": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Tanh(), jaxbp.Dense(3))), floats(5, 2)),
-    "sequence": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Tanh(), jaxbp.Dense(3))), floats(5, 7, 2)),
-    "stack": (jaxbp.Chain((jaxbp.Dense(4), jaxbp.Stack(BLOCK, 3), *HEAD)), floats(5, 2)),
-    "conv": (jaxbp.Chain((jaxbp.Conv(4, (2, 2), groups=2), jaxbp.MaxPool((2, 2)), *HEAD)), floats(5, 5, 5, 2)),
-    "transposed": (jaxbp.Chain((jaxbp.ConvTranspose(2, (2,), 2), jaxbp.Tanh(), *HEAD)), floats(5, 3, 2)),
-    "norms": (
-        jaxbp.Chain((jaxbp.Dense(4), jaxbp.LayerNorm(), jaxbp.GroupNorm(2), jaxbp.RMSNorm(), *HEAD)),
-        floats(5, 2),
-    ),
-    "embedding": (jaxbp.Chain((jaxbp.Embedding(3, 2), *HEAD)), IDS),
-    "lstm": (jaxbp.Chain((jaxbp.Embedding(3, 2), jaxbp.Recurrent(jaxbp.LSTMCell(3)), jaxbp.Dense(3))), IDS),
-    "gru": (jaxbp.Chain((jaxbp.Recurrent(jaxbp.GRUCell(3), output="last"), jaxbp.Dense(3))), floats(5, 4, 2)),
-    "tied": (jaxbp.Chain((jaxbp.Dense(4), TIED, *HEAD)), floats(5, 4)),
-}
 EACH = pytest.mark.parametrize(
-    "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "mlp")]
+    "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in PER_EXAMPLE if name != "mlp")]
 )
-
-
-@cache
-def setting(name):
-    """(model, loss, params, batch)."""
-    model, spec = MODELS[name]
-    keys = jax.random.split(jax.random.key(5), 4)
-    params = jaxbp.cast(model.init(keys[0], spec), jnp.float64)
-    params = jax.tree.map(lambda p: p + 0.3 * np.random.default_rng(p.size).normal(size=p.shape), params)
-    draw = partial(jax.random.randint, minval=0, maxval=3) if spec is IDS else jax.random.normal
-    out = jaxbp.output_spec(model, spec).shape
-    y, weight = jax.random.randint(keys[2], out[:-1], 0, 3), jax.random.uniform(keys[3], out[:-1], jnp.float64, 0.5, 2)
-    batch = {"x": draw(keys[1], spec.shape, dtype=spec.dtype), "y": y, "weight": weight}
-    return model, SoftmaxCrossEntropy(), params, batch
 
 
 @cache
@@ -177,7 +145,7 @@ def test_noise_scale_of_gradients_that_are_known():
 )
 def test_layers_that_couple_a_batch_are_refused(made):
     model = jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Dense(1)))
-    params = model.init(jax.random.key(0), floats(5, 2))
+    params = model.init(jax.random.key(0), jax.ShapeDtypeStruct((5, 2), jnp.float64))
     with pytest.raises(jaxbp.InputError, match=r"^no example has a gradient of its own through 'batchnorm'"):
         made(model, SquaredError())(params, {"x": jnp.ones((5, 2)), "y": jnp.ones((5, 1)), "weight": jnp.ones(5)})
 
@@ -192,7 +160,7 @@ def test_layers_that_couple_a_batch_are_refused(made):
 )
 def test_bad_words_are_refused(words, line):
     with pytest.raises(jaxbp.InputError, match=f"^{line}"):
-        per_example.clipped_gradient(MODELS["mlp"][0], SquaredError(), *words)
+        per_example.clipped_gradient(PER_EXAMPLE["mlp"][0], SquaredError(), *words)
 
 
 NETS = {

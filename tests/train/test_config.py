@@ -9,7 +9,6 @@ import random
 import re
 import string
 import sys
-from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -23,8 +22,9 @@ from jaxbp.losses import BinaryCrossEntropy, Loss, Penalty
 from jaxbp.models import MLP, ModelConfig
 from jaxbp.optim import SGD, Adam, Constant, Cosine, OptimizerConfig, Schedule
 from jaxbp.typed import Count, Fraction, Pattern, spell
+from tests.support.paths import ROOT
 
-FILES = sorted(Path(__file__).parents[1].glob("configs/*.py"))
+FILES = sorted(ROOT.glob("configs/*.py"))
 EVERY = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 laws = settings(max_examples=50, deadline=None)
 loaded = functools.cache(load)

@@ -7,49 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_products
 from jax.flatten_util import ravel_pytree
 
 import jaxbp
 from jaxbp.analysis import curvature, kronecker, products
 from jaxbp.check import worst
-from jaxbp.losses import AbsoluteError, SoftmaxCrossEntropy, SquaredError
+from jaxbp.losses import AbsoluteError, SquaredError
+from tests.support.models import FACTORED, curved_setting
 
 pytestmark = pytest.mark.usefixtures("float64")
 ACCURACY = 1e-10
-tied = jaxbp.Graph(
-    nodes=(
-        jaxbp.Node("first", jaxbp.Dense(2), ("x",)),
-        jaxbp.Node("bend", jaxbp.Tanh(), ("first",)),
-        jaxbp.Node("second", jaxbp.Dense(2), ("bend",), shares="first"),
-    )
-)
-MODELS = test_products.MODELS | {
-    "tied": (tied, (5, 2), SquaredError()),
-    "stack": (jaxbp.Stack(jaxbp.Chain((jaxbp.Dense(2), jaxbp.Tanh())), 3), (5, 2), SquaredError()),
-    "embedding": (
-        jaxbp.Chain((jaxbp.Embedding(4, 3), jaxbp.Flatten(), jaxbp.Dense(2))),
-        (5, 2),
-        SoftmaxCrossEntropy(),
-        4,
-    ),
-    "grouped": (
-        jaxbp.Chain((jaxbp.Conv(4, (2, 2), groups=2), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(2))),
-        (5, 3, 2, 2),
-        SquaredError(),
-    ),
-    "transposed": (
-        jaxbp.Chain((jaxbp.ConvTranspose(2, (2, 2), strides=2), jaxbp.Flatten(), jaxbp.Dense(2))),
-        (5, 2, 2, 1),
-        SquaredError(),
-    ),
-    "norm": (jaxbp.Chain((jaxbp.Dense(3), jaxbp.LayerNorm(), jaxbp.Dense(2))), (5, 2), SquaredError()),
-}
-each = pytest.mark.parametrize("name", [name for name in MODELS if name != "batch_norm"])
+each = pytest.mark.parametrize("name", [name for name in FACTORED if name != "batch_norm"])
 EACH = lambda test: pytest.mark.slow(each(test))
 
 
-setting = lambda name: test_products.made(*MODELS[name])  # (model, loss, params, batch, ctx)
+setting = lambda name: curved_setting(*FACTORED[name])  # (model, loss, params, batch, ctx)
 
 
 @cache

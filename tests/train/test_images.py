@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_scripts import command
 
 import jaxbp
 from jaxbp.check import assert_model
@@ -22,6 +21,7 @@ from jaxbp.optim import AdamW
 from jaxbp.train.loop import train
 from jaxbp.train.report import pictures
 from jaxbp.train.run import load
+from tests.support.commands import command
 
 IMAGE = np.arange(1.0, 36).reshape(1, 5, 7, 1).astype(np.float32)
 

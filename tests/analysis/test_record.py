@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_per_example import MODELS, setting
-from test_scripts import command
 
 import jaxbp
 from jaxbp.analysis.record import record
 from jaxbp.losses import SquaredError
+from tests.support.commands import command
+from tests.support.models import PER_EXAMPLE
+from tests.support.models import per_example_setting as setting
 
 pytestmark = pytest.mark.usefixtures("float64")
 MAZUR = jaxbp.Chain((jaxbp.Dense(2), jaxbp.Sigmoid(), jaxbp.Dense(2), jaxbp.Sigmoid()))
@@ -47,7 +48,7 @@ def test_the_classic_example():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PER_EXAMPLE)
 def test_deltas_equal_those_of_autodiff(name):
     found = record(*setting(name))
     assert len(found.rows) > len(jax.tree.leaves(setting(name)[2]))

@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from test_train import weights
 
 import jaxbp
 from jaxbp import Context, optim
@@ -25,40 +24,8 @@ from jaxbp.optim import SGD, Objective, OptimizerConfig, Private, levenberg_marq
 from jaxbp.optim.natural_gradient import fisher_rows, updated
 from jaxbp.optim.newton import conjugate_gradient
 from jaxbp.train.loop import train
-
-CTX = Context(jax.random.key(0))
-
-
-@functools.cache
-def problem(loss=SquaredError(), penalties=(), hidden=4, dtype=jnp.float64):
-    """(objective, params, batch) of 2-`hidden`-2 with weights of 1 / 7."""
-    model = jaxbp.Chain((jaxbp.Dense(hidden), jaxbp.Tanh(), jaxbp.Dense(2)) if hidden else (jaxbp.Dense(2),))
-    keys, spec = jax.random.split(jax.random.key(1), 3), jax.ShapeDtypeStruct((7, 2), dtype)
-    params = jaxbp.cast(model.init(keys[0], spec), dtype)
-    x, y = (jax.random.normal(key, (7, 2), dtype) for key in keys[1:])
-    if isinstance(loss, BinaryCrossEntropy):
-        y = (y > 0).astype(dtype)
-    return Objective(model, loss, penalties, spec), params, {"x": x, "y": y, "weight": jnp.full(7, 1 / 7, dtype)}
-
-
-def updates(optimizer, objective, params, batch, steps=1):
-    """(params after so many steps, the values on the way) in one compiled program."""
-    gradient = objective.gradient()
-
-    @jax.jit
-    def run(params):
-        def step(carry, i):
-            params, state = carry
-            ctx = Context(jax.random.fold_in(CTX.key, i))
-            found = gradient(params, batch, ctx)
-            change, state = optimizer.update(found.grads, state, params, value=found.value, batch=batch, ctx=ctx)
-            return (optax.apply_updates(params, change), state), found.value
-
-        (params, state), values = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))
-        return params, state, jnp.append(values, objective.value(params, batch, CTX))
-
-    return run(params)
-
+from tests.support.optim import CTX, problem, updates
+from tests.support.runs import weights
 
 # --- Newton, Gauss-Newton, natural gradient, K-FAC, L-BFGS -----------------------------------------------------------
 

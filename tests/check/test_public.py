@@ -4,10 +4,10 @@ import functools
 
 import jax
 import pytest
-from public import TABLE
 
 from jaxbp.check import Cause, check_function
 from jaxbp.errors import InputError
+from tests.support.public import TABLE
 
 CHANGES = {
     "scaled": (lambda ct: 1.5 * ct, Cause.FACTOR),

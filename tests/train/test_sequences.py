@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_scripts import command, refused
-from test_train import weights
 
 import jaxbp
 from jaxbp.config import Config, Run
@@ -23,6 +21,8 @@ from jaxbp.train.loop import train
 from jaxbp.train.report.deltas import make_delta_norms
 from jaxbp.train.run import load
 from jaxbp.train.sample import sample
+from tests.support.commands import command, refused
+from tests.support.runs import weights
 
 FOX = "the quick brown fox jumps over the lazy dog\n" * 40
 
