@@ -77,15 +77,17 @@ __all__ = [
 __all__ += layers.__all__
 
 
-def __getattr__(name: str) -> object:
-    """What needs more than JAX and NumPy is imported when it is asked for: `load`, and the other submodules."""
-    if name == "load":
-        from jaxbp.train.run import load
+if not TYPE_CHECKING:  # else every misspelt name would be one
 
-        return load
-    if name in __all__:
-        return importlib.import_module(f"jaxbp.{name}")
-    raise AttributeError(f"module 'jaxbp' has no attribute '{name}'")
+    def __getattr__(name: str) -> object:
+        """What needs more than JAX and NumPy is imported when it is asked for: `load`, and the other submodules."""
+        if name == "load":
+            from jaxbp.train.run import load
+
+            return load
+        if name in __all__:
+            return importlib.import_module(f"jaxbp.{name}")
+        raise AttributeError(f"module 'jaxbp' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
