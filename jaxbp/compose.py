@@ -39,17 +39,17 @@ class Chain(Combinator):
         return [(i, f"{i:0{digits}d}_{label(layer)}", layer) for i, layer in enumerate(self.layers)]
 
     def _with_specs(self, spec: PyTree) -> Iterator[tuple[int, str, Layer, PyTree]]:
-        """`named`, and the spec of each layer's input."""
+        """`named`, with the spec of each layer's input."""
         for i, name, layer in self.named():
             yield i, name, layer, spec
             spec = output_spec(layer, spec)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        walk = self._with_specs(spec)
-        return {name: layer.init(jax.random.fold_in(key, i), spec) for i, name, layer, spec in walk}
+        children = self._with_specs(spec)
+        return {name: layer.init(jax.random.fold_in(key, i), x) for i, name, layer, x in children}
 
     def init_state(self, spec: PyTree) -> PyTree:
-        return {name: layer.init_state(spec) for _, name, layer, spec in self._with_specs(spec)}
+        return {name: layer.init_state(x) for _, name, layer, x in self._with_specs(spec)}
 
     def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
         cache = {}
@@ -231,32 +231,32 @@ class Graph(Combinator):
                 raise InputError(f"Graph: nothing uses '{name}'")
 
     def _by_name(self, x: PyTree) -> dict[str, PyTree]:
-        """The graph's inputs."""
+        """{name: value} of the graph's inputs."""
         return dict(zip(self.inputs, x if len(self.inputs) > 1 else (x,), strict=True))
 
     def _with_specs(self, spec: PyTree) -> Iterator[tuple[int, Node, PyTree]]:
         """(index, node, the spec of its input) in forward order."""
         specs = self._by_name(spec)
         for i, node in enumerate(self.nodes):
-            spec = node.gather(specs)
-            yield i, node, spec
-            specs[node.name] = output_spec(node.layer, spec)
+            x = node.gather(specs)
+            yield i, node, x
+            specs[node.name] = output_spec(node.layer, x)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         shapes = lambda tree: jax.tree.map(jnp.shape, tree)
         params: dict[str, PyTree] = {}
-        for i, node, input_spec in self._with_specs(spec):
-            drawn = node.layer.init(jax.random.fold_in(key, i), input_spec)
+        for i, node, x in self._with_specs(spec):
+            drawn = node.layer.init(jax.random.fold_in(key, i), x)
             owned = params.setdefault(node.owner, drawn)
             if shapes(owned) != shapes(drawn):
                 raise InputError(
                     f"Graph: '{node.name}' cannot share the parameters of '{node.shares}': "
-                    f"it needs the shapes {shapes(drawn)}, they have {shapes(owned)}"
+                    f"it needs the shapes {shapes(drawn)}, and those are {shapes(owned)}"
                 )
         return params
 
     def init_state(self, spec: PyTree) -> PyTree:
-        return {node.name: node.layer.init_state(spec) for _, node, spec in self._with_specs(spec)}
+        return {node.name: node.layer.init_state(x) for _, node, x in self._with_specs(spec)}
 
     def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
         values = self._by_name(x)

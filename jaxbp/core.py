@@ -212,7 +212,7 @@ def state_after(layer: Layer, ctx: Context, cache: PyTree) -> PyTree:
 
 
 def require(layer: Layer, field: str, holds: bool, words: str) -> None:
-    """Raises InputError where a hyper-parameter is not what it must be: "Dense: features must be `words`, got 0"."""
+    """Raises InputError unless a hyper-parameter `holds` what it must: "Dense: features must be at least 1, got 0"."""
     if not holds:
         raise InputError(f"{type(layer).__name__}: {field} must be {words}, got {getattr(layer, field)}")
 
@@ -223,7 +223,7 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
 
 
 def wide(x: jax.Array) -> jax.Array:
-    """x in at least float32, in which sums over many entries stay exact enough."""
+    """x in at least float32."""
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 

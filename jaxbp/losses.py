@@ -174,19 +174,21 @@ class SoftmaxCrossEntropy(Loss):
         top = jnp.max(y, -1, keepdims=True)
         e = jnp.exp(y - top)
         total = jnp.sum(e, -1)
-        log_total, s = jnp.log(total) + top[..., 0], self.label_smoothing
+        log_total = jnp.log(total) + top[..., 0]
+        s = self.label_smoothing
         if target.ndim == y.ndim:
             target = (1 - s) * target + s / y.shape[-1]
             return jnp.sum(target * (log_total[..., None] - y), -1), (e, total, target)
-        hit = _own(y, target)[..., 0]
+        own = _own(y, target)[..., 0]
         spread = s * jnp.mean(y, -1) if s else 0
-        return log_total - (1 - s) * hit - spread, (e, total, target)
+        return log_total - (1 - s) * own - spread, (e, total, target)
 
     def deltas(self, cache: PyTree) -> jax.Array:
         e, total, target = cache
         if target.ndim == e.ndim:
             return e * (jnp.sum(target, -1) / total)[..., None] - target
-        s, outputs = self.label_smoothing, e.shape[-1]
+        s = self.label_smoothing
+        outputs = e.shape[-1]
         classes = jax.lax.broadcasted_iota(target.dtype, e.shape, e.ndim - 1)
         return e * (1 / total)[..., None] - jnp.where(classes == target[..., None], 1 - s + s / outputs, s / outputs)
 
@@ -218,7 +220,7 @@ class MulticlassHinge(Loss):
 
 
 def _own(y: jax.Array, classes: jax.Array) -> jax.Array:
-    """[..., 1]: the output at each item's class; NaN for a class that does not exist, also a negative one."""
+    """[..., 1]: the output at each item's own class; NaN for a class that does not exist, a negative one too."""
     classes = jnp.where(classes < 0, y.shape[-1], classes)  # JAX would count negative ones from the end
     return jnp.take_along_axis(y, classes[..., None], -1, mode="fill", fill_value=jnp.nan)
 

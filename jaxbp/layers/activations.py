@@ -152,7 +152,8 @@ class SELU(Activation):
         return jax.nn.selu(x)
 
     def slope(self, y: jax.Array) -> jax.Array:
-        alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+        alpha = 1.6732632423543772848170429916717
+        scale = 1.0507009873554804934193349852946
         return jnp.where(y > 0, scale, y + scale * alpha)
 
 

@@ -62,7 +62,8 @@ class BatchNorm(Layer):
         else:
             statistics = {name: ctx.state[name].astype(rows.dtype) for name in ("mean", "variance")}
         r = jax.lax.rsqrt(statistics["variance"] + self.epsilon)
-        scale, bias = params["scale"].astype(rows.dtype), params["bias"].astype(rows.dtype)
+        scale = params["scale"].astype(rows.dtype)
+        bias = params["bias"].astype(rows.dtype)
         y = (rows - statistics["mean"][None]) * (r * scale)[None] + bias[None]
         return y.astype(x.dtype).reshape(x.shape), (x, Shared(statistics), Static(ctx.train))
 
@@ -81,11 +82,11 @@ class BatchNorm(Layer):
         return dx.astype(dy.dtype).reshape(dy.shape), grads
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        x, batch, train = cache[0], cache[1].value, cache[2].value
+        x, statistics, train = cache[0], cache[1].value, cache[2].value
         if not train:
             return state
         count = x.size // x.shape[-1]
-        unbiased = {"mean": batch["mean"], "variance": batch["variance"] * (count / max(count - 1, 1))}
+        unbiased = statistics | {"variance": statistics["variance"] * (count / max(count - 1, 1))}
         average = lambda old, new: self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
         return {name: average(state[name], unbiased[name]) for name in state}
 

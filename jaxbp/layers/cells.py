@@ -39,6 +39,7 @@ from jaxbp.errors import unknown
 from jaxbp.factors import Factors
 from jaxbp.inits import Initializer, initializer
 from jaxbp.ops.bias import add_bias, bias_gradient
+from jaxbp.ops.products import across, along, contraction
 
 Arrays = tuple[jax.Array, ...]
 Pairs = dict[str, tuple[jax.Array | None, jax.Array]]
@@ -49,28 +50,6 @@ FROM_OUTPUT: dict[str, tuple[Callable, Callable]] = {  # f, and f' as a function
     "relu": (jax.nn.relu, lambda y: jnp.where(y > 0, 1, 0).astype(y.dtype)),
     "identity": (lambda z: z, jnp.ones_like),
 }
-
-
-def across(a: jax.Array, w: jax.Array) -> jax.Array:
-    """a [..., h] times w [h, g]."""
-    return jnp.einsum("...h,hg->...g", a, w)
-
-
-def along(a: jax.Array, w: jax.Array) -> jax.Array:
-    """a [..., h] times a vector w [h], entry by entry."""
-    return jnp.einsum("...h,h->...h", a, w)
-
-
-def contraction(g: jax.Array, a: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """sum_s g[s, o] a[s, i] -> [o, i], s over all leading axes.
-
-    The CPU's kernel takes up to twice as long with the wider array on the left; the barrier keeps it on the right.
-    """
-    g = g.reshape(-1, g.shape[-1])
-    a = a.reshape(-1, a.shape[-1])
-    if g.shape[-1] <= a.shape[-1]:
-        return jnp.einsum("so,si->oi", g, a, preferred_element_type=dtype)
-    return jax.lax.optimization_barrier(jnp.einsum("si,so->io", a, g, preferred_element_type=dtype)).T
 
 
 @dataclass(frozen=True)
@@ -261,7 +240,9 @@ class LSTMCell(Cell):
         if peepholes:
             i = i + along(c, peepholes[0])
             f = f + along(c, peepholes[1])
-        i, f, g = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g)
+        i = jax.nn.sigmoid(i)
+        f = jax.nn.sigmoid(f)
+        g = jnp.tanh(g)
         c = f * c + i * g
         o = jax.nn.sigmoid(o + along(c, peepholes[2]) if peepholes else o)
         return (o * jnp.tanh(c), c), (i, f, g, o)
@@ -313,15 +294,15 @@ class LSTMCell(Cell):
 class GRUCell(Cell):
     """Gated recurrent unit, with wx [3H, D], b [3H], gates r u n.
 
-    reset: "after" the recurrent product (wh [3H, H], and a bias bh [H] in it), one product a step; or "before" it, as
-    first published (wh [2H, H] for r and u, wn [H, H]), two products that wait for each other.
+    reset: "after" the recurrent product (wh [3H, H] for r, u and n, and a bias bh [H] in it): one product a step.
+    "before" it, as first published (wh [2H, H] for r and u, wn [H, H]): two products, the second waits for the first.
     """
 
     reset: Literal["after", "before"] = "after"
 
     @property
     def gates(self) -> int:
-        """r u n; and q, the product that is reset, where it comes first."""
+        """r u n, and with reset "after" also q, the product that is reset."""
         return 4 if self.reset == "after" else 3
 
     def __post_init__(self) -> None:
@@ -341,7 +322,9 @@ class GRUCell(Cell):
         return params
 
     def loop_weights(self, params: PyTree) -> PyTree:
-        return params["wh"].T, params["wn"].T if self.reset == "before" else params["bh"]
+        if self.reset == "before":
+            return params["wh"].T, params["wn"].T
+        return params["wh"].T, params["bh"]
 
     def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
         (h,) = state
@@ -349,13 +332,15 @@ class GRUCell(Cell):
         if self.reset == "before":
             wh, wn = weights
             hr, hu = jnp.split(across(h, wh), 2, -1)
-            r, u = jax.nn.sigmoid(ar + hr), jax.nn.sigmoid(au + hu)
+            r = jax.nn.sigmoid(ar + hr)
+            u = jax.nn.sigmoid(au + hu)
             n = jnp.tanh(an + across(r * h, wn))
             return (n + u * (h - n),), (r, u, n)
         wh, bh = weights
         hr, hu, hn = jnp.split(across(h, wh), 3, -1)
+        r = jax.nn.sigmoid(ar + hr)
+        u = jax.nn.sigmoid(au + hu)
         q = add_bias(hn, bh)
-        r, u = jax.nn.sigmoid(ar + hr), jax.nn.sigmoid(au + hu)
         n = jnp.tanh(an + r * q)
         return (n + u * (h - n),), (r, u, n, q)
 

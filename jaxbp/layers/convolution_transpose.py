@@ -70,9 +70,11 @@ class ConvTranspose(Conv):
         return dx, {"w": dw} | self.bias_gradient(params, dy)
 
     def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Factors]:
-        n, k, groups = len(x), prod(self.kernel), self.groups
+        n = len(x)
+        groups = self.groups
         a = x.reshape(n, -1, groups, x.shape[-1] // groups).transpose(0, 2, 1, 3)  # [N, G, S, I]
-        p = patches(dy, self.window(dy.shape[1:-1])).reshape(n, -1, k, groups, dy.shape[-1] // groups)
+        p = patches(dy, self.window(dy.shape[1:-1]))
+        p = p.reshape(n, -1, prod(self.kernel), groups, dy.shape[-1] // groups)  # [N, S, K, G, O]
         g = p.transpose(0, 3, 1, 4, 2).reshape(*a.shape[:3], -1)  # [N, G, S, O K], as w is stored
         return {"w": Factors(a[:, 0], g[:, 0]) if groups == 1 else GroupedFactors(a, g)} | self.bias_factors(dy)
 

@@ -58,9 +58,11 @@ class Dense(Layer):
         return dx, grads
 
     def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Factors]:
-        rows = lambda a: a.reshape(len(a), -1, a.shape[-1])  # [N, S, .]
-        factors = {"w": Factors(rows(x), rows(dy))}
-        return factors | {"b": Factors.of_bias(rows(dy))} if self.bias else factors
+        flat = lambda a: a.reshape(len(a), -1, a.shape[-1])  # [N, S, .]
+        factors = {"w": Factors(flat(x), flat(dy))}
+        if self.bias:
+            factors["b"] = Factors.of_bias(flat(dy))
+        return factors
 
     @classmethod
     def cases(cls) -> list[Case]:

@@ -213,9 +213,9 @@ class Recurrent(Layer):
         def window(carry: tuple, now: tuple) -> tuple[tuple, PyTree]:
             dstate, total = carry
             start, states, steps = now
-            start = self._split(start)
-            gates, after = self._again(params, start, states, steps)
-            dstate, pairs = self._scan_back(params, start, gates, after, steps, dstate)
+            before = self._split(start)
+            gates, after = self._again(params, before, states, steps)
+            dstate, pairs = self._scan_back(params, before, gates, after, steps, dstate)
             collected = collect(pairs)
             return (dstate, add(total, collected.total)), collected.by_step
 

@@ -143,7 +143,8 @@ def correlate_group(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
         by_patches = lambda x: jnp.einsum("...k,ok->...o", patches(x, window), matrix(w))
         return flat(lax.map(by_patches, blocks(x, count)), 2)
     if len(window.kernel) == 3:
-        depth, plane = window.axes(0, 1), window.axes(1, 3)
+        depth = window.axes(0, 1)
+        plane = window.axes(1, 3)
         x = padded(x, depth)
         by_plane = lambda t: correlate_group(flat(read(x, (t,), depth), 2), w[:, t], plane)
         return total(by_plane, jnp.arange(window.kernel[0])).reshape(len(x), *window.out, -1)
@@ -156,7 +157,8 @@ def correlate_transposed_group(dy: jax.Array, w: jax.Array, window: Window) -> j
         by_patches = lambda dy: unpatched(jnp.einsum("...o,ok->...k", dy, matrix(w)), window)
         return flat(lax.map(by_patches, blocks(dy, count)), 2)
     if len(window.kernel) == 3:
-        depth, plane = window.axes(0, 1), window.axes(1, 3)
+        depth = window.axes(0, 1)
+        plane = window.axes(1, 3)
         dy = pad(dy, depth.margins, depth.strides)
         back = replace(depth, space=dy.shape[1:2], strides=depth.once, padding=depth.bare)
         last = window.kernel[0] - 1
@@ -177,7 +179,8 @@ def correlate_weights_group(x: jax.Array, dy: jax.Array, window: Window, dtype: 
 
         return total(by_patches, blocks(x, count), blocks(dy, count)).reshape(shape)
     if len(window.kernel) == 3:
-        depth, plane = window.axes(0, 1), window.axes(1, 3)
+        depth = window.axes(0, 1)
+        plane = window.axes(1, 3)
         x = padded(x, depth)
         dy = flat(dy, 2)
         by_plane = lambda t: correlate_weights_group(flat(read(x, (t,), depth), 2), dy, plane, dtype)
