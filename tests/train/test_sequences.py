@@ -238,23 +238,54 @@ def test_time_delay_network_is_dense_layers_on_a_delay_line():
 # --- deltas over time -----------------------------------------------------------------------------------------------
 
 
-def test_delta_norms_are_those_of_autodiff():
+def simple_step(params, h, a):
+    return jnp.tanh(a + h @ params["wh"].T)
+
+
+def gru_step(params, h, a):
+    r, u, n = jnp.split(a, 3, -1)
+    hr, hu, hn = jnp.split(h @ params["wh"].T, 3, -1)
+    r, u = jax.nn.sigmoid(r + hr), jax.nn.sigmoid(u + hu)
+    n = jnp.tanh(n + r * (hn + params["bh"]))
+    return (1 - u) * n + u * h
+
+
+def early_gru_step(params, h, a):
+    r, u, n = jnp.split(a, 3, -1)
+    hr, hu = jnp.split(h @ params["wh"].T, 2, -1)
+    r, u = jax.nn.sigmoid(r + hr), jax.nn.sigmoid(u + hu)
+    n = jnp.tanh(n + (r * h) @ params["wn"].T)
+    return (1 - u) * n + u * h
+
+
+@pytest.mark.parametrize(
+    ("cell", "step"),
+    [
+        (jaxbp.SimpleCell(4), simple_step),
+        (jaxbp.GRUCell(4), gru_step),
+        (jaxbp.GRUCell(4, reset="before"), early_gru_step),
+    ],
+    ids=["simple", "gru", "gru before"],
+)
+def test_delta_norms_are_those_of_autodiff(cell, step):
     """|dL / da_t| by differentiating in a term that is added to every pre-activation."""
-    model = jaxbp.Chain((jaxbp.Recurrent(jaxbp.SimpleCell(4), output="last"), jaxbp.Dense(2)))
+    model = jaxbp.Chain((jaxbp.Recurrent(cell, output="last"), jaxbp.Dense(2)))
     x = jax.random.normal(jax.random.key(1), (3, 6, 5))
     params = model.init(jax.random.key(0), x)
     batch = {"x": x, "y": jnp.ones((3, 2)), "weight": jnp.full(3, 1 / 3)}
-    found = make_delta_norms(model, SquaredError())(params, None, batch)["00_recurrent"]
+    norms = make_delta_norms(model, SquaredError())(params, None, batch)["00_recurrent"]
 
+    @jax.jit
     def value(extra):
-        cell, h = params["00_recurrent"], jnp.zeros((3, 4))
+        weights, h = params["00_recurrent"], jnp.zeros((3, 4))
         for t in range(6):
-            h = jnp.tanh(x[:, t] @ cell["wx"].T + cell["b"] + h @ cell["wh"].T + extra[:, t])
+            h = step(weights, h, x[:, t] @ weights["wx"].T + weights["b"] + extra[:, t])
         y = h @ params["01_dense"]["w"].T + params["01_dense"]["b"]
         return jnp.sum((y - 1) ** 2) / 6
 
-    expected = jnp.sqrt(jnp.sum(jax.grad(value)(jnp.zeros((3, 6, 4))) ** 2, (0, 2)))
-    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    gates = len(params["00_recurrent"]["b"])
+    expected = jnp.sqrt(jnp.sum(jax.grad(value)(jnp.zeros((3, 6, gates))) ** 2, (0, 2)))
+    np.testing.assert_allclose(norms, expected, rtol=2e-3)
 
 
 def test_there_are_no_delta_norms_without_a_recurrent_layer():
