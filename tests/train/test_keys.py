@@ -47,7 +47,7 @@ OTHER = {  # key: another value, which must change what training leaves
     "run.micro_batches": 2,
     "run.patience": 1,
     "run.checkpoint_seconds": 1e6,
-    "run.keep": 3,
+    "run.keep_checkpoints": 3,
     "run.noise_scale_every": 5,
     "penalty.l2": 0.1,
     "penalty.l1": 0.1,
@@ -159,7 +159,7 @@ each = lambda table: pytest.mark.parametrize(
 
 
 def changed(changes):
-    return configuration._replace(BASE, changes)
+    return configuration.replace_keys(BASE, changes)
 
 
 def trace(config, folder: Path):
