@@ -166,7 +166,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, monkeypat
         train(made, tmp_path / "run")
     assert ended.value.code == 128 + number
     assert signal.getsignal(number) == (signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "the same command resumes the run" in capsys.readouterr().out
     train(made, tmp_path / "run")
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
