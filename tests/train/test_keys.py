@@ -148,7 +148,7 @@ CONFIGS = {
     and c not in (data.DataConfig, data.Movable, data.Prepared, data.Tabular)
 }
 OF_FILES = {"Csv", "Npz", "Idx", "Images", "Mnist"}  # need a path: test_data_files.py, test_data_idx.py
-each = lambda table: pytest.mark.parametrize(
+each_key = lambda table: pytest.mark.parametrize(
     ("base", "key", "value"),
     [
         pytest.param(base, key, value, id=f"{type(base).__name__}.{key}")
@@ -187,12 +187,12 @@ def tabled(table):
     return {type(base).__name__: set().union(*(o for b, o in table.items() if type(b) is type(base))) for base in table}
 
 
-@each(MODELS)
+@each_key(MODELS)
 def test_a_key_of_a_model_changes_a_layer(base, key, value):
     assert replace(base, **{key: value}).build() != base.build()
 
 
-@each(DATA)
+@each_key(DATA)
 def test_a_key_of_the_data_changes_a_part_or_its_batches(base, key, value):
     beside = BESIDE.get((type(base).__name__, key), {})
     assert seen(replace(base, **beside | {key: value})) != seen(replace(base, **beside))
