@@ -46,7 +46,7 @@ class Run(Typed):
     Args:
         epochs: passes over the training part
         batch_size: examples in a step; 1 is online learning, None is the full batch
-        seed: of initial weights, order and dropout
+        seed: seed of initial weights, order and dropout
         shuffle: whether every epoch has a new order of the examples
         evaluate_every: epochs between evaluations
         steps_per_call: steps in one call of the compiled program; results do not depend on it

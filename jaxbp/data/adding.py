@@ -20,7 +20,7 @@ class Adding(DataConfig):
         length: steps in an example
         examples: number of training examples
         test_examples: number of test examples
-        seed: of the numbers
+        seed: seed of the numbers
     """
 
     length: Annotated[int, Range(2)] = 100

@@ -55,8 +55,8 @@ class Characters(DataConfig):
     Args:
         noise: fraction of the 35 pixels that is flipped in every test example
         copies: test examples of each character
-        one_hot: labels as float32 rows [N, 36] instead of int32 numbers [N]
-        seed: of the noise
+        one_hot: whether labels are float32 rows [N, 36] instead of int32 numbers [N]
+        seed: seed of the noise
     """
 
     noise: Annotated[float, Range(0, 1)] = 0.1

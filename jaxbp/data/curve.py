@@ -30,7 +30,7 @@ class Curve(DataConfig):
         noise: standard deviation of the Gaussian noise on x
         examples: number of training examples
         test_examples: number of test examples
-        seed: of phases and noise
+        seed: seed of phases and noise
     """
 
     name: Literal["circle", "ellipse", "eight", "lissajous"] = "lissajous"

@@ -20,7 +20,7 @@ class Embedded(Movable, Tabular):
 
     Args:
         name: which data set
-        image: for digits only: x as [N, 8, 8, 1] instead of [N, 64]
+        image: whether x is [N, 8, 8, 1] instead of [N, 64]; for digits only
     """
 
     name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]

@@ -32,7 +32,7 @@ class Idx(Movable, Prepared):
         train_labels: path of an IDX file [N] of integers
         test_images: path, as train_images
         test_labels: path, as train_labels
-        image: x as [N, rows, columns, 1] instead of [N, rows * columns]
+        image: whether x is [N, rows, columns, 1] instead of [N, rows * columns]
     """
 
     train_images: str

@@ -20,7 +20,7 @@ class Images(Movable, Tabular):
 
     Args:
         path: folder with one subfolder of images per class, all of one size
-        grayscale: x as [N, rows, columns, 1], the brightness
+        grayscale: whether x is the brightness [N, rows, columns, 1]
     """
 
     path: str

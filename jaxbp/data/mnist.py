@@ -34,7 +34,7 @@ class Mnist(Movable, Prepared):
 
     Args:
         path: folder with the four IDX files, gzipped or not; None downloads MNIST into the cache
-        image: x as [N, 28, 28, 1] instead of [N, 784]
+        image: whether x is [N, 28, 28, 1] instead of [N, 784]
         train_size: training examples to use, those for validation included, in a stratified draw; None: all
     """
 

@@ -22,10 +22,10 @@ class Prepared(DataConfig):
 
     Args:
         validation_fraction: fraction of the training examples for validation; 0: no validation part
-        scaling: of each feature, fitted on the training part
+        scaling: how each feature is scaled; fitted on the training part
         scale_targets: whether regression targets get mean 0 and standard deviation 1 of the training part
-        one_hot: labels as float32 rows [N, classes] instead of int32 numbers [N]
-        seed: of every random choice
+        one_hot: whether labels are float32 rows [N, classes] instead of int32 numbers [N]
+        seed: seed of every random choice
     """
 
     validation_fraction: Fraction = 0.0

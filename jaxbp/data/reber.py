@@ -30,10 +30,10 @@ class Reber(DataConfig):
     learned, and with it that the symbol before the last repeats the second symbol, T or P.
 
     Args:
-        embedded: B, T or P, a Reber string, the same T or P, E; False: a Reber string by itself
+        embedded: whether a string is B, T or P, a Reber string, the same T or P, E; else a Reber string by itself
         examples: number of training examples
         test_examples: number of test examples
-        seed: of the strings
+        seed: seed of the strings
     """
 
     embedded: bool = True

@@ -129,6 +129,24 @@ def test_integer_x_is_allowed_for_tokens():
     assert len(Splits(tokens, None, tokens, CLASSES).test) == 3
 
 
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_has_equal_weights():
+    batch = GOOD.batch(slice(2))
+    np.testing.assert_array_equal(batch["x"], GOOD.x[:2])
+    np.testing.assert_array_equal(batch["y"], [0, 1])
+    np.testing.assert_array_equal(batch["weight"], [0.5, 0.5])
+    assert batch["weight"].dtype == np.float32
+    assert len(GOOD.batch()["x"]) == 3
+
+
+def test_a_masked_time_step_has_no_weight():
+    tokens = np.zeros((3, 2), np.int32)
+    data = Dataset(tokens, tokens, np.array([[1, 1], [1, 0], [0, 0]], np.float32))
+    np.testing.assert_array_equal(data.batch(np.array([1, 0]))["weight"], np.float32([[1, 0], [1, 1]]) / np.float32(3))
+
+
 # --- splitting ---------------------------------------------------------------------------------------------------
 
 

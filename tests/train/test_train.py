@@ -169,6 +169,15 @@ def test_a_schedule_rises_and_falls_as_its_fractions_say():
     assert float(optim.Constant().build(0.3, 10)(9)) == pytest.approx(0.3)
 
 
+def test_momentum_is_a_sum_of_past_gradients():
+    """Two gradients of 1 by hand: 0.1, then 0.1 (1 + 0.9)."""
+    optimizer = optim.SGD(0.1, momentum=0.9).build(2)
+    state = optimizer.init(jnp.zeros(()))
+    for expected in (-0.1, -0.19):
+        update, state = optimizer.update(jnp.ones(()), state, jnp.zeros(()))
+        assert float(update) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
