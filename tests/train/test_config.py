@@ -1,42 +1,28 @@
-"""Configuration: every config file as JSON and back, overrides, and a clear line for whatever can be misspelt."""
+"""Configuration: every config file as JSON and back, overrides, and a clear line for a misspelt key."""
 
 import dataclasses
 import functools
-import inspect
 import json
 import random
 import re
-import shlex
 import string
-import sys
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxbp import InputError, SquaredError
-from jaxbp.config import Config, Run, from_json, keys, load, override, show_help, to_json
+from jaxbp.config import Config, Run, from_json, keys, load, override, to_json
 from jaxbp.data import Logic
 from jaxbp.losses import BinaryCrossEntropy
 from jaxbp.models import MLP
 from jaxbp.optim import SGD, Adam, Constant, Cosine
-from jaxbp.typed import Typed, field_types, spell
+from jaxbp.typed import spell
 from tests.support.paths import ROOT
 
 FILES = sorted(ROOT.glob("configs/*.py"))
 EVERY = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-
-
-def every_kind(base):
-    yield base
-    for derived in base.__subclasses__():
-        yield from every_kind(derived)
-
-
-CONFIGS = sorted(
-    {cls for cls in every_kind(Typed) if cls.__module__.startswith("jaxbp.")}, key=lambda cls: cls.__name__
-)
 laws = settings(max_examples=50, deadline=None)
 loaded = functools.cache(load)
 XOR = Config(Logic("xor"), MLP(1, (4, 3)), BinaryCrossEntropy(), SGD(0.1), Run(2, seed=3))
@@ -361,153 +347,7 @@ def test_values_out_of_range(key, value, allowed):
     assert value.split(",")[-1] in text
 
 
-ANY_SIGN = {"MulticlassHinge.margin"}  # floats without a range
-
-
-def test_every_float_has_a_range():
-    """Outside it a value is refused: tests/train/test_typed.py."""
-
-    def bare(annotation):
-        if get_origin(annotation) is Annotated:
-            return False
-        return annotation is float or any(map(bare, get_args(annotation)))
-
-    without = {f"{cls.__name__}.{name}" for cls in CONFIGS for name, kind in field_types(cls).items() if bare(kind)}
-    assert without == ANY_SIGN
-
-
-# --- Files -----------------------------------------------------------------------------------------------------------
-
-GOOD = """
-from jaxbp.config import *
-from jaxbp.data import Logic
-from jaxbp.losses import BinaryCrossEntropy
-from jaxbp.models import MLP
-from jaxbp.optim import SGD, Constant, Cosine
-
-def get_config():
-    model = MLP(1, (4, 3))
-    return Config(data=Logic("xor"), model=model, loss=BinaryCrossEntropy(), optimizer=SGD(0.1), run=Run(2, seed=3))
-"""
-
-
-def failed(path, text=None):
-    """The line that loading the file ends in, its path included."""
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError) as error:
-        load(path)
-    assert str(path) in one_line(error)
-    return str(error.value)
-
-
-def test_a_config_file(tmp_path):
-    path = tmp_path / "good.py"
-    path.write_text(GOOD)
-    assert load(path) == load(str(path)) == XOR
-
-
-@pytest.mark.parametrize("future", ["", "from __future__ import annotations"])
-def test_a_config_file_with_classes_of_its_own(tmp_path, future):
-    path = tmp_path / "own.py"
-    path.write_text(f"""{future}
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-{GOOD}
-@dataclass(frozen=True)
-class Wide(MLP):
-    kind: Literal["a", "b"] = "a"
-    note: ClassVar[str] = ""
-
-old = get_config
-def get_config():
-    return Config(old().data, Wide(1), old().loss, old().optimizer, old().run)
-""")
-    config = load(path)
-    assert override(config, ["--config.model.kind=b"]).model.kind == "b"
-    assert from_json(to_json(config)) == config
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    assert failed(tmp_path / "any.py") == f"there is no config file {tmp_path / 'any.py'}"
-    assert failed(tmp_path / "folder" / "any.py") == f"there is no config file {tmp_path / 'folder' / 'any.py'}"
-    for name in ("digits", "iris"):
-        (tmp_path / f"{name}.py").write_text(GOOD)
-    assert f"did you mean '{tmp_path / 'digits.py'}'" in failed(tmp_path / "digit.py")
-    failed(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["config.txt", "config", "config.json"])
-def test_a_file_that_is_not_python(tmp_path, name):
-    failed(tmp_path / name, "{}")
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "get_config"),
-        (GOOD.replace("get_config", "get_confg"), "get_config"),
-        ("get_config = 3", "not callable"),
-        ("def get_config(): return {'epochs': 3}", "get_config() must return a jaxbp.config.Config, got dict"),
-        ("def get_config(): pass", "get_config() must return a jaxbp.config.Config, got NoneType"),
-        ("def get_config(): raise RuntimeError('boom')", "RuntimeError: boom"),
-        ("def get_config(): raise RuntimeError('boom\\nand more')", "boom"),
-        ("import nothing_like_this", "ModuleNotFoundError: No module named 'nothing_like_this'"),
-        ("def get_config(:", "SyntaxError"),
-        ("def get_config(a): pass", "'a'"),
-        (GOOD.replace("MLP(1,", "MLP(0,"), "at least 1, got 0"),
-        (GOOD.replace("Run(2,", "Run("), "'epochs'"),
-        (GOOD.replace("SGD(0.1)", "SGD(0.1, momentum=2)"), "momentum must be a finite number in [0, 1), got 2"),
-        (GOOD.replace("seed=3", "seed=3.5"), "Run: seed must be an integer in [0, 4294967295], got 3.5"),
-        (GOOD.replace('"xor"', '"xorr"'), "did you mean 'xor'"),
-    ],
-)
-def test_a_file_that_gives_no_config(tmp_path, text, says):
-    assert says in failed(tmp_path / "bad.py", text)
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong", "nearest"),
-    [
-        ("loss=", "los=", "key of Config 'los'; did you mean 'loss'"),
-        ("seed=3", "sed=3", "key of Run 'sed'; did you mean 'seed'"),
-        ("MLP(1,", "MLP(dropot=0.1, outputs=1, hidden=", "key of MLP 'dropot'; did you mean 'dropout'"),
-        ("SGD(0.1)", "SGD(learning_rte=0.1)", "key of SGD 'learning_rte'; did you mean 'learning_rate'"),
-        ("SGD(0.1)", "SGD(0.1, Cosine(warmpu=0.1))", "key of Cosine 'warmpu'; did you mean 'warmup'"),
-        ("SGD(0.1)", "SGD(0.1, Constant(warmup=0.1))", "key of Constant 'warmup'"),
-        ('Logic("xor")', 'Logic(operater="xor")', "key of Logic 'operater'; did you mean 'operator'"),
-        ("Entropy()", "Entropy(smoothing=1)", "key of BinaryCrossEntropy 'smoothing'; did you mean 'label_smoothing'"),
-        ("seed=3)", "seed=3), penalty=Penalty(path='.*')", "key of Penalty 'path'; did you mean 'paths'"),
-    ],
-)
-def test_a_misspelt_keyword_names_the_nearest(tmp_path, right, wrong, nearest):
-    assert f"unknown {nearest}" in failed(tmp_path / "bad.py", GOOD.replace(right, wrong))
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong", "key", "value"),
-    [
-        ("Run(2,", "Run('two',", "epochs", "'two'"),
-        ("MLP(1, (4, 3))", "MLP('one')", "outputs", "'one'"),
-        ("MLP(1, (4, 3))", "MLP(1, 128)", "hidden", "128"),
-        ("SGD(0.1)", "SGD('fast')", "learning_rate", "'fast'"),
-        ("SGD(0.1)", "SGD(0.1, momentum=None)", "momentum", "None"),
-        ("Entropy()", "Entropy('much')", "label_smoothing", "'much'"),
-    ],
-)
-def test_a_wrong_type_in_a_file_names_key_and_value(tmp_path, right, wrong, key, value):
-    text = failed(tmp_path / "bad.py", GOOD.replace(right, wrong))
-    assert key in text
-    assert f"got {value}" in text
-
-
-def test_a_file_is_read_afresh(tmp_path, monkeypatch):
-    """Also one that changed within a second and kept its length: bytecode of it would be taken for up to date."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    path = tmp_path / "config.py"
-    for epochs in (2, 7):
-        path.write_text(GOOD.replace("Run(2", f"Run({epochs}"))
-        assert load(path).run.epochs == epochs
+# --- Equality --------------------------------------------------------------------------------------------------------
 
 
 def test_no_two_values_are_mistaken_for_each_other():
@@ -519,36 +359,3 @@ def test_no_two_values_are_mistaken_for_each_other():
 
 def test_a_config_from_json_is_hashable_and_has_the_same_hash():
     assert hash(from_json(json.loads(json.dumps(to_json(XOR))))) == hash(XOR)
-
-
-# --- Help ------------------------------------------------------------------------------------------------------------
-
-
-def meanings(cls):
-    """{field: its words} of the Args sections of a class and its bases."""
-    words = {}
-    for base in reversed(cls.__mro__):
-        _, _, section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Args:\n")
-        entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.M)
-        words |= {name: " ".join(text.split()) for name, text in entries}
-    return words
-
-
-@pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: cls.__name__)
-def test_every_key_has_a_meaning(cls):
-    assert meanings(cls).keys() == {field.name for field in dataclasses.fields(cls)}
-
-
-@pytest.mark.parametrize("names", SETS, ids=lambda names: SETS[names].stem)
-def test_help_shows_every_key_with_its_meaning_and_value(names, capsys):
-    config = loaded(SETS[names])
-    show_help(config)
-    text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-    entries = {entry.partition(" ")[0]: entry for entry in text.split("--config.")}
-    for key in names:
-        parent, _, name = f".{key}".rpartition(".")
-        owner = get(config, parent[1:]) if parent else config
-        value = getattr(owner, name)
-        shown = shlex.join(map(str, value if isinstance(value, tuple) else (value,)))
-        assert meanings(type(owner))[name] in entries[key]
-        assert f"(default: {shown})" in entries[key]
