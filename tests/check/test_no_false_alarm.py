@@ -15,7 +15,7 @@ import pytest
 
 import jaxbp
 from jaxbp.check import judge
-from jaxbp.check.laws import _precision
+from jaxbp.check.laws import precision
 from jaxbp.check.problem import function_problem, gradient_problem, layer_problem, model_problem
 from jaxbp.check.program import Program
 from jaxbp.core import Context
@@ -308,5 +308,5 @@ def compiled_quickly():
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in UNASKED])
 def test_lower_precisions_pass(name):
     for seed in (0, 4, 8, 9, 13, 17, 19):
-        finding = _precision(problem_of(name, seed, {}), DTYPES[1 + seed % 2])
+        finding = precision(problem_of(name, seed, {}), DTYPES[1 + seed % 2])
         assert finding.passed, f"seed {seed}: {finding}"
