@@ -26,7 +26,7 @@ BLOCK = 2**19  # numbers held at once: 2 MiB in float32
 Sharing = Literal["expand", "reduce"]
 
 
-def over_leading(method: Callable) -> Callable:
+def over_leading_axes(method: Callable) -> Callable:
     """Map the method over any axes before the batch axis (such as a Stack's depth)."""
 
     @wraps(method)
@@ -61,20 +61,20 @@ class Factors:
         return 3
 
     @property
-    def single(self) -> bool:
+    def is_outer_product(self) -> bool:
         """Whether every example has one position, so that its gradient is one product of two vectors."""
         return self.a.shape[-2] == 1
 
     @property
-    def entries(self) -> int:
+    def norm_memory(self) -> int:
         """How many numbers the norm of one example's gradient needs in memory."""
         return min(self.a.shape[-1] * self.g.shape[-1], self.a.shape[-2] ** 2)
 
-    def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
+    def example_gradient(self, a: jax.Array, g: jax.Array) -> jax.Array:
         """[O, I]: the gradient of one example with factors a [S, I] and g [S, O]."""
         return jnp.einsum("so,si->oi", g, a)
 
-    def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
+    def squared_norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
         """The squared norm of that gradient, from the gradient or from two [S, S] products, whichever costs less.
 
         A product that is summed at once costs half as much as one that is stored.
@@ -82,47 +82,47 @@ class Factors:
         s, i = a.shape
         o = g.shape[-1]
         if 2 * i * o < s * (i + o):
-            return jnp.sum(jnp.square(self.alone(a, g)))
+            return jnp.sum(jnp.square(self.example_gradient(a, g)))
         return jnp.sum(jnp.einsum("si,ti->st", a, a) * jnp.einsum("so,to->st", g, g))
 
-    @over_leading
+    @over_leading_axes
     def gradient(self) -> jax.Array:
         """The whole batch's gradient, [..., O, I]."""
         return jnp.einsum("nso,nsi->oi", self.g, self.a)
 
-    @over_leading
-    def examples(self) -> jax.Array:
+    @over_leading_axes
+    def example_gradients(self) -> jax.Array:
         """[..., N, O, I]: each example's gradient."""
-        return jax.vmap(self.alone)(self.a, self.g)
+        return jax.vmap(self.example_gradient)(self.a, self.g)
 
-    @over_leading
+    @over_leading_axes
     def squared_norms(self) -> jax.Array:
         """[..., N]: of each example's gradient, a block of examples at a time."""
-        if self.single:
+        if self.is_outer_product:
             return jnp.einsum("nsi,nsi->n", self.a, self.a) * jnp.einsum("nso,nso->n", self.g, self.g)
         n = len(self.a)
-        if n * self.entries <= BLOCK:
-            return jax.vmap(self.norm)(self.a, self.g)
-        block = max((k for k in range(1, n) if n % k == 0 and k * self.entries <= BLOCK), default=1)
-        return jax.lax.map(lambda pair: self.norm(*pair), (self.a, self.g), batch_size=block)
+        if n * self.norm_memory <= BLOCK:
+            return jax.vmap(self.squared_norm)(self.a, self.g)
+        block = max((k for k in range(1, n) if n % k == 0 and k * self.norm_memory <= BLOCK), default=1)
+        return jax.lax.map(lambda pair: self.squared_norm(*pair), (self.a, self.g), batch_size=block)
 
-    @over_leading
+    @over_leading_axes
     def inner_products(self) -> jax.Array:
         """[..., N, N]: of the gradients of every two examples, which are formed only where S > 1."""
-        if self.single:
+        if self.is_outer_product:
             return jnp.einsum("nsi,msi->nm", self.a, self.a) * jnp.einsum("nso,mso->nm", self.g, self.g)
-        dw = self.examples()
+        dw = self.example_gradients()
         return jnp.einsum("noi,moi->nm", dw, dw)
 
-    @over_leading
+    @over_leading_axes
     def second_moment(self) -> jax.Array:
         """[..., O, I]: sum_n dw_n^2, entry by entry."""
-        if self.single:
+        if self.is_outer_product:
             return Factors(jnp.square(self.a), jnp.square(self.g)).gradient()
-        return total(lambda a, g: jnp.square(self.alone(a, g)), self.a, self.g)
+        return total(lambda a, g: jnp.square(self.example_gradient(a, g)), self.a, self.g)
 
-    @over_leading
-    def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
+    @over_leading_axes
+    def kronecker(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
         """(G [..., O, O], A [..., I, I]), whose Kronecker product is near sum_n vec(dw_n) vec(dw_n)^T.
 
         expand:  G = sum_ns g_ns g_ns^T  and  A = sum_ns weight_n / S a_ns a_ns^T: positions count as examples
@@ -139,7 +139,7 @@ class Factors:
         """The factors of scale_n dw_n, for scale [N]."""
         return replace(self, g=self.g * scale.reshape(-1, *(1,) * (self.axes - 1)).astype(self.g.dtype))
 
-    def joined(self, other: Factors) -> Factors:
+    def concatenated(self, other: Factors) -> Factors:
         """The factors of a parameter that is used twice: the positions of both uses."""
         return replace(self, a=jnp.concatenate([self.a, other.a], -2), g=jnp.concatenate([self.g, other.g], -2))
 
@@ -154,23 +154,23 @@ class GroupedFactors(Factors):
         return 4
 
     @property
-    def single(self) -> bool:
+    def is_outer_product(self) -> bool:
         return False
 
-    def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        return jax.vmap(super().alone)(a, g).reshape(-1, a.shape[-1])
+    def example_gradient(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        return jax.vmap(super().example_gradient)(a, g).reshape(-1, a.shape[-1])
 
-    def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        return jnp.sum(jax.vmap(Factors(a, g).norm)(a, g))
+    def squared_norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        return jnp.sum(jax.vmap(Factors(a, g).squared_norm)(a, g))
 
-    @over_leading
+    @over_leading_axes
     def gradient(self) -> jax.Array:
         return jnp.einsum("nkso,nksi->koi", self.g, self.a).reshape(-1, self.a.shape[-1])
 
-    @over_leading
-    def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
+    @over_leading_axes
+    def kronecker(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
         """(G [..., G, O, O], A [..., G, I, I]): a pair for each group."""
-        return jax.vmap(lambda a, g: Factors(a, g).moments(weight, sharing), in_axes=1)(self.a, self.g)
+        return jax.vmap(lambda a, g: Factors(a, g).kronecker(weight, sharing), in_axes=1)(self.a, self.g)
 
 
 def tree_map(f: Callable[..., Any], factors: Any, *rest: Any) -> Any:

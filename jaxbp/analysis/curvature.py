@@ -103,7 +103,7 @@ def rows(model: Layer, params: PyTree, cache: PyTree, roots: Roots) -> jax.Array
     def of_root(number: jax.Array) -> jax.Array:
         """[N, P]."""
         _, factors = model.sweep(rules.factors, params, cache, roots[number])
-        gradients = tree_map(lambda leaf: jnp.moveaxis(leaf.examples(), -3, 0), factors)
+        gradients = tree_map(lambda leaf: jnp.moveaxis(leaf.example_gradients(), -3, 0), factors)
         return jnp.concatenate([g.reshape(len(g), -1) for g in jax.tree.leaves(gradients)], 1)
 
     a = jax.vmap(of_root)(jnp.arange(roots.count))

@@ -81,7 +81,7 @@ def estimated(model: Layer, params: PyTree, cache: PyTree, roots: Roots, weight:
     weight [N]: each example's share of the activations, adding up to one.
     """
     share = weight / roots.count  # every sweep meets the same activations
-    pairs = sum_over_roots(model, params, cache, roots, lambda leaf: leaf.moments(share, sharing))
+    pairs = sum_over_roots(model, params, cache, roots, lambda leaf: leaf.kronecker(share, sharing))
     return jax.tree.map(lambda p, pair: Kronecker(g=pair[0], a=pair[1], shape=p.shape), params, pairs)
 
 
@@ -101,11 +101,11 @@ def _second_moment(factors: Factors, basis: Eigen) -> jax.Array:
     """[..., O, I]: the sum over the examples of the squares of their gradients, in the basis."""
     if factors.a.ndim > factors.axes:
         return jax.lax.map(lambda entry: _second_moment(*entry), (factors, basis))
-    if factors.single:
+    if factors.is_outer_product:
         g = factors.g if basis.g is None else factors.g @ basis.g
         return Factors(jnp.square(factors.a @ basis.a), jnp.square(g)).gradient()
 
     def of_example(a: jax.Array, g: jax.Array) -> jax.Array:
-        return jnp.square(basis.project(factors.alone(a, g).reshape(basis.values.shape)))
+        return jnp.square(basis.project(factors.example_gradient(a, g).reshape(basis.values.shape)))
 
     return total(of_example, factors.a, factors.g)

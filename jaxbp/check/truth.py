@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxbp.backprop import Result
-from jaxbp.core import Batch, Context, Layer, PyTree, path_name
+from jaxbp.core import Batch, Context, Layer, PyTree, path_name, state_after
 
 FLOAT64_TOLERANCE = 1e-11  # a correct backward reaches 5e-16
 
@@ -60,7 +60,7 @@ def autodiff(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable
     def objective(params: PyTree, batch: Batch, ctx: Context) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
         y, cache = model.forward(params, batch["x"], ctx)
         value, _ = loss.forward(y, batch["y"], batch["weight"])
-        state = None if ctx.state is None else model.next_state(ctx.state, cache)
+        state = state_after(model, ctx, cache)
         return sum((penalty.value(params) for penalty in penalties), value), (state, y)
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:

@@ -19,7 +19,7 @@ import optax
 
 from jaxbp.analysis import per_example
 from jaxbp.backprop import Result
-from jaxbp.core import Batch, Context, Layer, PyTree
+from jaxbp.core import Batch, Context, Layer, PyTree, state_after
 from jaxbp.losses import Loss
 from jaxbp.typed import NotNegative, Positive, Typed
 
@@ -48,7 +48,7 @@ class Private(Typed):
             factored = per_example.factored_pass(model, loss, params, batch | {"weight": own_weight}, ctx)
             grads, _ = per_example.clipped(model, params, factored, self.norm, share, self.memory)
             value = loss.forward(factored.output, batch["y"], weight)[0]
-            state = None if ctx.state is None else model.next_state(ctx.state, factored.cache)
+            state = state_after(model, ctx, factored.cache)
             return Result(value, grads, state, factored.output)
 
         return run
