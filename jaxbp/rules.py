@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxbp.core import Layer, PyTree, Shared, add, label
 from jaxbp.errors import InputError
-from jaxbp.factors import Factors
+from jaxbp.factors import Factors, tree_map
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def _delta(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyT
 
 def _example_gradients(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
     if layer.couples_batch:
-        raise InputError(f"there are no per-example gradients through '{label(layer)}': it couples a batch's examples")
+        raise InputError(f"per-example gradients are undefined here: '{label(layer)}' mixes the examples of a batch")
     is_shared = lambda node: isinstance(node, Shared)
     axes = jax.tree.map(lambda node: None if is_shared(node) else 0, cache, is_leaf=is_shared)
     rows = jax.tree.map(lambda node: node if is_shared(node) else node[:, None], cache, is_leaf=is_shared)
@@ -61,7 +61,7 @@ def _factors(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[P
 
 
 def _concatenate(factors: PyTree, other: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: a.joined(b), factors, other, is_leaf=lambda node: isinstance(node, Factors))
+    return tree_map(lambda a, b: a.concatenated(b), factors, other)
 
 
 gradient = Rule(_gradient, merge=add)

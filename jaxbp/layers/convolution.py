@@ -26,7 +26,7 @@ from jax import lax
 
 from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.errors import InputError
-from jaxbp.factors import Factors, GroupedFactors, Sharing, over_leading, register_factors, total
+from jaxbp.factors import Factors, GroupedFactors, Sharing, over_leading_axes, register_factors, total
 from jaxbp.inits import Initializer, initializer, weight_and_bias
 from jaxbp.ops.bias import add_bias, bias_gradient
 from jaxbp.ops.correlation import correlate, correlate_transposed, correlate_weights
@@ -154,7 +154,7 @@ class PatchFactors(GroupedFactors):
         return 2 + len(self.window.kernel)
 
     @property
-    def entries(self) -> int:
+    def norm_memory(self) -> int:
         row = prod(self.window.kernel) * self.a.shape[-1] // self.window.groups  # entries of w for one output channel
         return max(prod(self.window.out) * row * self.window.groups, row * self.g.shape[-1])
 
@@ -165,22 +165,22 @@ class PatchFactors(GroupedFactors):
         p = jnp.moveaxis(p, 2, 0).reshape(groups, len(p), -1)
         return p, jnp.moveaxis(g.reshape(-1, groups, g.shape[-1] // groups), 1, 0)
 
-    def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        return super().alone(*self.pair(a, g))
+    def example_gradient(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        return super().example_gradient(*self.pair(a, g))
 
-    def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        return super().norm(*self.pair(a, g))
+    def squared_norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        return super().squared_norm(*self.pair(a, g))
 
-    @over_leading
+    @over_leading_axes
     def gradient(self) -> jax.Array:
         return correlate_weights(self.a, self.g, self.window, self.a.dtype).reshape(self.g.shape[-1], -1)
 
-    @over_leading
-    def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
+    @over_leading_axes
+    def kronecker(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
         """As of Factors; with groups, those of each group along a leading axis."""
 
         def example(a: jax.Array, g: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return PatchFactors(a[None], g[None], self.window).dense().moments(weight[None], sharing)
+            return PatchFactors(a[None], g[None], self.window).dense().kronecker(weight[None], sharing)
 
         return total(example, self.a, self.g, weight)
 
@@ -191,5 +191,5 @@ class PatchFactors(GroupedFactors):
         a, g = jax.vmap(self.pair)(self.a, self.g)
         return Factors(a[:, 0], g[:, 0]) if self.window.groups == 1 else GroupedFactors(a, g)
 
-    def joined(self, other: Factors) -> Factors:
-        return self.dense().joined(other.dense() if isinstance(other, PatchFactors) else other)
+    def concatenated(self, other: Factors) -> Factors:
+        return self.dense().concatenated(other.dense() if isinstance(other, PatchFactors) else other)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.errors import InputError
-from jaxbp.factors import Factors, Sharing, over_leading, register_factors
+from jaxbp.factors import Factors, Sharing, over_leading_axes, register_factors
 from jaxbp.inits import Initializer, initializer
 
 PRODUCT = 4096
@@ -37,34 +37,34 @@ class OneHotFactors(Factors):
     vocabulary: int
 
     @property
-    def single(self) -> bool:
+    def is_outer_product(self) -> bool:
         return False
 
     @property
-    def entries(self) -> int:
+    def norm_memory(self) -> int:
         return self.a.shape[-2] ** 2
 
-    def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
+    def example_gradient(self, a: jax.Array, g: jax.Array) -> jax.Array:
         return added_rows(a, g, self.vocabulary)
 
-    def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
+    def squared_norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
         """sum_st [id_s = id_t] (g_s . g_t)."""
         same = (a == a.T) & (a >= 0) & (a < self.vocabulary)
         return jnp.einsum("st,so,to->", same.astype(g.dtype), g, g)
 
-    @over_leading
+    @over_leading_axes
     def gradient(self) -> jax.Array:
         return added_rows(self.a, self.g, self.vocabulary)
 
-    @over_leading
+    @over_leading_axes
     def inner_products(self) -> jax.Array:
         """[N, N]: sum_st [id_ns = id_mt] (g_ns . g_mt)."""
         ids = jnp.where((self.a >= 0) & (self.a < self.vocabulary), self.a, -1)[..., 0]  # [N, S]
         same = (ids[:, :, None, None] == ids) & (ids >= 0)  # [N, S, N, S]
         return jnp.einsum("nsmt,nso,mto->nm", same.astype(self.g.dtype), self.g, self.g)
 
-    @over_leading
-    def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
+    @over_leading_axes
+    def kronecker(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
         """Rows [V], a diagonal matrix of the ids' mean counts, and columns [D, D]; by `expand` in both settings."""
         weights = jnp.broadcast_to((weight / self.a.shape[1])[:, None, None], self.a.shape).astype(self.g.dtype)
         return added_rows(self.a, weights, self.vocabulary)[:, 0], jnp.einsum("nso,nsp->op", self.g, self.g)
