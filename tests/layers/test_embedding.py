@@ -75,7 +75,7 @@ def test_factors_of_a_shared_table_join_along_the_positions():
     both_uses = lambda ids, dy: (
         layer.backward(params, ids, dy)[1]["w"] + layer.backward(params, (ids + 1) % V, 2 * dy)[1]["w"]
     )
-    joined = layer.factors(params, IDS, dy)["w"].joined(layer.factors(params, (IDS + 1) % V, 2 * dy)["w"])
+    joined = layer.factors(params, IDS, dy)["w"].concatenated(layer.factors(params, (IDS + 1) % V, 2 * dy)["w"])
     assert worst(joined.gradient(), both_uses(IDS, dy)) <= 1e-14
     examples = [both_uses(IDS[n], dy[n]) for n in range(len(IDS))]
     assert worst(joined.squared_norms(), np.array([np.sum(g * g) for g in examples])) <= 1e-13

@@ -139,7 +139,7 @@ def test_per_example_rules_refuse_batch_norm():
     layer = jaxbp.BatchNorm()
     params, x, dy, state = prepared(layer, (5, 3), jnp.float32)
     _, cache = layer.forward(params, x, jaxbp.Context(None, state))
-    with pytest.raises(InputError, match="'batchnorm': it couples"):
+    with pytest.raises(InputError, match="'batchnorm' mixes the examples"):
         layer.sweep(jaxbp.rules.example_gradients, params, cache, dy)
 
 
