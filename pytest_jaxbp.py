@@ -7,7 +7,7 @@
     def test_my_training_step(gradients):
         gradients.gradient(my_gradient, my_loss, params, x, y)
 
-It stands beside the package and not in it: pytest imports it at every start, and importing the package imports JAX.
+It stands beside the package because pytest imports it at every start, and importing the package imports JAX.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from jaxbp.check import Report
 
 SETTINGS = ("level", "accuracy", "seed")
-MARKER = "gradients(level='default', accuracy=1e-11, seed=0): what the checks of the fixture `gradients` are asked with"
+MARKER = "gradients(level='default', accuracy=1e-11, seed=0): the settings of the fixture `gradients`"
 
 
 class Gradients:
-    """jaxbp.check for one test. A gradient that is wrong fails the test with the report as its message.
+    """The checks of jaxbp.check for one test. A wrong gradient fails the test with the report as its message.
 
-    Arguments are those of jaxbp.check.check_function and its like; level, accuracy and seed are the marker's where a
-    call does not say otherwise. Each returns the report of what passed. Raises jaxbp.InputError for what cannot be
+    Arguments are those of the check in jaxbp.check. level, accuracy and seed come from the marker where the call does
+    not give them. Each method returns the report of a check that passed. Raises jaxbp.InputError for what cannot be
     checked.
     """
 
@@ -62,7 +62,7 @@ class Gradients:
         try:
             report = getattr(check, name)(*args, **self.settings | options)
         except InputError as error:
-            raise error.with_traceback(None) from None  # the line of the test, and not the check's own frames
+            raise error.with_traceback(None) from None  # pytest shows the test's line instead of the check's own
         if not report.passed:
             pytest.fail(str(report))
         return report
@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _merged(markers: Iterable[pytest.Mark]) -> dict[str, Any]:
-    """What the markers say, those nearest to the test first."""
+    """The settings of all markers; the one nearest to the test wins."""
     settings: dict[str, Any] = {}
     for marker in markers:
         if strange := [*map(repr, marker.args), *(name for name in marker.kwargs if name not in SETTINGS)]:

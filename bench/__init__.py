@@ -1,1 +1,1 @@
-"""Benchmarks: hand-written against jax.grad and peers, interleaved in one process. Results are in results/."""
+"""Benchmarks: hand-written against jax.grad and peers, interleaved in one process. The results are in results/."""

@@ -1,4 +1,4 @@
-"""Two ways of doing the same work, and peers, timed interleaved in one process: what every bench suite is made of."""
+"""A race: two ways of doing the same work, and peers, timed interleaved in one process. A suite is a list of races."""
 
 from __future__ import annotations
 
@@ -6,41 +6,66 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
+
+Run = Callable[[], object]  # does the work and waits for its result
 
 
 @dataclass(frozen=True)
 class Race:
-    """Functions without arguments that do the same work and wait for it; temporary bytes of the compiled two."""
+    """Functions that do the same work.
+
+    temp_bytes: temporary memory of the compiled hand-written and autodiff programs. repeats: timed calls of a run.
+    """
 
     case: str
-    hand: Callable[[], object]
-    autodiff: Callable[[], object]
-    temp_bytes: tuple[int, int]  # hand, autodiff
-    peers: dict[str, Callable[[], object]] = field(default_factory=dict)
+    hand: Run
+    autodiff: Run
+    temp_bytes: tuple[int, int]  # of hand, of autodiff
+    peers: dict[str, Run] = field(default_factory=dict)
     repeats: int = 10
     peer_repeats: int = 1
 
 
-def compiled(case: str, forms: dict[str, tuple[Callable, tuple]], **settings: object) -> Race:
-    """Of "hand", "autodiff" and peers, each (a function, its arguments), all compiled before."""
-    programs = {name: jax.jit(function).lower(*given).compile() for name, (function, given) in forms.items()}
-    waited = lambda name: lambda: jax.block_until_ready(programs[name](*forms[name][1]))
-    runs = {name: waited(name) for name in forms}
-    temp = tuple(programs[name].memory_analysis().temp_size_in_bytes for name in ("hand", "autodiff"))
-    return Race(case, runs.pop("hand"), runs.pop("autodiff"), temp, **{"peers": runs} | settings)
+def compiled(
+    case: str,
+    forms: dict[str, tuple[Callable, tuple]],
+    peers: dict[str, Run] | None = None,
+    repeats: int = 10,
+    peer_repeats: int = 1,
+) -> Race:
+    """A race of JAX programs, compiled here: "hand", "autodiff" and others, each (function, arguments).
+
+    peers: further ones that are not JAX programs.
+    """
+    programs = {name: jax.jit(function).lower(*arguments).compile() for name, (function, arguments) in forms.items()}
+    runs = {name: partial(finished, programs[name], arguments) for name, (_, arguments) in forms.items()}
+    hand, autodiff = runs.pop("hand"), runs.pop("autodiff")
+    temp = (temp_bytes(programs["hand"]), temp_bytes(programs["autodiff"]))
+    return Race(case, hand, autodiff, temp, runs | (peers or {}), repeats, peer_repeats)
 
 
-def seconds(function: Callable[[], object]) -> float:
+def finished(program: Callable, arguments: tuple) -> object:
+    """The program's result, when it is there."""
+    return jax.block_until_ready(program(*arguments))
+
+
+def temp_bytes(program: jax.stages.Compiled) -> int:
+    """Temporary memory of a compiled program."""
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def seconds(function: Run) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Milliseconds of each, the minimum of its repeats; a first call warms up, and apart from it they take turns."""
+def interleaved(functions: dict[str, Run], repeats: int) -> dict[str, float]:
+    """Milliseconds of each, the minimum of its repeats. After one call each to warm up, they take turns."""
     for function in functions.values():
         function()
     times = [{name: 1e3 * seconds(function) for name, function in functions.items()} for _ in range(repeats)]
@@ -48,21 +73,21 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
 
 
 def measure(race: Race, runs: int) -> list[dict]:
-    """The rows of one case: one, and one for each further peer."""
+    """The rows of one case: one, or with peers one for each of them."""
     pair = {"hand": race.hand, "autodiff": race.autodiff}
-    ours = [interleaved(pair, race.repeats) for _ in range(runs)]
-    peers = [interleaved(race.peers, race.peer_repeats) for _ in range(runs)]  # after, since their threads spin on
-    best = [one | other for one, other in zip(ours, peers, strict=True)]
-    median = lambda name: statistics.median(run[name] for run in best)
-    ratios = lambda name: sorted(run[name] / run["hand"] for run in best)
+    pair_times = [interleaved(pair, race.repeats) for _ in range(runs)]
+    peer_times = [interleaved(race.peers, race.peer_repeats) for _ in range(runs)]  # last, since their threads spin on
+    times = [pair | peers for pair, peers in zip(pair_times, peer_times, strict=True)]
+    median = lambda name: statistics.median(run[name] for run in times)
+    ratios = lambda name: sorted(run[name] / run["hand"] for run in times)
     hand_bytes, autodiff_bytes = race.temp_bytes
-    against = ratios("autodiff")
+    autodiff_ratios = ratios("autodiff")
     row = {
         "case": race.case,
         "hand_ms": median("hand"),
         "autodiff_ms": median("autodiff"),
-        "time_ratio": statistics.median(against),
-        "time_ratio_range": [against[0], against[-1]],
+        "time_ratio": statistics.median(autodiff_ratios),
+        "time_ratio_range": [autodiff_ratios[0], autodiff_ratios[-1]],
         "hand_temp_bytes": hand_bytes,
         "autodiff_temp_bytes": autodiff_bytes,
         "temp_ratio": autodiff_bytes / hand_bytes if hand_bytes else None,

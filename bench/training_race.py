@@ -7,12 +7,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bench.race import Race
+from bench.race import Race, Run, temp_bytes
+from jaxbp.core import Batch
 from jaxbp.train.step import Feed, State, make_program
 
+Timed = tuple[Run, int]  # (runs the steps, temporary bytes of the program)
 
-def stepwise(step: Callable, state: State, batch: dict, count: int = 1) -> tuple[Callable[[], None], int]:
-    """(runs so many steps, a jit call each; temporary bytes)."""
+
+def stepwise(step: Callable[[State, Batch], State], state: State, batch: Batch, count: int = 1) -> Timed:
+    """`count` steps, each a call of a compiled program."""
     program = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
 
     def run() -> None:
@@ -21,20 +24,20 @@ def stepwise(step: Callable, state: State, batch: dict, count: int = 1) -> tuple
             carried = program(carried, batch)
         jax.block_until_ready(carried)
 
-    return run, program.memory_analysis().temp_size_in_bytes
+    return run, temp_bytes(program)
 
 
-def looped(step: Callable, state: State, feed: Feed, count: int) -> tuple[Callable[[], None], int]:
-    """(runs so many steps inside the training loop's program; temporary bytes)."""
+def looped(step: Callable[[State, Batch], State], state: State, feed: Feed, count: int) -> Timed:
+    """`count` steps inside the training loop's program."""
     arguments = (feed, jnp.int32(0), jnp.int32(count))
     program = make_program(step).lower(state, *arguments).compile()
     run = lambda: jax.block_until_ready(program(jax.tree.map(jnp.copy, state), *arguments))
-    return run, program.memory_analysis().temp_size_in_bytes
+    return run, temp_bytes(program)
 
 
-def race(name: str, made: dict[str, tuple[Callable, int]], peers: dict[str, Callable], **options: int) -> Race:
-    """Of what `stepwise` and `looped` gave."""
-    (hand, hand_bytes), (auto, auto_bytes) = made.pop("hand"), made.pop("autodiff")
-    return Race(
-        name, hand, auto, (hand_bytes, auto_bytes), {key: run for key, (run, _) in made.items()} | peers, **options
-    )
+def race(case: str, timed: dict[str, Timed], peers: dict[str, Run], **repeats: int) -> Race:
+    """The race of "hand" against "autodiff"; the others in `timed` are peers too."""
+    hand, hand_bytes = timed.pop("hand")
+    autodiff, autodiff_bytes = timed.pop("autodiff")
+    others = {name: run for name, (run, _) in timed.items()}
+    return Race(case, hand, autodiff, (hand_bytes, autodiff_bytes), others | peers, **repeats)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxbp.core import Batch, Context, Layer, PyTree, add
+from jaxbp.core import Batch, Context, Layer, PyTree, add, state_after
 
 
 class Result(NamedTuple):
@@ -31,19 +31,19 @@ def value_and_grad(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Ca
         value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
         dy = loss.backward(loss_cache)  # BP1
         _, grads = model.backward(params, cache, dy)  # BP2, BP3, BP4
-        state = None if ctx.state is None else model.next_state(ctx.state, cache)
-        return Result(value, grads, state, y)
+        return Result(value, grads, state_after(model, ctx, cache), y)
 
     return penalized(run, penalties)
 
 
 def penalized(gradient: Callable[..., Result], penalties: Sequence[Any]) -> Callable[..., Result]:
-    """`gradient` with the value and the gradient of penalties on the parameters added, once."""
+    """`gradient` with the value and the gradient of the penalties on the parameters added."""
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
         value, grads, state, output = gradient(params, batch, ctx)
         for penalty in penalties:
-            value, grads = value + penalty.value(params), add(grads, penalty.gradient(params))
+            value = value + penalty.value(params)
+            grads = add(grads, penalty.gradient(params))
         return Result(value, grads, state, output)
 
     return run
@@ -64,8 +64,9 @@ def as_function(layer: Layer) -> Callable[..., PyTree]:
         y, cache = layer.forward(params, x, ctx)
         return y, (params, cache)
 
-    def backward(kept: PyTree, dy: PyTree) -> tuple[PyTree, PyTree, None]:
-        dx, grads = layer.backward(*kept, dy)
+    def backward(residuals: tuple[PyTree, PyTree], dy: PyTree) -> tuple[PyTree, PyTree, None]:
+        params, cache = residuals
+        dx, grads = layer.backward(params, cache, dy)
         return grads, dx, None
 
     apply.defvjp(forward, backward)

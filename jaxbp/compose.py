@@ -5,7 +5,7 @@ A combinator's backward is its sweep with the rule `gradient`; the sweep sends d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -13,9 +13,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, add, label, output_spec, register, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, add, label, output_spec, register, require, shaped
 from jaxbp.errors import InputError, unknown
 from jaxbp.layers import Add, Cell, Concatenate, Dense, Dropout, Flatten, Recurrent, Tanh
+from jaxbp.layers.recurrent import near_root
 from jaxbp.rules import gradient
 
 
@@ -37,18 +38,18 @@ class Chain(Combinator):
         digits = max(2, len(str(len(self.layers) - 1)))
         return [(i, f"{i:0{digits}d}_{label(layer)}", layer) for i, layer in enumerate(self.layers)]
 
-    def _walk(self, make: Callable[[int, Layer, PyTree], PyTree], spec: PyTree) -> PyTree:
-        made = {}
+    def _with_specs(self, spec: PyTree) -> Iterator[tuple[int, str, Layer, PyTree]]:
+        """`named`, with the spec of each layer's input."""
         for i, name, layer in self.named():
-            made[name] = make(i, layer, spec)
+            yield i, name, layer, spec
             spec = output_spec(layer, spec)
-        return made
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        return self._walk(lambda i, layer, spec: layer.init(jax.random.fold_in(key, i), spec), spec)
+        children = self._with_specs(spec)
+        return {name: layer.init(jax.random.fold_in(key, i), x) for i, name, layer, x in children}
 
     def init_state(self, spec: PyTree) -> PyTree:
-        return self._walk(lambda i, layer, spec: layer.init_state(spec), spec)
+        return {name: layer.init_state(x) for _, name, layer, x in self._with_specs(spec)}
 
     def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
         cache = {}
@@ -79,7 +80,7 @@ class Chain(Combinator):
 @partial(register, data_fields=["x", "keys", "states", "next_states"], meta_fields=["train"])
 @dataclass(frozen=True)
 class Recomputed:
-    """All that a group of a Stack keeps: its input, and what its forward needs to run again."""
+    """What a group of a Stack keeps: its input, what its forward needs to run again, and its blocks' next states."""
 
     x: PyTree
     keys: PyTree
@@ -90,11 +91,12 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Stack(Combinator):
-    """`depth` equal blocks, input and output alike: one scan forward, one reverse scan backward, compiled once.
+    """`depth` equal blocks with outputs like their inputs: one scan forward, one reverse scan back, compiled once.
 
-    keep chooses the memory between the passes: "all" caches; "input", only each block's input (its forward runs again
-    inside the reverse scan); "sqrt", only the input of every group of about sqrt(depth) blocks (the divisor of depth
-    nearest to it; Chen et al. 2016, arXiv 1604.06174). Recomputing outside a scan would be undone by the CPU compiler.
+    keep chooses what is stored between the passes. "all": every block's cache. "input": every block's input; its
+    forward runs again inside the reverse scan. "sqrt": the input of every group of about sqrt(depth) blocks (the
+    divisor of depth nearest to it; Chen et al. 2016, arXiv 1604.06174). The CPU compiler would undo a recomputation
+    outside of a scan. depth is at least 1.
     """
 
     block: Layer
@@ -102,15 +104,13 @@ class Stack(Combinator):
     keep: Literal["all", "input", "sqrt"] = "all"
 
     def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise InputError(f"Stack: depth must be at least 1, got {self.depth}")
+        require(self, "depth", self.depth >= 1, "at least 1")
         if self.keep not in ("all", "input", "sqrt"):
             raise unknown("Stack keep", self.keep, ("all", "input", "sqrt"))
 
     def _group(self) -> int:
-        """Blocks in a group: what lies inside a group is cached only while its backward runs."""
-        divisors = [d for d in range(1, self.depth + 1) if self.depth % d == 0]
-        return 1 if self.keep == "input" else min(divisors, key=lambda d: abs(d - self.depth**0.5))
+        """How many blocks a group has. Their caches exist only while the group's backward runs."""
+        return 1 if self.keep == "input" else near_root(self.depth, range(1, self.depth + 1))
 
     def _grouped(self, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: a.reshape(-1, self._group(), *a.shape[1:]), tree)
@@ -119,11 +119,18 @@ class Stack(Combinator):
         return jax.tree.map(lambda a: a.reshape(self.depth, *a.shape[2:]), tree)
 
     def _scan(self, params: PyTree, x: PyTree, keys: PyTree, states: PyTree, train: bool) -> tuple[PyTree, PyTree]:
-        step = lambda x, pks: self.block.forward(pks[0], x, Context(pks[1], pks[2], train))
+        def step(x: PyTree, block: PyTree) -> tuple[PyTree, PyTree]:
+            params, key, state = block
+            return self.block.forward(params, x, Context(key, state, train))
+
         return jax.lax.scan(step, x, (params, keys, states))
 
     def _scan_back(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        return jax.lax.scan(lambda dy, pc: self.block.sweep(rule, *pc, dy), dy, (params, cache), reverse=True)
+        def step(dy: PyTree, block: PyTree) -> tuple[PyTree, PyTree]:
+            params, cache = block
+            return self.block.sweep(rule, params, cache, dy)
+
+        return jax.lax.scan(step, dy, (params, cache), reverse=True)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         return jax.vmap(lambda k: self.block.init(k, spec))(jax.random.split(key, self.depth))
@@ -136,10 +143,11 @@ class Stack(Combinator):
         if self.keep == "all":
             return self._scan(params, x, keys, ctx.state, ctx.train)
 
-        def group(x: PyTree, pks: PyTree) -> tuple[PyTree, PyTree]:
-            y, cache = self._scan(pks[0], x, pks[1], pks[2], ctx.train)
-            state = None if ctx.state is None else jax.vmap(self.block.next_state)(pks[2], cache)
-            return y, Recomputed(x, pks[1], pks[2], state, ctx.train)
+        def group(x: PyTree, blocks: PyTree) -> tuple[PyTree, PyTree]:
+            params, keys, states = blocks
+            y, cache = self._scan(params, x, keys, states, ctx.train)
+            next_states = None if states is None else jax.vmap(self.block.next_state)(states, cache)
+            return y, Recomputed(x, keys, states, next_states, ctx.train)
 
         return jax.lax.scan(group, x, self._grouped((params, keys, ctx.state)))
 
@@ -150,9 +158,9 @@ class Stack(Combinator):
         if self.keep == "all":
             return self._scan_back(rule, params, cache, dy)
 
-        def group(dy: PyTree, pc: PyTree) -> tuple[PyTree, PyTree]:
-            params, kept = pc
-            _, cache = self._scan(params, kept.x, kept.keys, kept.states, kept.train)
+        def group(dy: PyTree, blocks: PyTree) -> tuple[PyTree, PyTree]:
+            params, start = blocks
+            _, cache = self._scan(params, start.x, start.keys, start.states, start.train)
             return self._scan_back(rule, params, cache, dy)
 
         dx, outputs = jax.lax.scan(group, dy, (self._grouped(params), cache), reverse=True)
@@ -171,7 +179,7 @@ class Stack(Combinator):
 class Node:
     """A named layer of a Graph. `inputs` are names of earlier nodes or of the graph's inputs; several make a tuple.
 
-    `shares` names an earlier node with equal parameters whose own this node uses (tied weights).
+    `shares` names an earlier node whose parameters this node uses too (tied weights); their shapes must agree.
     """
 
     name: str
@@ -184,90 +192,93 @@ class Node:
         """The node that holds this node's parameters."""
         return self.shares or self.name
 
+    def gather(self, values: dict[str, PyTree]) -> PyTree:
+        """This node's input, from the values of the nodes by name."""
+        inputs = tuple(values[name] for name in self.inputs)
+        return inputs if len(inputs) > 1 else inputs[0]
+
 
 @dataclass(frozen=True)
 class Graph(Combinator):
     """Any directed acyclic graph: nodes in topological order, the last one is the output.
 
-    Back: the cotangents of a value that several nodes use are added (the sum over posterior nodes), and so are the
-    gradients of a parameter that several nodes share.
+    Back: the deltas that several nodes send to one value are added (the sum over posterior nodes), and so are the
+    gradients of a parameter that several nodes share. With several `inputs`, x is a tuple of as many.
+    Raises InputError for a name that is used before it is defined, defined twice, or never used.
     """
 
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...] = ("x",)
 
     def __post_init__(self) -> None:
-        known, used = list(self.inputs), {self.nodes[-1].name}
+        known = list(self.inputs)
+        used = {self.nodes[-1].name}
+        owners: list[str] = []
         for node in self.nodes:
             if node.name in known:
                 raise InputError(f"Graph: the name '{node.name}' is given twice")
             for name in node.inputs:
                 if name not in known:
-                    raise unknown(f"Graph: input of node '{node.name}'", name, known)
-            owners = [n.name for n in self.nodes if n.name in known and n.shares is None]
-            if node.shares and node.shares not in owners:
-                raise unknown(f"Graph: node '{node.name}' shares the parameters of", node.shares, owners)
+                    raise unknown(f"input of Graph node '{node.name}':", name, known)
+            if node.shares is None:
+                owners.append(node.name)
+            elif node.shares not in owners:
+                raise unknown(f"parameter owner of Graph node '{node.name}':", node.shares, owners)
             known.append(node.name)
             used.update(node.inputs)
         for name in known:
             if name not in used:
                 raise InputError(f"Graph: nothing uses '{name}'")
 
-    def _visit(self, x: PyTree, visit: Callable[[int, Node, PyTree], PyTree]) -> PyTree:
-        """Forward order: value = visit(index, node, input) at every node; -> the last node's."""
-        values = dict(zip(self.inputs, x if len(self.inputs) > 1 else (x,), strict=True))
+    def _by_name(self, x: PyTree) -> dict[str, PyTree]:
+        """{name: value} of the graph's inputs."""
+        return dict(zip(self.inputs, x if len(self.inputs) > 1 else (x,), strict=True))
+
+    def _with_specs(self, spec: PyTree) -> Iterator[tuple[int, Node, PyTree]]:
+        """(index, node, the spec of its input) in forward order."""
+        specs = self._by_name(spec)
         for i, node in enumerate(self.nodes):
-            taken = tuple(values[name] for name in node.inputs)
-            values[node.name] = visit(i, node, taken if len(taken) > 1 else taken[0])
-        return values[self.nodes[-1].name]
+            x = node.gather(specs)
+            yield i, node, x
+            specs[node.name] = output_spec(node.layer, x)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        params = {}
-
-        def visit(i: int, node: Node, spec: PyTree) -> PyTree:
-            made = node.layer.init(jax.random.fold_in(key, i), spec)
-            shape = lambda tree: jax.tree.map(jnp.shape, tree)
-            if shape(params.setdefault(node.owner, made)) != shape(made):
+        shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+        params: dict[str, PyTree] = {}
+        for i, node, x in self._with_specs(spec):
+            drawn = node.layer.init(jax.random.fold_in(key, i), x)
+            owned = params.setdefault(node.owner, drawn)
+            if shapes(owned) != shapes(drawn):
                 raise InputError(
-                    f"Graph: '{node.name}' cannot share the parameters of '{node.shares}': shapes "
-                    f"{shape(params[node.owner])} are not {shape(made)}"
+                    f"Graph: '{node.name}' cannot share the parameters of '{node.shares}': "
+                    f"it needs the shapes {shapes(drawn)}, and those are {shapes(owned)}"
                 )
-            return output_spec(node.layer, spec)
-
-        self._visit(spec, visit)
         return params
 
     def init_state(self, spec: PyTree) -> PyTree:
-        state = {}
-
-        def visit(i: int, node: Node, spec: PyTree) -> PyTree:
-            state[node.name] = node.layer.init_state(spec)
-            return output_spec(node.layer, spec)
-
-        self._visit(spec, visit)
-        return state
+        return {node.name: node.layer.init_state(x) for _, node, x in self._with_specs(spec)}
 
     def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+        values = self._by_name(x)
         cache = {}
-
-        def visit(i: int, node: Node, x: PyTree) -> PyTree:
-            y, cache[node.name] = node.layer.forward(params[node.owner], x, ctx.child(i, node.name))
-            return y
-
-        return self._visit(x, visit), cache
+        for i, node in enumerate(self.nodes):
+            child = ctx.child(i, node.name)
+            values[node.name], cache[node.name] = node.layer.forward(params[node.owner], node.gather(values), child)
+        return values[self.nodes[-1].name], cache
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
         return {node.name: node.layer.next_state(state[node.name], cache[node.name]) for node in self.nodes}
 
     def sweep(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         merge = getattr(rule, "merge", None)
-        deltas, outputs = {self.nodes[-1].name: dy}, {}
+        deltas: dict[str, PyTree] = {self.nodes[-1].name: dy}
+        outputs: dict[str, PyTree] = {}
         for node in reversed(self.nodes):
             dx, output = node.layer.sweep(rule, params[node.owner], cache[node.name], deltas.pop(node.name))
             for name, d in zip(node.inputs, dx if len(node.inputs) > 1 else (dx,), strict=True):
                 deltas[name] = add(deltas[name], d) if name in deltas else d
             name = node.owner if merge else node.name
-            outputs[name] = merge(outputs[name], output) if name in outputs else output
+            outputs[name] = merge(outputs[name], output) if merge and name in outputs else output
         dx = tuple(deltas[name] for name in self.inputs)
         return dx if len(dx) > 1 else dx[0], outputs
 
@@ -303,11 +314,19 @@ def residual(body: Layer, shortcut: Layer | None = None) -> Graph:
 
 
 def parallel(*branches: Layer, join: Layer = Concatenate()) -> Graph:
-    """Every branch sees x; `join` (Concatenate or Add) makes one output of theirs."""
+    """Every branch sees x; `join` (Concatenate or Add) makes one output of all of theirs."""
     nodes = tuple(Node(f"branch{i}", branch, ("x",)) for i, branch in enumerate(branches))
     return Graph((*nodes, Node("join", join, tuple(node.name for node in nodes))))
 
 
-def bidirectional(cell: Cell, **options: object) -> Graph:
-    """A recurrent cell in either direction, outputs side by side [N, T, 2 H]; options are those of Recurrent."""
-    return parallel(Recurrent(cell, **options), Recurrent(cell, reverse=True, **options))
+def bidirectional(
+    cell: Cell,
+    *,
+    output: Literal["sequence", "last"] = "sequence",
+    keep: Literal["all", "states", "sqrt"] = "all",
+    initial: Literal["zeros", "learned"] = "zeros",
+    truncate: int | None = None,
+) -> Graph:
+    """A cell in both directions, outputs side by side [N, T, 2 H] or [N, 2 H]; the settings are those of Recurrent."""
+    forward = Recurrent(cell, output=output, keep=keep, initial=initial, truncate=truncate)
+    return parallel(forward, replace(forward, reverse=True))

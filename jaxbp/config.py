@@ -2,6 +2,17 @@
 
 Whatever a user can misspell ends in an InputError that names the key, what was given, what is allowed and the nearest
 right name, before anything compiles.
+
+Every part of a `Config` is a frozen dataclass that derives from `Typed`. There are three conventions, and `Run`, which
+holds plain settings:
+
+| convention                     | base class                    | what the run calls                                  |
+|--------------------------------|-------------------------------|-----------------------------------------------------|
+| a thing that is its own config | Loss, Penalty                 | the thing: forward and backward, value and gradient |
+| a config that builds           | ModelConfig                   | build() -> Layer                                    |
+|                                | OptimizerConfig               | build(steps, objective) -> optax transformation     |
+|                                | Schedule, in an optimizer     | build(learning_rate, steps) -> optax schedule       |
+| a config that loads            | DataConfig                    | load() -> Splits                                    |
 """
 
 from __future__ import annotations
@@ -24,29 +35,25 @@ from jaxbp.data import DataConfig
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import ModelConfig
-from jaxbp.optim import (
-    Objective,
-    OptimizerConfig,  # with it the kinds of optimizer that a text may name
-    noise_meter,
-)
+from jaxbp.optim import Objective, OptimizerConfig, noise_meter  # this import defines the optimizers that JSON names
 from jaxbp.typed import Count, NotNegative, Pattern, Seed, Typed, field_types, fits, spell
 
 
 @dataclass(frozen=True)
 class Run(Typed):
-    """How long, in what batches, and how often to look.
+    """The length of a run, its batches, and how often it is evaluated and saved.
 
     Args:
         epochs: passes over the training part
-        batch_size: examples a step; 1 is online, None is the full batch
-        seed: of initial weights, order and dropout
-        shuffle: a new order of the examples in every epoch
+        batch_size: examples in a step; 1 is online learning, None is the full batch
+        seed: seed of initial weights, order and dropout
+        shuffle: whether every epoch has a new order of the examples
         evaluate_every: epochs between evaluations
         steps_per_call: steps in one call of the compiled program; results do not depend on it
-        micro_batches: parts in which a batch is worked through, a divisor of batch_size: less memory
+        micro_batches: equal parts that a batch is computed in, to save memory; a divisor of batch_size
         patience: evaluations without a better validation loss before the run stops; None: never
         checkpoint_seconds: time between checkpoints; 0 writes one after every call
-        keep: checkpoints that stay
+        keep_checkpoints: how many checkpoints stay, the newest
         noise_scale_every: steps between measurements of the gradient noise scale; None: never
     """
 
@@ -59,7 +66,7 @@ class Run(Typed):
     micro_batches: Count = 1
     patience: Count | None = None
     checkpoint_seconds: NotNegative = 60.0
-    keep: Count = 2
+    keep_checkpoints: Count = 2
     noise_scale_every: Count | None = None
 
     def __post_init__(self) -> None:
@@ -73,12 +80,12 @@ class Config(Typed):
     """One experiment.
 
     Args:
-        data: where the examples come from, and how they are split and scaled
+        data: the data set, its split and its scaling
         model: the layers
-        loss: what is made small
-        optimizer: how
-        run: how long
-        penalty: on parameters chosen by path, added to the loss
+        loss: the loss to minimise
+        optimizer: the optimizer
+        run: length, batches, evaluations and checkpoints
+        penalty: a penalty on parameters chosen by path, added to the loss
     """
 
     data: DataConfig
@@ -89,12 +96,12 @@ class Config(Typed):
     penalty: Penalty = Penalty()
 
     def objective(self, spec: PyTree) -> Objective:
-        """What the run makes small, on batches of inputs like `spec`."""
+        """The objective of the run, on batches of inputs like `spec`."""
         penalties = (self.penalty,) if self.penalty.l1 or self.penalty.l2 else ()
         return Objective(self.model.build(), self.loss, penalties, spec)
 
     def build_optimizer(self, steps: int, spec: PyTree) -> optax.GradientTransformationExtraArgs:
-        """The optimizer of a run of `steps` steps; where the noise scale is asked for, what measures it comes first."""
+        """The optimizer of a run of `steps` steps, after a noise meter where the run measures the noise scale."""
         objective = self.objective(spec)
         optimizer = self.optimizer.build(steps, objective)
         if self.run.noise_scale_every is None:
@@ -106,8 +113,10 @@ def load(path: str | Path) -> Config:
     """The config that the file's get_config() returns. Raises InputError where the file gives none."""
     path = Path(path)
     if not path.is_file():
-        near = [str(p) for p in sorted(path.parent.glob("*.py"))]
-        raise unknown("config file", str(path), near) if near else InputError(f"there is no config file {path}")
+        neighbours = [str(file) for file in sorted(path.parent.glob("*.py"))]
+        if neighbours:
+            raise unknown("config file", str(path), neighbours)
+        raise InputError(f"there is no config file {path}")
     module = ModuleType(f"jaxbp_config_{path.stem}")
     sys.modules[module.__name__] = module  # where dataclasses of the file look their annotations up
     try:
@@ -125,7 +134,7 @@ def load(path: str | Path) -> Config:
 
 
 def override(config: Config, words: Sequence[str]) -> Config:
-    """The config with '--config.optimizer.learning_rate=0.01' and the like applied, all at once.
+    """The config with all words such as '--config.optimizer.learning_rate=0.01' applied at once.
 
     tyro reads each value by the field's type. Raises InputError for an unknown key, a wrong type, an impossible value.
     """
@@ -140,11 +149,11 @@ def override(config: Config, words: Sequence[str]) -> Config:
         if name in changes:
             raise InputError(f"{name} is given twice")
         changes[name] = _parse(name, types[name], text)
-    return _replace(config, {name.removeprefix("--config."): value for name, value in changes.items()})
+    return replace_keys(config, {name.removeprefix("--config."): value for name, value in changes.items()})
 
 
 def show_help(config: Config) -> None:
-    """Prints every key that a command may override, with its type, meaning and value in this config; by tyro."""
+    """Prints every key that a command may override: its type, its meaning, and its value in this config."""
     import tyro
 
     options = dataclasses.make_dataclass("options", [("config", Config)], frozen=True)
@@ -160,14 +169,13 @@ def show_help(config: Config) -> None:
 
 
 def keys(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """('optimizer.learning_rate', type) of every leaf of the config that a text can give."""
-    hints = field_types(type(config))
-    for field in dataclasses.fields(config):
-        value, path = getattr(config, field.name), f"{prefix}{field.name}"
+    """('optimizer.learning_rate', type) of every leaf of the config that can be written as text."""
+    for name, annotation in field_types(type(config)).items():
+        value = getattr(config, name)
         if dataclasses.is_dataclass(value):
-            yield from keys(value, f"{path}.")
-        elif not any(isinstance(part, type) and issubclass(part, Typed) for part in get_args(hints[field.name])):
-            yield path, hints[field.name]
+            yield from keys(value, f"{prefix}{name}.")
+        elif _nested_config(annotation) is None:
+            yield f"{prefix}{name}", annotation
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -182,36 +190,47 @@ def to_json(config: Any) -> dict[str, Any]:
     return {"type": type(config).__name__} | fields
 
 
-def from_json(data: dict[str, Any], kind: type = Config) -> Any:
-    """The config that to_json wrote. Raises InputError for a type that is not a known `kind`, or for unknown keys."""
-    kinds = {cls.__name__: cls for cls in _family(kind)}
-    if data.get("type") not in kinds:
-        raise unknown(kind.__name__, str(data.get("type")), kinds)
-    cls = kinds[data["type"]]
-    hints = field_types(cls)
-    for name in data.keys() - hints.keys() - {"type"}:
-        raise unknown(f"key of {cls.__name__}", name, hints)
+def from_json(data: dict[str, Any], base: type[Any] = Config) -> Any:
+    """The config that to_json wrote. Raises InputError for a type that is no known `base`, or for unknown keys."""
+    classes = {cls.__name__: cls for cls in _family(base)}
+    if data.get("type") not in classes:
+        raise unknown(base.__name__, str(data.get("type")), classes)
+    cls = classes[data["type"]]
+    annotations = field_types(cls)
+    for name in data.keys() - annotations.keys() - {"type"}:
+        raise unknown(f"key of {cls.__name__}", name, annotations)
 
-    def decode(name: str, value: Any) -> Any:
-        if isinstance(value, dict):  # of a kind such as Schedule, Plateau | None or tuple[Group, ...]
-            return from_json(value, (get_args(hints[name]) or [hints[name]])[0])
-        return tuple(decode(name, item) for item in value) if isinstance(value, list) else value
+    def decode(value: Any, nested: type[Any] | None) -> Any:
+        if isinstance(value, list):
+            return tuple(decode(item, nested) for item in value)
+        return from_json(value, nested) if isinstance(value, dict) and nested else value
 
-    return cls(**{name: decode(name, value) for name, value in data.items() if name != "type"})
+    fields = {name: value for name, value in data.items() if name != "type"}
+    return cls(**{name: decode(value, _nested_config(annotations[name])) for name, value in fields.items()})
 
 
-def _family(kind: type) -> Iterator[type]:
-    yield kind
-    for cls in kind.__subclasses__():
-        yield from _family(cls)
+def _family(cls: type[Any]) -> Iterator[type[Any]]:
+    """The class and everything that derives from it."""
+    yield cls
+    for derived in cls.__subclasses__():
+        yield from _family(derived)
+
+
+def _nested_config(annotation: Any) -> type[Typed] | None:
+    """The class of the configs in a field: Plateau for Plateau | None, Group for tuple[Group, ...]; None for a leaf."""
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, Typed):
+            return part
+    return None
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:
+    """The text as a value of type `kind`. Raises InputError, naming the option `name`, where it is none."""
     import tyro
 
     if kind in (str, Pattern):
         return text
-    words = [w for w in re.split(r"[,\s()]+", text) if w] if get_origin(kind) is tuple else [text]
+    words = [word for word in re.split(r"[,\s()]+", text) if word] if get_origin(kind) is tuple else [text]
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             value = tyro.cli(kind, args=words, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
@@ -222,25 +241,29 @@ def _parse(name: str, kind: Any, text: str) -> Any:
     return value
 
 
-def _replace(config: Any, changes: dict[str, Any], where: str = "--config") -> Any:
-    """dataclasses.replace for dotted paths; every object on the way is made once, with all its changes."""
-    inner: dict[str, dict[str, Any]] = {}
-    for path, value in changes.items():
-        head, _, rest = path.partition(".")
-        inner.setdefault(head, {})[rest] = value
-    new = {
-        head: sub[""] if "" in sub else _replace(getattr(config, head), sub, f"{where}.{head}")
-        for head, sub in inner.items()
+def replace_keys(config: Any, changes: dict[str, Any], where: str = "--config") -> Any:
+    """dataclasses.replace for dotted keys such as 'run.epochs'. Every nested config is made once, with all its changes.
+
+    Raises InputError, beginning with `where` the config stands, for an impossible value.
+    """
+    by_field: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        name, _, rest = key.partition(".")
+        by_field.setdefault(name, {})[rest] = value
+    values = {
+        name: nested[""] if "" in nested else replace_keys(getattr(config, name), nested, f"{where}.{name}")
+        for name, nested in by_field.items()
     }
     try:
-        return dataclasses.replace(config, **new)
+        return dataclasses.replace(config, **values)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
 
 def _misspelt(path: Path, error: TypeError) -> InputError:
-    """A clear line for a keyword that a config dataclass does not have."""
-    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    for cls in (cls for cls in _family(Typed) if found and cls.__name__ == found[1]):
-        return InputError(f"{path}: {unknown(f'key of {cls.__name__}', found[2], field_types(cls))}")
+    """A clear line for a keyword that a config dataclass does not have; else the error's own text."""
+    match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    for cls in _family(Typed):
+        if match and cls.__name__ == match[1]:
+            return InputError(f"{path}: {unknown(f'key of {cls.__name__}', match[2], field_types(cls))}")
     return InputError(f"{path}: {error}")

@@ -7,13 +7,14 @@ N batch, T time, S any flattened position, I features in, O features out, D mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbp.errors import InputError
 from jaxbp.factors import Factors
@@ -73,11 +74,14 @@ class Layer:
     backward is linear in dy; grads has exactly the tree, shapes and dtypes of params; dx is None for integer inputs.
     """
 
-    couples_batch: ClassVar[bool] = False  # True where one example's output depends on another's (batch norm)
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _REGISTRY[f"{cls.__module__}.{cls.__qualname__}"] = cls
+
+    @property
+    def couples_batch(self) -> bool:
+        """Whether one example's output depends on another example. A layer where it does sets couples_batch = True."""
+        return False
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         """Parameters for inputs of shape and dtype `spec` (jax.ShapeDtypeStruct, batch axis included)."""
@@ -138,7 +142,8 @@ class Case:
         """An input of shape and dtype `spec` (default: the case's own)."""
         leaves, tree = jax.tree.flatten(self.spec if spec is None else spec)
         keys = jax.random.split(key, len(leaves))
-        return tree.unflatten([(self.sample or normal)(k, leaf) for k, leaf in zip(keys, leaves, strict=True)])
+        arrays = [(self.sample or normal)(k, leaf) for k, leaf in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(tree, arrays)
 
 
 def shaped(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
@@ -167,11 +172,16 @@ def label(layer: Layer) -> str:
     return getattr(layer, "label", type(layer).__name__.lower())
 
 
-def leaf_layers(layer: Layer) -> Iterator[Layer]:
+def leaf_layers(layer: Layer) -> list[Layer]:
     """The leaf layers in a tree of combinators, in order."""
-    found: list[Layer] = []
-    map_leaves(layer, lambda leaf: found.append(leaf) or leaf)
-    return iter(found)
+    leaves: list[Layer] = []
+
+    def collect(leaf: Layer) -> Layer:
+        leaves.append(leaf)
+        return leaf
+
+    map_leaves(layer, collect)
+    return leaves
 
 
 def map_leaves(layer: Layer, f: Callable[[Layer], Layer]) -> Layer:
@@ -187,27 +197,44 @@ def _initial_output(layer: Layer, train: bool, key: jax.Array, x: PyTree) -> PyT
 
 
 def output_spec(layer: Layer, spec: PyTree, train: bool = True) -> PyTree:
-    """The shape and dtype that a layer makes of `spec`: never written by hand.
+    """The shape and dtype of the layer's output for an input of shape and dtype `spec`, by tracing forward.
 
-    A combinator asks this of its children for init, init_state and forward alike. jit's cache of traces answers all but
-    the first, however deep the nesting; it knows x64 and the other settings that a plain cache would miss.
+    Nested combinators ask this of the same child many times. Only the first time traces: jit keeps what it traced, so
+    init takes time linear in the depth. Unlike functools.cache, jit traces again when x64 or another setting of JAX
+    has changed.
     """
     return _initial_output.eval_shape(layer, train, jax.eval_shape(lambda: jax.random.key(0)), spec)
 
 
+def state_after(layer: Layer, ctx: Context, cache: PyTree) -> PyTree:
+    """The state after a forward pass in `ctx` that left `cache`; None where the context has no state."""
+    return None if ctx.state is None else layer.next_state(ctx.state, cache)
+
+
+def require(layer: Layer, field: str, holds: bool, words: str) -> None:
+    """Raises InputError unless a hyper-parameter `holds` what it must: "Dense: features must be at least 1, got 0"."""
+    if not holds:
+        raise InputError(f"{type(layer).__name__}: {field} must be {words}, got {getattr(layer, field)}")
+
+
 def cast(tree: PyTree, dtype: Any) -> PyTree:
-    """Floating-point arrays of the tree in another dtype; everything else as it is."""
+    """The tree with its floating-point arrays in another dtype."""
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """x in at least float32."""
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
 def add(tree: PyTree, other: PyTree) -> PyTree:
-    """Leaf by leaf sum of two equal trees."""
+    """The sum of two equal trees, leaf by leaf."""
     return jax.tree.map(jnp.add, tree, other)
 
 
 def dot(a: PyTree, b: PyTree) -> jax.Array:
-    """The inner product of two equal trees: the sum over all their leaves."""
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+    """The inner product of two equal trees, summed over their leaves; 0 where they have none."""
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)), jnp.asarray(0.0))
 
 
 def path_name(path: tuple) -> str:

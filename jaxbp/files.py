@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: they are written aside, then renamed."""
+"""Files that appear whole or not at all: they are written aside, then renamed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes the file beside its place, then renames it."""
+    """Writes the content into a file beside `path`, then renames that file."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(content)
     os.replace(aside, path)
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Indented JSON."""
+    """Writes plain data as indented JSON."""
     write_whole(path, (json.dumps(data, indent=2) + "\n").encode())

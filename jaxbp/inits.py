@@ -77,29 +77,37 @@ class Constant(Initializer):
 
 @dataclass(frozen=True)
 class Orthogonal(Initializer):
-    """scale times a matrix with orthonormal rows, or columns where these are fewer; two axes."""
+    """scale times a matrix with orthonormal rows, or columns where there are fewer of them. For two axes."""
 
     scale: float = 1.0
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
-        _two_axes("orthogonal", shape)
-        return jax.nn.initializers.orthogonal(self.scale)(key, shape, jnp.float32)
+        return jax.nn.initializers.orthogonal(self.scale)(key, _matrix("orthogonal", shape), jnp.float32)
 
 
 @dataclass(frozen=True)
 class IdentityMatrix(Initializer):
-    """scale on the diagonal, zero elsewhere; two axes."""
+    """scale on the diagonal, zero elsewhere. For two axes."""
 
     scale: float = 1.0
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
-        _two_axes("identity", shape)
-        return self.scale * jnp.eye(*shape, dtype=jnp.float32)
+        rows, columns = _matrix("identity", shape)
+        return self.scale * jnp.eye(rows, columns, dtype=jnp.float32)
 
 
-def _two_axes(name: str, shape: tuple[int, ...]) -> None:
+def _matrix(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
     if len(shape) != 2:
         raise InputError(f"the initializer '{name}' is for matrices, not for the shape {list(shape)}")
+    rows, columns = shape
+    return rows, columns
+
+
+def _scaled(name: str, scale: float, fan: Literal["fan_in", "fan_avg"]) -> dict[str, Initializer]:
+    return {
+        f"{name}_normal": VarianceScaling(scale, fan, "truncated_normal"),
+        f"{name}_uniform": VarianceScaling(scale, fan, "uniform"),
+    }
 
 
 NAMED: dict[str, Initializer] = {
@@ -107,28 +115,35 @@ NAMED: dict[str, Initializer] = {
     "ones": Constant(1.0),
     "normal": Normal(),
     "uniform": Uniform(),
-} | {
-    f"{name}_{kind}": VarianceScaling(scale, fan, distribution)
-    for names, scale, fan in [
-        (("lecun",), 1.0, "fan_in"),
-        (("glorot", "xavier"), 1.0, "fan_avg"),
-        (("he", "kaiming"), 2.0, "fan_in"),
-    ]
-    for name in names
-    for kind, distribution in [("normal", "truncated_normal"), ("uniform", "uniform")]
+    **_scaled("lecun", 1.0, "fan_in"),
+    **_scaled("glorot", 1.0, "fan_avg"),
+    **_scaled("xavier", 1.0, "fan_avg"),
+    **_scaled("he", 2.0, "fan_in"),
+    **_scaled("kaiming", 2.0, "fan_in"),
 }
 
 MATRICES: dict[str, Initializer] = {"orthogonal": Orthogonal(), "identity": IdentityMatrix()}  # no biases
 
 
-def initializer(given: str | Initializer, key: str = "initializer") -> Initializer:
-    """The initializer of that name, as the user's `key`; one given as a value is returned as it is.
+def initializer(init: str | Initializer, key: str = "initializer") -> Initializer:
+    """The initializer of that name; a value is returned as it is. `key` is what the user calls the setting.
 
     Raises InputError for an unknown name, with the nearest one.
     """
-    if isinstance(given, Initializer):
-        return given
+    if isinstance(init, Initializer):
+        return init
     named = NAMED | MATRICES
-    if given not in named:
-        raise unknown(key, given, named)
-    return named[given]
+    if init not in named:
+        raise unknown(key, init, named)
+    return named[init]
+
+
+def weight_and_bias(
+    key: jax.Array, shape: tuple[int, ...], w_init: str | Initializer, b_init: str | Initializer | None
+) -> dict[str, jax.Array]:
+    """{"w" [O, ..., I] of that shape, "b" [O]}, each drawn with its own key; no "b" where b_init is None."""
+    w_key, b_key = jax.random.split(key)
+    params = {"w": initializer(w_init)(w_key, shape, in_axis=-1, out_axis=0)}
+    if b_init is not None:
+        params["b"] = initializer(b_init)(b_key, shape[:1], in_axis=-1, out_axis=-1)
+    return params

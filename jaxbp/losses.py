@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar, Literal
 
 import jax
@@ -58,9 +59,10 @@ class Loss(Typed):
 
     def backward(self, cache: PyTree) -> jax.Array:
         """-> dy, BP1."""
-        cache, weight, dtype = cache
-        weight = weight[..., None]  # what a row of weight 0 holds, inf or nan, does not matter
-        return jnp.where(weight == 0, 0, weight * self.deltas(cache)).astype(dtype.value)
+        items_cache, weight, dtype = cache
+        weight = weight[..., None]
+        deltas = jnp.where(weight == 0, 0, weight * self.deltas(items_cache))  # a row of weight 0 may hold inf or nan
+        return deltas.astype(dtype.value)
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         """Raises InputError where shapes or kinds of output and target do not fit this loss."""
@@ -172,19 +174,21 @@ class SoftmaxCrossEntropy(Loss):
         top = jnp.max(y, -1, keepdims=True)
         e = jnp.exp(y - top)
         total = jnp.sum(e, -1)
-        log_total, s = jnp.log(total) + top[..., 0], self.label_smoothing
+        log_total = jnp.log(total) + top[..., 0]
+        s = self.label_smoothing
         if target.ndim == y.ndim:
             target = (1 - s) * target + s / y.shape[-1]
             return jnp.sum(target * (log_total[..., None] - y), -1), (e, total, target)
-        hit = _own(y, target)[..., 0]
+        own = _own(y, target)[..., 0]
         spread = s * jnp.mean(y, -1) if s else 0
-        return log_total - (1 - s) * hit - spread, (e, total, target)
+        return log_total - (1 - s) * own - spread, (e, total, target)
 
     def deltas(self, cache: PyTree) -> jax.Array:
         e, total, target = cache
         if target.ndim == e.ndim:
             return e * (jnp.sum(target, -1) / total)[..., None] - target
-        s, outputs = self.label_smoothing, e.shape[-1]
+        s = self.label_smoothing
+        outputs = e.shape[-1]
         classes = jax.lax.broadcasted_iota(target.dtype, e.shape, e.ndim - 1)
         return e * (1 / total)[..., None] - jnp.where(classes == target[..., None], 1 - s + s / outputs, s / outputs)
 
@@ -216,7 +220,7 @@ class MulticlassHinge(Loss):
 
 
 def _own(y: jax.Array, classes: jax.Array) -> jax.Array:
-    """[..., 1]: the output at each item's class; NaN for a class that does not exist, also a negative one."""
+    """[..., 1]: the output at each item's own class; NaN for a class that does not exist, a negative one too."""
     classes = jnp.where(classes < 0, y.shape[-1], classes)  # JAX would count negative ones from the end
     return jnp.take_along_axis(y, classes[..., None], -1, mode="fill", fill_value=jnp.nan)
 
@@ -256,19 +260,20 @@ class Penalty(Typed):
 
     def value(self, params: PyTree) -> jax.Array:
         """The penalty, a scalar."""
-        one = lambda w: self.l2 / 2 * jnp.sum(w * w) + self.l1 * jnp.sum(jnp.abs(w))
-        return sum(jax.tree.leaves(jax.tree.map(one, self.chosen(params))))
+        terms = [
+            self.l2 / 2 * jnp.sum(w * w) + self.l1 * jnp.sum(jnp.abs(w)) for w in jax.tree.leaves(self.chosen(params))
+        ]
+        return reduce(jnp.add, terms)
 
     def gradient(self, params: PyTree) -> PyTree:
         """Like params: zero where the expression does not match."""
-        chosen = self.chosen(params)
-        one = lambda p, w: jnp.zeros_like(p) if w is None else self.l2 * w + self.l1 * jnp.sign(w)
-        return jax.tree.map(one, params, chosen, is_leaf=lambda leaf: leaf is None)
+        slope = lambda p, w: jnp.zeros_like(p) if w is None else self.l2 * w + self.l1 * jnp.sign(w)
+        return jax.tree.map(slope, params, self.chosen(params), is_leaf=lambda leaf: leaf is None)
 
     def curvature(self, params: PyTree) -> PyTree:
         """Like params, the second derivative: l2 where the expression matches, else 0."""
-        one = lambda p, w: jnp.full_like(p, 0 if w is None else self.l2)
-        return jax.tree.map(one, params, self.chosen(params), is_leaf=lambda leaf: leaf is None)
+        curvature = lambda p, w: jnp.full_like(p, 0 if w is None else self.l2)
+        return jax.tree.map(curvature, params, self.chosen(params), is_leaf=lambda leaf: leaf is None)
 
     def chosen(self, params: PyTree) -> PyTree:
         """params with None in place of what is not matched. Raises InputError where nothing is."""

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: machine, versions, commit, command."""
+"""The facts behind a run or a figure: machine, versions, commit, command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxbp.core import PyTree
 
 
 def machine() -> dict[str, Any]:
-    """Device, processor, cores, Python and package versions; what a figure or a bit-exact run depends on."""
+    """Device, threads, Python and package versions: all that a figure or a bit-exact run depends on."""
     device = jax.devices()[0]
     return {
         "device": device.device_kind if device.platform != "cpu" else processor(),
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """machine() and when, by which command, from which commit."""
+    """machine(), and the date, the command and the commit."""
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {"date": date, "command": sys.argv, "commit": commit(), **machine()}
 
@@ -40,7 +40,7 @@ def header(params: PyTree) -> str:
     """The first line of a run: device, threads, precision and number of parameters."""
     leaves = jax.tree.leaves(params)
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
-    precision = jax.config.jax_default_matmul_precision or "default"
+    precision = jax.config.values["jax_default_matmul_precision"] or "default"
     facts = machine()
     return (
         f"{facts['platform']} ({facts['device']}), {facts['threads']} threads, {dtypes}, matrix products in "
@@ -49,15 +49,17 @@ def header(params: PyTree) -> str:
 
 
 def processor() -> str:
-    """The processor's name as Linux gives it, else as Python does."""
+    """The processor's name from Linux's /proc/cpuinfo; elsewhere the kind of machine."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.machine()
 
 
 def threads() -> int:
-    """The threads that XLA computes with on the CPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """The number of threads that XLA computes with on the CPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or cores)
 
 
@@ -71,9 +73,11 @@ def installed(name: str) -> str:
 
 def commit() -> str:
     """The commit of the code that runs, with '+changes' where the tree is not clean; 'none' outside a repository."""
-    git = lambda *words: subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
-    ).stdout.strip()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):

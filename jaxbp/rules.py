@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxbp.core import Layer, PyTree, Shared, add, label
 from jaxbp.errors import InputError
-from jaxbp.factors import Factors
+from jaxbp.factors import Factors, tree_map
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,27 @@ def _delta(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyT
 
 def _example_gradients(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
     if layer.couples_batch:
-        raise InputError(f"there are no per-example gradients through '{label(layer)}': it couples a batch's examples")
+        raise InputError(f"per-example gradients are undefined here: '{label(layer)}' mixes the examples of a batch")
     is_shared = lambda node: isinstance(node, Shared)
     axes = jax.tree.map(lambda node: None if is_shared(node) else 0, cache, is_leaf=is_shared)
-    alone = jax.tree.map(lambda node: node if is_shared(node) else node[:, None], cache, is_leaf=is_shared)
-    one = lambda cache, dy: layer.backward(params, cache, dy)[1]
-    grads = jax.vmap(one, in_axes=(axes, 0))(alone, jax.tree.map(lambda d: d[:, None], dy))
+    rows = jax.tree.map(lambda node: node if is_shared(node) else node[:, None], cache, is_leaf=is_shared)
+    dy_rows = jax.tree.map(lambda d: d[:, None], dy)  # each example a batch of one
+    gradients = lambda cache, dy: layer.backward(params, cache, dy)[1]
+    grads = jax.vmap(gradients, in_axes=(axes, 0))(rows, dy_rows)
     return layer.backward(params, cache, dy)[0], grads
 
 
 def _factors(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-    known = layer.factors(params, cache, dy)
-    others = sorted(set(params) - set(known))
-    dx, grads = (_example_gradients if others or layer.couples_batch else _gradient)(layer, params, cache, dy)
+    factors = layer.factors(params, cache, dy)
+    others = sorted(set(params) - set(factors))
+    take = _example_gradients if others or layer.couples_batch else _gradient
+    dx, grads = take(layer, params, cache, dy)
     own = {name: grads[name].reshape(len(grads[name]), 1, -1) for name in others}  # each example's gradient, times one
-    return dx, known | {name: Factors(jnp.ones_like(g[..., :1]), g) for name, g in own.items()}
+    return dx, factors | {name: Factors(jnp.ones_like(g[..., :1]), g) for name, g in own.items()}
 
 
 def _concatenate(factors: PyTree, other: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: a.joined(b), factors, other, is_leaf=lambda node: isinstance(node, Factors))
+    return tree_map(lambda a, b: a.concatenated(b), factors, other)
 
 
 gradient = Rule(_gradient, merge=add)

@@ -1,4 +1,4 @@
-"""Typed: a frozen dataclass that checks its fields' types and ranges when it is made. The base of all in a config.
+"""Typed: the base class of every config dataclass. It checks its fields' types and ranges when it is made.
 
 A range stands in the annotation: `rate: Fraction`, `epochs: Count`, `width: Annotated[float, Range(0, 9)]`.
 """
@@ -35,10 +35,10 @@ class Range:
 
 @dataclass(frozen=True)
 class RegularExpression:
-    """The texts that are one."""
+    """The texts that are a regular expression."""
 
     def holds(self, value: str) -> bool:
-        """Whether the text is one."""
+        """Whether the text is a regular expression."""
         try:
             re.compile(value)
         except re.error:
@@ -90,7 +90,7 @@ def fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(fits(item, get_args(kind)[0]) for item in value)
     if get_args(kind):  # a union
-        return any(fits(value, one) for one in get_args(kind))
+        return any(fits(value, member) for member in get_args(kind))
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
@@ -106,6 +106,6 @@ def spell(kind: Any) -> str:
         plural = spell(get_args(kind)[0]).replace("an integer", "integers").replace("a text", "texts")
         return f"{plural} separated by commas"
     if get_args(kind):
-        return " or ".join(spell(one) for one in get_args(kind))
+        return " or ".join(spell(member) for member in get_args(kind))
     names = {int: "an integer", float: "a finite number", bool: "True or False", str: "a text", NoneType: "None"}
     return names.get(kind, getattr(kind, "__name__", str(kind)))

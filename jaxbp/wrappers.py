@@ -1,7 +1,9 @@
-"""Layers around a layer, for what no cache keeps. `map_leaves` wraps every leaf; no number and no name changes.
+"""Layers around a layer, for what no cache keeps. With `map_leaves` every leaf of a model is wrapped.
 
 Keep    its cache also holds the input, the output and the context
-Shift   a parameter is added to the output: its gradient is the delta there
+Shift   adds a parameter to the output: the parameter's gradient is the delta there
+
+A wrapped model computes the same numbers. Keep leaves the parameters and their names as they are.
 """
 
 from __future__ import annotations
@@ -30,18 +32,18 @@ class Kept:
 
 @dataclass(frozen=True)
 class Wrapper(Layer):
-    """A layer around another, under the same name."""
+    """A layer around another one, under the same name."""
 
     inner: Layer
 
     @property
     def label(self) -> str:
-        """The name of the layer inside, so that parameter paths stay as they are."""
+        """The name of the layer inside, so that parameter paths do not change."""
         return label(self.inner)
 
     @property
     def couples_batch(self) -> bool:
-        """As the layer inside."""
+        """Whether the layer inside does."""
         return self.inner.couples_batch
 
     def init_state(self, spec: PyTree) -> PyTree:
@@ -77,7 +79,10 @@ class Keep(Wrapper):
 
 @dataclass(frozen=True)
 class Shift(Wrapper):
-    """y = inner(x) + shift, params {"inner", "shift"}: dshift = dy. No layer for models: the shift is of one batch."""
+    """y = inner(x) + shift, with params {"inner", "shift"} and dshift = dy.
+
+    The shift has the shape of one batch's output: it serves an analysis of that batch, not a model.
+    """
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         return {"inner": self.inner.init(key, spec), "shift": jnp.zeros(output_spec(self.inner, spec).shape)}

@@ -1,13 +1,13 @@
-"""Gradient functions as people write them, right, and each with one line rewritten the way it goes wrong.
+"""Gradient functions as people write them: right ones, and each with one line rewritten the way it goes wrong.
 
-The layers' corpus tampers with arrays (proofs/faults.py); this one tampers with source text: a rewrite is (line,
-what it becomes, cause, a leaf whose gradient it spoils).
+The layers' corpus (proofs/faults.py) tampers with arrays, this one with source text. A rewrite is (line, what it
+becomes, cause, a leaf whose gradient it spoils).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -34,8 +34,9 @@ class Planted:
         """(loss, gradient), the gradient rewritten."""
         text = self.source
         if rewrite is not None:
-            assert text.count(rewrite[0]) == 1, f"{self.name}: '{rewrite[0]}' stands {text.count(rewrite[0])} times"
-            text = text.replace(rewrite[0], rewrite[1])
+            line, becomes, _, _ = rewrite
+            assert text.count(line) == 1, f"{self.name}: '{line}' occurs {text.count(line)} times"
+            text = text.replace(line, becomes)
         space: dict = {"jax": jax, "jnp": jnp}
         exec(compile(text, f"{self.name}.py", "exec"), space)
         return space["loss"], space["gradient"]
@@ -349,8 +350,3 @@ def gradient(p, ids, y):
 )
 
 ALL = (MLP, SOFTMAX, RNN, LSTM, CONVOLUTION, EMBEDDING)
-
-
-def rewritten() -> Iterator[tuple[Planted, Rewrite]]:
-    """Every function with every rewrite of it."""
-    return ((planted, rewrite) for planted in ALL for rewrite in planted.rewrites)

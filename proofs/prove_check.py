@@ -2,13 +2,13 @@
 
     python -m proofs.prove_check [--only=WORD]
 
-Prints, for each cause, how many faults were planted, how many change nothing, how many of the others were caught with
-their leaf named and no other blamed, and how often the cause named is the one planted; a tenth, kept out of the making
-of the diagnosis, apart.
+Prints for each cause how many faults were planted, how many of them change nothing, how many of the others were caught
+(their leaf named and no other blamed), how many have the planted cause among those named, and how many have it first.
+A tenth of the faults, kept out of the making of the diagnosis, has a table of its own.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import jax
@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from jaxbp.check.diagnosis.explain import Evidence, explain, moves
-from jaxbp.check.judge import judge
+from jaxbp.check.diagnosis.explain import Evidence, explain
+from jaxbp.check.diagnosis.simulation import Simulation
+from jaxbp.check.judge import Measurement, judge
+from jaxbp.check.leaves import Arrays, Measured
 from jaxbp.check.problem import Problem, gradient_problem, layer_problem
-from jaxbp.check.program import Pass, Program
+from jaxbp.check.program import Program
 from jaxbp.check.report import Cause
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.core import Case, Context, layer_types
@@ -75,94 +77,90 @@ def problem_of(case: Case, rows: int = 5) -> Problem:
 def outcomes(name: str, problem: Problem) -> list[Outcome]:
     """Every fault of one subject; the right backward that they tamper with is compiled once."""
     problem = replace(problem, pullback=jax.jit(problem.pullback))
-    return judged(name, problem, [(fault, fault.pullback, fault.held_out(name)) for fault in faults(problem)])
+    return _judged(name, problem, [(fault, fault.held_out(name)) for fault in faults(problem)])
 
 
 def rewritten(planted: Planted) -> list[Outcome]:
     """Every rewrite of a gradient function."""
     loss, gradient = planted.functions()
-    problem, ones = gradient_problem(gradient, loss, *planted.inputs()), []
+    problem = gradient_problem(gradient, loss, *planted.inputs())
+    rewrites = []
     for rewrite in planted.rewrites:
+        _, becomes, cause, path = rewrite
         _, wrong = planted.functions(rewrite)
         pullback = gradient_problem(wrong, loss, *planted.inputs()).pullback
-        ones.append((Fault(rewrite[2], rewrite[1], rewrite[3], pullback), pullback, planted.held_out(rewrite)))
-    return judged(planted.name, problem, ones, alone=False)
+        rewrites.append((Fault(cause, becomes, path, pullback), planted.held_out(rewrite)))
+    return _judged(planted.name, problem, rewrites, single=False)
 
 
-def judged(
-    name: str, problem: Problem, planted: list[tuple[Fault, Callable, bool]], alone: bool = True
-) -> list[Outcome]:
-    """What the check says of each wrong backward; what it must know of the right one is computed once."""
+def _judged(name: str, problem: Problem, planted: list[tuple[Fault, bool]], single: bool = True) -> list[Outcome]:
+    """What the check says of each (fault, held out); what it must know of the right backward is computed once."""
     run = Program(problem)
-    here, elsewhere = run(), moves(problem)
-    truths = [run(leaves).truth for _, leaves in elsewhere]
-    found, predictions = [], None
-    for fault, pullback, held_out in planted:
-        hand = jax.device_get(pullback(problem.leaves, problem.dy))
-        moved = [jax.device_get(pullback(leaves, problem.dy)) for _, leaves in elsewhere]
-        order = iter(zip(moved, truths, strict=True))
-        evidence = Evidence(problem, hand, here.truth, FLOAT64_TOLERANCE, lambda _, order=order: next(order))
-        if predictions is None:
-            predictions = evidence.predictions
-        evidence.__dict__["predictions"] = predictions
-        found.append(outcome(name, problem, fault, hand, here, evidence, held_out, alone))
-    return found
+    simulation = Simulation(problem)
+    return [_outcome(name, fault, held_out, run, simulation, single) for fault, held_out in planted]
 
 
-def outcome(
-    name: str, problem: Problem, fault: Fault, hand: dict, here: Pass, evidence: Evidence, held_out: bool, alone: bool
-) -> Outcome:
-    """One fault judged. alone: it spoils one leaf (or swaps two), so no other may be blamed."""
-    leaves = judge(problem, here._replace(hand=hand), here.truth, None, FLOAT64_TOLERANCE)
-    blamed = {leaf.path for leaf in leaves if not leaf.passed}
-    partner = fault.name.removeprefix("swapped with ") if fault.cause is Cause.SWAPPED and alone else fault.path
-    equal = lambda a, b: a is not None and a.shape == b.shape and float(np.max(np.abs(a - b), initial=0)) <= 1e-12
-    equivalent = all(equal(hand[path], here.truth[path]) for path in here.truth)
+def _outcome(name: str, fault: Fault, held_out: bool, run: Program, simulation: Simulation, single: bool) -> Outcome:
+    """One fault judged. single: it spoils one leaf (or swaps two), so no other may be blamed."""
+    problem = run.problem
+    evaluate = lambda leaves: (jax.device_get(fault.pullback(leaves, problem.dy)), run(leaves).truth)
+    hand, truth = evaluate(problem.leaves)
+    leaves = judge(Measurement(problem, hand, truth, {}, FLOAT64_TOLERANCE))
+    evidence = Evidence(simulation, hand, truth, FLOAT64_TOLERANCE, evaluate)
     causes = [e.cause.value for leaf in leaves if leaf.path == fault.path for e in explain(leaf, evidence).causes]
-    caught = fault.path in blamed and (not alone or blamed <= {fault.path, partner})
-    return Outcome(name, fault.path, fault.name, fault.cause.value, equivalent, caught, tuple(causes), held_out)
+    blamed = {leaf.path for leaf in leaves if not leaf.passed}
+    caught = fault.path in blamed and (not single or blamed <= fault.spoiled)
+    same = equivalent(hand, truth)
+    return Outcome(name, fault.path, fault.name, fault.cause.value, same, caught, tuple(causes), held_out)
 
 
-def summary(found: list[Outcome]) -> list[str]:
+def equivalent(hand: Measured, truth: Arrays) -> bool:
+    """Whether a wrong backward gives the right numbers here."""
+    near = lambda g, right: g.shape == right.shape and float(np.max(np.abs(g - right), initial=0)) <= 1e-12
+    return all(g is not None and near(g, truth[path]) for path, g in hand.items())
+
+
+def summary(outcomes: list[Outcome]) -> list[str]:
     """One row a cause."""
     groups = defaultdict(list)
-    for one in found:
-        groups[one.planted].append(one)
+    for outcome in outcomes:
+        groups[outcome.planted].append(outcome)
     columns = ("planted", "equivalent", "caught", "named", "first")
     rows = [f"{'cause':48s}" + "".join(f"{name:>12s}" for name in columns)]
-    for cause, ones in [*sorted(groups.items()), ("all", found)]:
-        real = [one for one in ones if not one.equivalent]
-        first = sum(one.causes[:1] == (one.planted,) for one in real)
-        counts = (len(ones), len(ones) - len(real), sum(o.caught for o in real), sum(o.named for o in real), first)
+    for cause, group in [*sorted(groups.items()), ("all", outcomes)]:
+        real = [o for o in group if not o.equivalent]
+        first = sum(o.causes[:1] == (o.planted,) for o in real)
+        counts = (len(group), len(group) - len(real), sum(o.caught for o in real), sum(o.named for o in real), first)
         rows.append(f"{cause:48s}" + "".join(f"{n:12d}" for n in counts))
     return rows
 
 
 def main(_: list[str]) -> None:
+    everything: list[Outcome] = []
     with jax.enable_x64(True):
-        found = []
         for name, case in subjects(flags.FLAGS.only):
-            found += told(name, outcomes(name, problem_of(case)))
+            everything += _told(name, outcomes(name, problem_of(case)))
         for planted in ALL:
             if flags.FLAGS.only in planted.name:
-                found += told(f"gradient function {planted.name}", rewritten(planted))
-    kept, out = [o for o in found if not o.held_out], [o for o in found if o.held_out]
-    print("\n".join(["", "the faults that the diagnosis was made with", *summary(kept)]))
-    print("\n".join(["", "the tenth that was kept out of its making", *summary(out)]))
-    same = [o for o in found if o.equivalent]
+                everything += _told(f"gradient function {planted.name}", rewritten(planted))
+    seen = [o for o in everything if not o.held_out]
+    held_out = [o for o in everything if o.held_out]
+    print("\n".join(["", "the faults that the diagnosis was made with", *summary(seen)]))
+    print("\n".join(["", "the tenth that was kept out of its making", *summary(held_out)]))
+    same = [o for o in everything if o.equivalent]
     names = "; ".join(f"{o.subject} {o.path} {o.fault}" for o in same)
-    print(f"\n{len(same)} of {len(found)} change nothing: {names}")
+    print(f"\n{len(same)} of {len(everything)} change nothing: {names}")
 
 
-def told(name: str, ones: list[Outcome]) -> list[Outcome]:
-    """The subject's line, and what went wrong with it."""
-    lost = [o for o in ones if not o.equivalent and not (o.caught and o.named)]
-    print(f"{name}: {len(ones)} faults, {len(lost)} not caught or not named", flush=True)
+def _told(name: str, outcomes: list[Outcome]) -> list[Outcome]:
+    """Prints the subject's line, and what went wrong with it."""
+    lost = [o for o in outcomes if not o.equivalent and not (o.caught and o.named)]
+    print(f"{name}: {len(outcomes)} faults, {len(lost)} not caught or not named", flush=True)
     for o in lost:
         names = ", ".join(dict.fromkeys(o.causes)) or "nothing"
         hidden = "held out" if o.held_out else f"planted '{o.planted}', caught {o.caught}, named {names}"
         print(f"    {o.path} {o.fault if not o.held_out else ''}: {hidden}")
-    return ones
+    return outcomes
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Measures a suite: python scripts/bench.py --suite=dense [--runs=5] [--json=FILE]
 
-Hand-written against jax.grad of the same forward, in one process, interleaved A B A B; a run's figure is the minimum of
-its repeats, and what is printed is the median over the runs. Ratios above 1 favour the hand-written form. A suite is a
-file bench/suites/NAME.py with a function cases() that yields Race objects.
+Hand-written against jax.grad of the same forward, in one process, interleaved A B A B. A run's figure is the minimum of
+its repeats; the median over the runs is printed. Ratios above 1 favour the hand-written form. A suite is a file
+bench/suites/NAME.py with a function cases() that yields Race objects.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from bench.race import measure, show  # noqa: E402  of the clone, which is not installed
 
-flags.DEFINE_string("suite", "dense", "which suite")
+flags.DEFINE_string("suite", "dense", "name of a file in bench/suites")
 flags.DEFINE_string("json", None, "also write machine and rows to this file")
-flags.DEFINE_integer("runs", 5, "runs whose median is reported", lower_bound=1)
+flags.DEFINE_integer("runs", 5, "number of runs whose median is reported", lower_bound=1)
 
 
 def main(words: list[str]) -> int:

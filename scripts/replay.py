@@ -1,4 +1,4 @@
-"""Runs the step again at which a run stopped because something was not finite: python scripts/replay.py --run=FOLDER"""
+"""Repeats the step at which a run stopped because something was not finite: python scripts/replay.py --run=FOLDER"""
 
 from pathlib import Path
 

@@ -14,10 +14,10 @@ from jaxbp.train.run import load
 from jaxbp.train.sample import sample
 
 flags.DEFINE_string("run", "runs/charlm", "the run folder")
-flags.DEFINE_string("prompt", "\n", "how the text begins")
+flags.DEFINE_string("prompt", "\n", "the beginning of the text")
 flags.DEFINE_integer("length", 1000, "characters", lower_bound=1)
 flags.DEFINE_float(
-    "temperature", 0.8, "below 1 likelier characters, above 1 stranger ones; 0 the likeliest each time", lower_bound=0
+    "temperature", 0.8, "below 1 favours likely characters, above 1 unlikely ones; 0 takes the likeliest", lower_bound=0
 )
 flags.DEFINE_integer("seed", 0, "of the draws", lower_bound=0)
 
@@ -25,14 +25,14 @@ flags.DEFINE_integer("seed", 0, "of the draws", lower_bound=0)
 def main(words: list[str]) -> int:
     if words:
         raise unknown("option", words[0], ["--run", "--prompt", "--length", "--temperature", "--seed"])
-    given = flags.FLAGS
-    loaded = load(given.run)
-    if not loaded.classes or any(len(name) != 1 for name in loaded.classes):
-        raise InputError(f"{given.run} is not a run on text by characters")
-    text = given.prompt + sample(
-        loaded.model, loaded.params, loaded.classes, given.prompt, given.length, given.temperature, given.seed
+    options = flags.FLAGS
+    run = load(options.run)
+    if not run.classes or any(len(name) != 1 for name in run.classes):
+        raise InputError(f"{options.run} is not a run on text by characters")
+    text = options.prompt + sample(
+        run.model, run.params, run.classes, options.prompt, options.length, options.temperature, options.seed
     )
-    write_whole(Path(given.run) / "sample.txt", text.encode())
+    write_whole(Path(options.run) / "sample.txt", text.encode())
     print(text)
     return 0
 

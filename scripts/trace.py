@@ -2,8 +2,8 @@
 
     python scripts/trace.py --config=FILE [--examples=N] [--json=FILE] [--npz=FILE] [--config.KEY=VALUE ...]
 
-Outputs, deltas, parameters and gradients by name, the derivatives by hand and by jax.grad. Of the config's initial
-weights and its first training examples, in float64; the files hold all numbers.
+The table has outputs, deltas, parameters and gradients by name, and every derivative twice: by hand and by jax.grad.
+It is made in float64 from the config's initial weights and its first training examples. The files hold all numbers.
 """
 
 from pathlib import Path
@@ -26,14 +26,15 @@ flags.DEFINE_string("npz", None, "also write the arrays to this file")
 
 def main(words: list[str]) -> int:
     config = cli.config(words)
-    splits, model = config.data.load(), config.model.build()
+    splits = config.data.load()
+    model = config.model.build()
     check_fit(config, model, splits)
-    part = splits.train.take(slice(flags.FLAGS.examples))
-    key, spec = jax.random.key(config.run.seed), batch_spec(splits, len(part))
-    weight = part.counting() / part.counting().sum()
+    batch = splits.train.batch(slice(flags.FLAGS.examples))
+    spec = batch_spec(splits, len(batch["x"]))
+    key = jax.random.key(config.run.seed)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        batch = cast({"x": jnp.asarray(part.x), "y": jnp.asarray(part.y), "weight": jnp.asarray(weight)}, jnp.float64)
         params, state = cast((model.init(key, spec), model.init_state(spec)), jnp.float64)
+        batch = cast(jax.tree.map(jnp.asarray, batch), jnp.float64)
         table = record(model, config.loss, params, batch, Context(key, state))
     print(table)
     if flags.FLAGS.json:

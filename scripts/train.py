@@ -9,9 +9,9 @@ from jaxbp.train.cross_validate import cross_validate
 from jaxbp.train.loop import NotFinite, train
 
 flags.DEFINE_string("config", "configs/digits_mlp.py", "the experiment")
-flags.DEFINE_string("workdir", None, "the run folder; default runs/NAME of the config; a run that is there goes on")
+flags.DEFINE_string("workdir", None, "the run folder, runs/NAME of the config by default; a run in it is resumed")
 flags.DEFINE_integer("folds", None, "cross-validate in this many folds, each a run of its own", lower_bound=2)
-flags.DEFINE_bool("fresh", False, "start over, and take away the run that is in the folder")
+flags.DEFINE_bool("fresh", False, "delete the run in the folder and start over")
 
 
 def main(words: list[str]) -> int:
@@ -30,9 +30,10 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def show_folds(found: dict[str, float], folds: int) -> int:
-    name = "accuracy" if "test_accuracy_mean" in found else "loss"
-    mean, deviation = found[f"test_{name}_mean"], found[f"test_{name}_stdev"]
+def show_folds(figures: dict[str, float], folds: int) -> int:
+    name = "accuracy" if "test_accuracy_mean" in figures else "loss"
+    mean = figures[f"test_{name}_mean"]
+    deviation = figures[f"test_{name}_stdev"]
     print(f"cross-validated {name} {mean:.4f} (standard deviation {deviation:.4f} over {folds} folds)")
     return 0
 

@@ -1,1 +1,1 @@
-"""The suites, one a file: a function cases() that yields the races."""
+"""The suites, one a file with a function cases() that yields the races."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from bench.race import Race
+from bench.race import Race, Run
 from bench.training_race import looped, race, stepwise
 from jaxbp import Context, value_and_grad
 from jaxbp.backprop import Result
@@ -41,7 +42,7 @@ def cases() -> Iterator[Race]:
 
 
 def data(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Made images and labels of MNIST's size."""
+    """Random images and labels of MNIST's size."""
     random = np.random.default_rng(0)
     return random.random((count, 28, 28, 1), np.float32), random.integers(0, 10, count).astype(np.int32)
 
@@ -73,8 +74,8 @@ def by_grad(forward: Callable) -> Callable[..., Result]:
     """jax.value_and_grad of a forward with softmax cross-entropy, in the form of our own."""
 
     def value(params: dict, batch: dict) -> jax.Array:
-        each = optax.softmax_cross_entropy_with_integer_labels(forward(params, batch["x"]), batch["y"])
-        return jnp.sum(each * batch["weight"])
+        items = optax.softmax_cross_entropy_with_integer_labels(forward(params, batch["x"]), batch["y"])
+        return jnp.sum(items * batch["weight"])
 
     def run(params: dict, batch: dict, ctx: Context) -> Result:
         return Result(*jax.value_and_grad(value)(params, batch), ctx.state, None)
@@ -104,7 +105,7 @@ def flax_network() -> tuple[Callable, dict]:
 
 
 def torch_steps(rows: int) -> Callable[[int], None]:
-    """Runs so many training steps. NCHW: channels_last took as long here."""
+    """Runs a number of training steps. NCHW: channels_last took as long here."""
     import torch
 
     torch.set_num_threads(threads())
@@ -123,12 +124,13 @@ def torch_steps(rows: int) -> Callable[[int], None]:
     )
     optimizer, loss = torch.optim.SGD(net.parameters(), RATE, fused=True), nn.CrossEntropyLoss()
     x, y = data(rows)
-    x, y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(y).long()
+    images = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+    labels = torch.from_numpy(y).long()
 
     def run(count: int) -> None:
         for _ in range(count):
             optimizer.zero_grad()
-            loss(net(x), y).backward()
+            loss(net(images), labels).backward()
             optimizer.step()
 
     return run
@@ -141,23 +143,21 @@ def networks(rows: int) -> dict[str, tuple[Callable, State]]:
     """name: (training step, state)."""
     optimizer = optax.sgd(RATE)
     ours = initial_state(MODEL, optimizer, SPEC(rows), 0)
-    theirs = lambda params: State(
-        ours.step, params, optimizer.init(params), {}, ours.key, *(jnp.zeros(()),) * 2, jnp.array(True)
-    )
-    found = {
+    theirs = lambda params: replace(ours, params=params, optimizer=optimizer.init(params), model={})
+    gradients = {
         "hand": (value_and_grad(MODEL, LOSS), ours),
         "autodiff": (by_grad(plain), theirs(plain_params())),
         "jax.grad of our forward": (autodiff(MODEL, LOSS), ours),
     }
     try:
         forward, params = flax_network()
-        found["flax"] = by_grad(forward), theirs(params)
+        gradients["flax"] = by_grad(forward), theirs(params)
     except ModuleNotFoundError:
         warnings.warn("flax is not installed: that peer is left out", stacklevel=1)
-    return {name: (make_step(gradient, optimizer), state) for name, (gradient, state) in found.items()}
+    return {name: (make_step(gradient, optimizer), state) for name, (gradient, state) in gradients.items()}
 
 
-def torch_peer(rows: int, count: int) -> dict[str, Callable[[], None]]:
+def torch_peer(rows: int, count: int) -> dict[str, Run]:
     try:
         return {"torch": partial(torch_steps(rows), count)}
     except ModuleNotFoundError:
@@ -169,26 +169,27 @@ def one_step(rows: int) -> Race:
     """A jit call for every step, the state donated."""
     x, y = data(rows)
     batch = {"x": jnp.asarray(x), "y": jnp.asarray(y), "mask": jnp.ones(rows)}
-    made = {name: stepwise(*network, batch) for name, network in networks(rows).items()}
-    return race(f"mnist_cnn step, batch {rows}", made, torch_peer(rows, 1), repeats=20, peer_repeats=10)
+    timed = {name: stepwise(*network, batch) for name, network in networks(rows).items()}
+    return race(f"mnist_cnn step, batch {rows}", timed, torch_peer(rows, 1), repeats=20, peer_repeats=10)
 
 
 def loop(rows: int) -> Race:
     """The training loop's compiled program: many steps a call."""
     order, mask = (jnp.asarray(a) for a in epoch_order(0, 0, STEPS * rows, rows))
-    feed = Feed(*(jnp.asarray(a) for a in data(STEPS * rows)), order, mask)
-    found = networks(rows)
-    made = {name: looped(*found[name], feed, STEPS) for name in ("hand", "autodiff")}
-    return race(f"mnist_cnn loop of {STEPS}, batch {rows}", made, {}, repeats=3)
+    x, y = (jnp.asarray(a) for a in data(STEPS * rows))
+    steps = networks(rows)
+    timed = {name: looped(*steps[name], Feed(x, y, order, mask), STEPS) for name in ("hand", "autodiff")}
+    return race(f"mnist_cnn loop of {STEPS}, batch {rows}", timed, {}, repeats=3)
 
 
 def epoch(rows: int) -> Race:
     """12,800 images: ours inside the loop, the others with a call each step, which is their best form."""
     order, mask = (jnp.asarray(a) for a in epoch_order(0, 0, EXAMPLES, rows))
-    feed = Feed(*(jnp.asarray(a) for a in data(EXAMPLES)), order, mask)
-    found, batch = networks(rows), feed.batch(jnp.int32(0))
-    made = {
-        "hand": looped(*found["hand"], feed, len(order)),
-        "autodiff": stepwise(*found["autodiff"], batch, len(order)),
+    x, y = (jnp.asarray(a) for a in data(EXAMPLES))
+    feed = Feed(x, y, order, mask)
+    steps = networks(rows)
+    timed = {
+        "hand": looped(*steps["hand"], feed, len(order)),
+        "autodiff": stepwise(*steps["autodiff"], feed.batch(jnp.int32(0)), len(order)),
     }
-    return race(f"mnist_cnn epoch of {EXAMPLES:,}, batch {rows}", made, torch_peer(rows, len(order)), repeats=1)
+    return race(f"mnist_cnn epoch of {EXAMPLES:,}, batch {rows}", timed, torch_peer(rows, len(order)), repeats=1)

@@ -2,8 +2,8 @@
 
 Autodiff is jax.vjp of a user's forward: for a convolution one lax.conv_general_dilated and a bias, for pooling one
 lax.reduce_window, for a normalization the layer's own (and beside it the plain formula); same inputs. The delta
-is made of the output, as in training, so that no backward pass starts before the forward pass ends. In the loop a step
-takes another batch and its gradients change the weights, so that nothing is hoisted.
+depends on the output, as in training, so that no backward pass starts before the forward pass ends. In the loop every
+step takes another batch and its gradients change the weights, so that nothing is hoisted.
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ def by_autodiff(forward: Callable) -> Callable:
     return run
 
 
-def loop(both: Callable) -> Callable:
+def loop(forward_backward: Callable) -> Callable:
     """STEPS steps in one program, each on its own batch and with the weights that the last one left."""
 
     def run(params: dict, xs: jax.Array, dys: jax.Array) -> tuple:
         def step(params: dict, batch: tuple) -> tuple:
-            y, dx, grads = both(params, *batch)
+            y, dx, grads = forward_backward(params, *batch)
             return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads), (y, dx)
 
         return lax.scan(step, params, (xs, dys))
@@ -148,12 +148,9 @@ def cases() -> Iterator[Race]:
         forms = {"hand": by_hand(layer, shape), "autodiff": by_autodiff(user_forward(layer, shape))}
         if isinstance(layer, BatchNormReLU | LayerNorm):
             forms["jax.grad of the formula"] = by_autodiff(formula(layer))
-        theirs = params | {"w": jnp.moveaxis(params["w"], 0, -1)} if isinstance(layer, Conv) else params
-        yield compiled(f"{name}, step", given(forms, params, theirs, x[0], dy[0]), repeats=10, peer_repeats=10)
-        loops = {name: loop(form) for name, form in forms.items()}
-        yield compiled(f"{name}, loop of {STEPS}", given(loops, params, theirs, x, dy), repeats=1)
-
-
-def given(forms: dict[str, Callable], params: dict, theirs: dict, *arguments: jax.Array) -> dict[str, tuple]:
-    """Each form with its own parameters and the same arguments."""
-    return {name: (form, (params if name == "hand" else theirs, *arguments)) for name, form in forms.items()}
+        plain_params = params | {"w": jnp.moveaxis(params["w"], 0, -1)} if isinstance(layer, Conv) else params
+        own_params = {form: params if form == "hand" else plain_params for form in forms}
+        steps = {form: (function, (own_params[form], x[0], dy[0])) for form, function in forms.items()}
+        yield compiled(f"{name}, step", steps, repeats=10, peer_repeats=10)
+        loops = {form: (loop(function), (own_params[form], x, dy)) for form, function in forms.items()}
+        yield compiled(f"{name}, loop of {STEPS}", loops, repeats=1)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.race import Race
+from bench.race import Race, Run
+from bench.training_race import Timed, looped, race, stepwise
 from jaxbp import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.data import epoch_order
 from jaxbp.losses import Loss, SoftmaxCrossEntropy, SquaredError
 from jaxbp.machine import threads
 from jaxbp.models import MLP
-from jaxbp.train.step import Feed, initial_state, make_program, make_step
+from jaxbp.train.step import Feed, State, initial_state, make_step
 
 EXAMPLES = 60_000
 NIELSEN = MLP(outputs=10, hidden=(30,), activation="sigmoid", output_activation="sigmoid")
@@ -29,23 +29,6 @@ NETS = {  # name: (model, loss, batch size, steps in a loop)
 }
 
 
-def data(loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-    """Made images and labels (one-hot for squared error) of MNIST's size."""
-    random = np.random.default_rng(0)
-    x = random.random((EXAMPLES, 784), np.float32)
-    y = random.integers(0, 10, EXAMPLES).astype(np.int32)
-    return x, np.eye(10, dtype=np.float32)[y] if isinstance(loss, SquaredError) else y
-
-
-def steps(name: str) -> tuple[Callable, Callable, object]:
-    """(hand-written step, autodiff step, make a state) of a net."""
-    config, loss, batch_size, _ = NETS[name]
-    model, optimizer = config.build(), optax.sgd(0.1)
-    hand, auto = (make_step(gradient(model, loss), optimizer) for gradient in (value_and_grad, autodiff))
-    first = initial_state(model, optimizer, jax.ShapeDtypeStruct((batch_size, 784), jnp.float32), 0)
-    return hand, auto, lambda: jax.tree.map(jnp.copy, first)
-
-
 def cases() -> Iterator[Race]:
     for name in NETS:
         yield one_step(name)
@@ -53,51 +36,60 @@ def cases() -> Iterator[Race]:
     yield epoch()
 
 
+def data(loss: Loss) -> tuple[np.ndarray, np.ndarray]:
+    """Random images and labels (one-hot for squared error) of MNIST's size."""
+    random = np.random.default_rng(0)
+    x = random.random((EXAMPLES, 784), np.float32)
+    y = random.integers(0, 10, EXAMPLES).astype(np.int32)
+    return x, np.eye(10, dtype=np.float32)[y] if isinstance(loss, SquaredError) else y
+
+
+def networks(name: str) -> tuple[dict[str, Callable], State]:
+    """-> ({"hand", "autodiff"}: training step, their first state) of a net."""
+    config, loss, batch_size, _ = NETS[name]
+    model, optimizer = config.build(), optax.sgd(0.1)
+    gradients = {"hand": value_and_grad(model, loss), "autodiff": autodiff(model, loss)}
+    state = initial_state(model, optimizer, jax.ShapeDtypeStruct((batch_size, 784), jnp.float32), 0)
+    return {form: make_step(gradient, optimizer) for form, gradient in gradients.items()}, state
+
+
 def one_step(name: str) -> Race:
     """A jit call for every step, the state donated."""
-    *both, make_state = steps(name)
     _, loss, batch_size, _ = NETS[name]
     x, y = (jnp.asarray(a[:batch_size]) for a in data(loss))
     batch = {"x": x, "y": y, "mask": jnp.ones(batch_size)}
-    compiled = [jax.jit(step, donate_argnums=0).lower(make_state(), batch).compile() for step in both]
     calls = 200 if batch_size == 10 else 5
-
-    def run(step: Callable) -> None:
-        state = make_state()
-        for _ in range(calls):
-            state = step(state, batch)
-        jax.block_until_ready(state)
-
-    hand, auto = (partial(run, step) for step in compiled)
-    return Race(f"{name} step x {calls}", hand, auto, temp_bytes(compiled))
+    steps, state = networks(name)
+    timed = {form: stepwise(step, state, batch, calls) for form, step in steps.items()}
+    return race(f"{name} step x {calls}", timed, {})
 
 
-def loop(name: str, whole_epoch: bool = False) -> Race:
+def loop(name: str) -> Race:
     """The training loop's compiled program: many steps a call, batches gathered on the device."""
-    *both, make_state = steps(name)
-    _, loss, batch_size, count = NETS[name]
-    order, mask = (jnp.asarray(a) for a in epoch_order(0, 0, EXAMPLES, batch_size))
-    count = len(order) if whole_epoch else count
-    feed = Feed(*(jnp.asarray(a) for a in data(loss)), order, mask)
-    arguments = (feed, jnp.int32(0), jnp.int32(count))
-    compiled = [make_program(step).lower(make_state(), *arguments).compile() for step in both]
-    run = lambda program: jax.block_until_ready(program(make_state(), *arguments))
-    hand, auto = (partial(run, program) for program in compiled)
-    return Race(f"{name} loop of {count}", hand, auto, temp_bytes(compiled))
+    count = NETS[name][-1]
+    return race(f"{name} loop of {count}", looped_forms(name, count), {})
 
 
 def epoch() -> Race:
     """One epoch of 784-30-10 at batch 10, against PyTorch's eager loop and scikit-learn's MLPClassifier."""
-    race = loop("784-30-10", whole_epoch=True)
-    peers = {"scikit-learn": sklearn_epoch()}
+    peers: dict[str, Run] = {"scikit-learn": sklearn_epoch()}
     try:
         peers |= {"torch eager": torch_epoch()}
     except ModuleNotFoundError:
         warnings.warn("torch is not installed: that peer is left out", stacklevel=1)
-    return Race("784-30-10 epoch", race.hand, race.autodiff, race.temp_bytes, peers)
+    return race("784-30-10 epoch", looped_forms("784-30-10", EXAMPLES // 10), peers)
 
 
-def torch_epoch() -> Callable[[], None]:
+def looped_forms(name: str, count: int) -> dict[str, Timed]:
+    """The forms "hand" and "autodiff", each for `count` steps inside the training loop's program."""
+    _, loss, batch_size, _ = NETS[name]
+    order, mask = (jnp.asarray(a) for a in epoch_order(0, 0, EXAMPLES, batch_size))
+    x, y = (jnp.asarray(a) for a in data(loss))
+    steps, state = networks(name)
+    return {form: looped(step, state, Feed(x, y, order, mask), count) for form, step in steps.items()}
+
+
+def torch_epoch() -> Run:
     import torch
 
     torch.set_num_threads(threads())
@@ -115,14 +107,10 @@ def torch_epoch() -> Callable[[], None]:
     return run
 
 
-def sklearn_epoch() -> Callable[[], None]:
+def sklearn_epoch() -> Run:
     from sklearn.neural_network import MLPClassifier
 
     x, y = data(SoftmaxCrossEntropy())
     net = MLPClassifier((30,), activation="logistic", solver="sgd", batch_size=10, momentum=0, alpha=0)
     net.partial_fit(x[:10], np.arange(10), classes=np.arange(10))
     return lambda: net.partial_fit(x, y)
-
-
-def temp_bytes(compiled: list) -> tuple[int, int]:
-    return tuple(program.memory_analysis().temp_size_in_bytes for program in compiled)

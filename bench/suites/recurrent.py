@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.race import Race, compiled
+from bench.race import Race, Run, compiled
 from bench.training_race import looped, race
-from jaxbp import Context, Embedding, GRUCell, LSTMCell, Recurrent, SimpleCell, shaped, value_and_grad
+from jaxbp import Context, Embedding, GRUCell, Layer, LSTMCell, Recurrent, SimpleCell, shaped, value_and_grad
 from jaxbp.check import autodiff
+from jaxbp.core import PyTree
 from jaxbp.data import Dataset, Text
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.machine import threads
@@ -48,30 +49,24 @@ def sequence(name: str, time: int, rows: int, inputs: int, features: int) -> Rac
     params = layer.init(keys[0], shaped(rows, time, inputs))
     x = jax.random.normal(keys[1], (rows, time, inputs))
     dy = jax.random.normal(keys[2], (rows, time, features))
-    peers = (
-        found(
-            {
-                "torch": lambda: torch_sequence(TORCH[name], np.asarray(x), np.asarray(dy)),
-                "flax": lambda: flax_sequence(FLAX[name], x, dy),
-            }
-        )
-        if name in TORCH
-        else {}
-    )
-    label = f"{name} T{time} N{rows} D{inputs} H{features}"
-    forms = against(layer, params, x, dy)
-    return compiled(label, forms, peers=peers, repeats=max(6, 40_000 // (time * rows)), peer_repeats=10)
+    peers: dict[str, Callable[[], Run]] = {}
+    if name in TORCH:
+        peers["torch"] = lambda: torch_sequence(TORCH[name], np.asarray(x), np.asarray(dy))
+        peers["flax"] = lambda: flax_sequence(FLAX[name], x, dy)
+    case = f"{name} T{time} N{rows} D{inputs} H{features}"
+    repeats = max(6, 40_000 // (time * rows))
+    return compiled(case, both(layer, params, x, dy), installed_peers(peers), repeats, peer_repeats=10)
 
 
-def found(peers: dict[str, Callable[[], Callable[[], None]]]) -> dict[str, Callable[[], None]]:
-    """The peers that are installed."""
-    made = {}
+def installed_peers(peers: dict[str, Callable[[], Run]]) -> dict[str, Run]:
+    """name -> what is timed, for the peers whose library is installed; peers: name -> function that makes it."""
+    installed = {}
     for name, make in peers.items():
         try:
-            made[name] = make()
+            installed[name] = make()
         except ModuleNotFoundError:
             warnings.warn(f"{name} is not installed: that peer is left out", stacklevel=1)
-    return made
+    return installed
 
 
 def embedding(vocabulary: int, features: int, count: int) -> Race:
@@ -79,41 +74,42 @@ def embedding(vocabulary: int, features: int, count: int) -> Race:
     keys = jax.random.split(jax.random.key(0), 3)
     layer, ids = Embedding(vocabulary, features), jax.random.randint(keys[1], (count, 1), 0, vocabulary)
     params = layer.init(keys[0], ids)
-    forms = against(layer, params, ids, jax.random.normal(keys[2], (count, 1, features)))
+    forms = both(layer, params, ids, jax.random.normal(keys[2], (count, 1, features)))
     return compiled(f"embedding V{vocabulary} D{features} of {count} ids", forms, repeats=200)
 
 
-def against(layer: object, params: object, x: jax.Array, dy: jax.Array) -> dict[str, tuple[Callable, tuple]]:
-    """Value, parameter gradient and, of float inputs, dx of sum(y^2 dy) / 2, both ways."""
+def both(layer: Layer, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, tuple[Callable, tuple]]:
+    """By hand and by autodiff: value, parameter gradient and, of float inputs, dx of sum(y^2 dy) / 2."""
     arguments = (0, 1) if jnp.issubdtype(x.dtype, jnp.floating) else 0
 
-    def by_hand(params: object, x: jax.Array, dy: jax.Array) -> tuple:
+    def by_hand(params: PyTree, x: jax.Array, dy: jax.Array) -> tuple:
         y, cache = layer.forward(params, x, Context())
         return jnp.vdot(y * y, dy) / 2, layer.backward(params, cache, dy * y)
 
-    def by_autodiff(params: object, x: jax.Array, dy: jax.Array) -> tuple:
+    def by_autodiff(params: PyTree, x: jax.Array, dy: jax.Array) -> tuple:
         value = lambda params, x: jnp.vdot(layer.forward(params, x, Context())[0] ** 2, dy) / 2
         return jax.value_and_grad(value, arguments)(params, x)
 
     return {"hand": (by_hand, (params, x, dy)), "autodiff": (by_autodiff, (params, x, dy))}
 
 
-def torch_sequence(kind: str, x: np.ndarray, dy: np.ndarray) -> Callable[[], None]:
+def torch_sequence(kind: str, x: np.ndarray, dy: np.ndarray) -> Run:
     import torch
 
     torch.set_num_threads(threads())
     net = getattr(torch.nn, kind)(x.shape[-1], dy.shape[-1], batch_first=True)
-    x, dy = torch.from_numpy(x.copy()).requires_grad_(), torch.from_numpy(dy.copy())
+    inputs = torch.from_numpy(x.copy()).requires_grad_()
+    weights = torch.from_numpy(dy.copy())
 
     def run() -> None:
         net.zero_grad()
-        x.grad = None
-        (torch.sum(net(x)[0] ** 2 * dy) / 2).backward()
+        inputs.grad = None
+        (torch.sum(net(inputs)[0] ** 2 * weights) / 2).backward()
 
     return run
 
 
-def flax_sequence(kind: str, x: jax.Array, dy: jax.Array) -> Callable[[], None]:
+def flax_sequence(kind: str, x: jax.Array, dy: jax.Array) -> Run:
     from flax import linen as nn
 
     net = nn.RNN(getattr(nn, kind)(dy.shape[-1]))
@@ -124,7 +120,7 @@ def flax_sequence(kind: str, x: jax.Array, dy: jax.Array) -> Callable[[], None]:
 
 
 def epoch() -> Race:
-    """Rows of text one after the other, the state carried on."""
+    """Successive rows of text, the state carried from batch to batch."""
     data, rows = TEXT.load().train, TEXT.streams
     steps = len(data) // rows
     optimizer = optax.sgd(RATE)
@@ -132,15 +128,15 @@ def epoch() -> Race:
     state = initial_state(CHARLM, optimizer, spec, 0)
     order = jnp.arange(steps * rows, dtype=jnp.int32).reshape(steps, rows)
     feed = Feed(jnp.asarray(data.x), jnp.asarray(data.y), order, jnp.ones(order.shape), jnp.asarray(data.counting()))
-    made = {
+    timed = {
         name: looped(make_step(gradient(CHARLM, LOSS), optimizer), state, feed, steps)
         for name, gradient in (("hand", value_and_grad), ("autodiff", autodiff))
     }
-    peers = found({"torch": lambda: torch_epoch(data, steps)})
-    return race(f"charlm epoch of {steps} steps", made, peers, repeats=1)
+    peers = installed_peers({"torch": lambda: torch_epoch(data, steps)})
+    return race(f"charlm epoch of {steps} steps", timed, peers, repeats=1)
 
 
-def torch_epoch(data: Dataset, steps: int) -> Callable[[], None]:
+def torch_epoch(data: Dataset, steps: int) -> Run:
     import torch
 
     torch.set_num_threads(threads())

@@ -1,1 +1,1 @@
-"""What else one backward pass tells: products with curvature matrices, and what follows from them."""
+"""What one backward pass also tells: per-example gradients, products with curvature matrices, a record of the pass."""

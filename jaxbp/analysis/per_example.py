@@ -7,11 +7,11 @@ g_n = sum_s d_ns a_ns^T, and
     |g_n|^2 = sum_st (a_ns . a_nt)(d_ns . d_nt)                                      (Goodfellow 2015, arXiv 1510.01799)
 
 so one forward pass and one reverse sweep give all norms, and g_n is formed only where that is cheaper (the factors'
-`squared_norms` decides). Layers that couple the examples of a batch are refused: there nobody's part is his own.
+`squared_norms` decides). Layers that mix the examples of a batch are refused, for there g_n is not defined.
 
 Clipping adds up c_n g_n with c_n = min(1, norm / |g_n|): the sum that differentially private training adds its noise to
-(Abadi et al. 2016, arXiv 1607.00133). The second reverse sweep has the deltas of example n times c_n; or the factors of
-the first are kept until c is known, and contracted.
+(Abadi et al. 2016, arXiv 1607.00133). c is known only after a reverse sweep. Either a second sweep follows, with the
+deltas of example n times c_n ("recomputed"), or the factors of the first sweep are kept and contracted ("kept").
 """
 
 from __future__ import annotations
@@ -22,46 +22,52 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Batch, Context, Layer, PyTree, label, leaf_layers
+from jaxbp import rules
+from jaxbp.core import Batch, Context, Layer, PyTree, dot, label, leaf_layers
 from jaxbp.errors import InputError, unknown
-from jaxbp.factors import Factors
+from jaxbp.factors import tree_map
 from jaxbp.losses import Loss
-from jaxbp.rules import factors
+
+Memory = Literal["kept", "recomputed"]
 
 
-class Swept(NamedTuple):
+class FactoredPass(NamedTuple):
     """One forward pass and one reverse sweep for the factors."""
 
     value: jax.Array
     output: PyTree
     cache: PyTree
     dy: PyTree
-    factors: PyTree  # like params, an Factors for each leaf
+    factors: PyTree  # like params, Factors for each leaf
 
 
 class Clipped(NamedTuple):
-    """The clipped gradient and what it was made of."""
+    """The clipped gradient, with the loss and the norms before clipping."""
 
-    value: jax.Array  # the loss, not clipped
+    value: jax.Array
     grads: PyTree  # like params
-    norms: jax.Array  # [N], before clipping
+    norms: jax.Array  # [N]
 
 
-def sweep(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context) -> Swept:
-    """Raises InputError where a layer couples the examples of a batch."""
-    if coupled := [label(leaf) for leaf in leaf_layers(model) if leaf.couples_batch]:
-        raise InputError(f"no example has a gradient of its own through '{coupled[0]}': it couples a batch's examples")
+def factored_pass(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context) -> FactoredPass:
+    """Raises InputError where a layer mixes the examples of a batch."""
+    for layer in leaf_layers(model):
+        if layer.couples_batch:
+            raise InputError(
+                f"per-example gradients are undefined here: '{label(layer)}' mixes the examples of a batch"
+            )
     y, cache = model.forward(params, batch["x"], ctx)
     value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
     dy = loss.backward(loss_cache)
-    return Swept(value, y, cache, dy, model.sweep(factors, params, cache, dy)[1])
+    _, factors = model.sweep(rules.factors, params, cache, dy)
+    return FactoredPass(value, y, cache, dy, factors)
 
 
 def squared_norms(model: Layer, loss: Loss) -> Callable[..., PyTree]:
     """(params, batch, ctx) -> like params, |g_n|^2 [N] of each leaf; their sum is that of the whole gradient."""
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> PyTree:
-        return each_leaf(_norms, sweep(model, loss, params, batch, ctx).factors)
+        return _squared_norms(factored_pass(model, loss, params, batch, ctx).factors)
 
     return run
 
@@ -70,8 +76,8 @@ def inner_products(model: Layer, loss: Loss) -> Callable[..., jax.Array]:
     """(params, batch, ctx) -> [N, N], g_n . g_m over all parameters."""
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> jax.Array:
-        product = lambda outer: _over_leading(outer.inner_products(), 2)
-        return sum(jax.tree.leaves(each_leaf(product, sweep(model, loss, params, batch, ctx).factors)))
+        factors = factored_pass(model, loss, params, batch, ctx).factors
+        return _tree_sum(tree_map(lambda leaf: _sum_leading(leaf.inner_products(), 2), factors))
 
     return run
 
@@ -80,49 +86,53 @@ def second_moment(model: Layer, loss: Loss) -> Callable[..., PyTree]:
     """(params, batch, ctx) -> like params, sum_n g_n^2: with weights of one, N times the empirical Fisher diagonal."""
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> PyTree:
-        squares = each_leaf(lambda outer: outer.second_moment(), sweep(model, loss, params, batch, ctx).factors)
-        return _shaped_like(params, squares)
+        factors = factored_pass(model, loss, params, batch, ctx).factors
+        return _shaped_like(params, tree_map(lambda leaf: leaf.second_moment(), factors))
 
     return run
 
 
 def clipped_gradient(
-    model: Layer, loss: Loss, norm: float, reduction: Literal["sum", "mean"], sweeps: Literal["one", "two"] = "two"
+    model: Layer, loss: Loss, norm: float, reduction: Literal["sum", "mean"], memory: Memory = "recomputed"
 ) -> Callable[..., Clipped]:
     """(params, batch, ctx) -> Clipped: each g_n cut to a norm of at most `norm`, then added up or averaged over N.
 
-    Differential privacy needs weights of one. sweeps: "two" reverse sweeps in the memory of one, or "one" whose factors
-    are kept. Raises InputError for a norm that is not above 0, and for other words.
+    Differential privacy needs weights of one. memory: "recomputed" takes two reverse sweeps in the memory of one,
+    "kept" takes one sweep and keeps its factors. Raises InputError for a norm that is not above 0, for other words, and
+    where a layer mixes the examples of a batch.
     """
     if not norm > 0:
         raise InputError(f"clipped_gradient: norm must be above 0, got {norm}")
-    for name, given, allowed in (("reduction", reduction, ("sum", "mean")), ("sweeps", sweeps, ("one", "two"))):
-        if given not in allowed:
-            raise unknown(f"clipped_gradient {name}", given, allowed)
+    if reduction not in ("sum", "mean"):
+        raise unknown("clipped_gradient reduction", reduction, ("sum", "mean"))
+    if memory not in ("kept", "recomputed"):
+        raise unknown("clipped_gradient memory", memory, ("kept", "recomputed"))
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Clipped:
-        swept = sweep(model, loss, params, batch, ctx)
-        n = len(swept.dy)
-        grads, norms = clipped(model, params, swept, norm, jnp.full(n, 1 / n if reduction == "mean" else 1), sweeps)
-        return Clipped(swept.value, grads, norms)
+        factored = factored_pass(model, loss, params, batch, ctx)
+        n = len(factored.dy)
+        share = jnp.full(n, 1 / n if reduction == "mean" else 1)
+        grads, norms = clipped(model, params, factored, norm, share, memory)
+        return Clipped(factored.value, grads, norms)
 
     return run
 
 
 def clipped(
-    model: Layer, params: PyTree, swept: Swept, norm: float, share: jax.Array, sweeps: Literal["one", "two"]
+    model: Layer, params: PyTree, factored: FactoredPass, norm: float, share: jax.Array, memory: Memory
 ) -> tuple[PyTree, jax.Array]:
-    """-> (sum_n share_n min(1, norm / |g_n|) g_n, |g_n| [N])."""
-    norms = jnp.sqrt(sum(jax.tree.leaves(each_leaf(_norms, swept.factors))))
+    """-> (sum_n share_n min(1, norm / |g_n|) g_n like params, |g_n| [N])."""
+    norms = jnp.sqrt(_tree_sum(_squared_norms(factored.factors)))
     scale = share * jnp.minimum(1, norm / jnp.maximum(norms, jnp.finfo(norms.dtype).tiny))
-    if sweeps == "one":
-        return _shaped_like(params, each_leaf(lambda outer: outer.scaled(scale).gradient(), swept.factors)), norms
+    if memory == "kept":
+        grads = tree_map(lambda leaf: leaf.scaled(scale).gradient(), factored.factors)
+        return _shaped_like(params, grads), norms
     scaled = lambda d: d * scale.reshape(-1, *(1,) * (d.ndim - 1)).astype(d.dtype)
-    return model.backward(params, swept.cache, jax.tree.map(scaled, swept.dy))[1], norms
+    return model.backward(params, factored.cache, jax.tree.map(scaled, factored.dy))[1], norms
 
 
 def shares(weight: jax.Array) -> jax.Array:
-    """[N]: the weight of each example, all its items together."""
+    """[N]: the weight of each example, summed over its items."""
     return jnp.sum(weight.reshape(len(weight), -1), 1)
 
 
@@ -134,7 +144,7 @@ def cosines(products: jax.Array) -> jax.Array:
 
 
 def grouped(products: jax.Array, groups: jax.Array, count: int) -> jax.Array:
-    """[N, N] inner products of examples -> [count, count] of the sums over groups, whose number groups [N] says."""
+    """[N, N] inner products of examples -> [count, count] of the sums over groups; groups [N] are their numbers."""
     member = jax.nn.one_hot(groups, count, dtype=products.dtype)
     return jnp.einsum("nm,ng,mh->gh", products, member, member)
 
@@ -142,7 +152,7 @@ def grouped(products: jax.Array, groups: jax.Array, count: int) -> jax.Array:
 def variance(moment: PyTree, grads: PyTree, count: int | jax.Array) -> PyTree:
     """Like params: the unbiased variance of one example's gradient, entry by entry.
 
-    Of the second moment and the gradient of `count` examples, at least 2, with equal weights 1 / count.
+    From the second moment and the gradient of `count` examples, at least 2, with equal weights 1 / count.
     """
     return jax.tree.map(lambda m, g: (count * m - g * g) * count / (count - 1), moment, grads)
 
@@ -165,28 +175,29 @@ class Noise(NamedTuple):
 
 
 def noise(norms: jax.Array, grads: PyTree, count: int | jax.Array | None = None) -> Noise:
-    """Of squared norms [N] and the gradient, both with equal weights 1 / N; N at least 2 (their appendix A.1).
+    """From squared norms [N] and the gradient, both with equal weights 1 / N; N at least 2 (their appendix A.1).
 
-    count: how many of the examples have that weight, where others have none.
+    count: the number of examples that have this weight, if the others have none.
     """
     n = len(norms) if count is None else count
-    single, batch = n * jnp.sum(norms), sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads))
+    single = n * jnp.sum(norms)
+    batch = dot(grads, grads)
     return Noise((single - batch) * n / (n - 1), (n * batch - single) / (n - 1))
 
 
-def each_leaf(f: Callable[[Factors], jax.Array], outers: PyTree) -> PyTree:
-    """f of the factors of every leaf."""
-    return jax.tree.map(f, outers, is_leaf=lambda node: isinstance(node, Factors))
+def _squared_norms(factors: PyTree) -> PyTree:
+    return tree_map(lambda leaf: _sum_leading(leaf.squared_norms(), 1), factors)
 
 
-def _norms(outer: Factors) -> jax.Array:
-    return _over_leading(outer.squared_norms(), 1)
+def _sum_leading(a: jax.Array, last: int) -> jax.Array:
+    """The sum over all but the last axes: in a Stack, its depth leads."""
+    return jnp.sum(a, range(a.ndim - last))
 
 
-def _over_leading(a: jax.Array, kept: int) -> jax.Array:
-    """The sum over all but the last axes: the depth of a Stack leads."""
-    return jnp.sum(a, range(a.ndim - kept))
+def _tree_sum(tree: PyTree) -> jax.Array:
+    """The sum of the tree's arrays."""
+    return jax.tree.reduce(jnp.add, tree)
 
 
-def _shaped_like(params: PyTree, contracted: PyTree) -> PyTree:
-    return jax.tree.map(lambda p, g: g.reshape(p.shape), params, contracted)
+def _shaped_like(params: PyTree, gradients: PyTree) -> PyTree:
+    return jax.tree.map(lambda p, g: g.reshape(p.shape), params, gradients)

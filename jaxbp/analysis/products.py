@@ -9,9 +9,9 @@ With f the model's outputs, J = df / dparams, l the loss of an item and w its we
     fisher              sum_items w g (g . v),  g = J^T D    g . v = D . J v, so no item's gradient is formed
 
 Hessian: Pearlmutter 1994, Neural Computation 6(1). Gauss-Newton: Schraudolph 2002, Neural Computation 14(7). The last
-is the empirical Fisher matrix, with the data's own targets. The true one takes targets from the model's distribution:
-for losses that are a negative log-likelihood in its natural parameters it equals the Gauss-Newton matrix (Martens 2020,
-arXiv 1412.1193, section 9), and of those this library has squared error, binary and softmax cross-entropy.
+is the empirical Fisher matrix, with the data's own targets. The true Fisher matrix takes targets from the model's
+distribution. It equals the Gauss-Newton matrix for a loss that is a negative log-likelihood in its natural parameters
+(Martens 2020, arXiv 1412.1193, section 9): squared error, binary and softmax cross-entropy.
 
 Each function makes one (params, batch, v, ctx) -> product, a plain JAX function. The context fixes the mode and the
 dropout mask; the loss is sum w l as in value_and_grad.
@@ -30,7 +30,7 @@ from jaxbp.errors import InputError
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy, SquaredError
 
 Product = Callable[..., PyTree]
-LIKELIHOODS = (BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError)  # in natural parameters
+LIKELIHOODS = (BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError)  # negative logarithms, in natural parameters
 
 
 def jacobian(model: Layer) -> Product:
@@ -62,30 +62,31 @@ def hessian(gradient: Callable[..., Result]) -> Product:
 
 def gauss_newton(model: Layer, loss: Loss) -> Product:
     """(params, batch, v like params, ctx) -> J^T H J v, like params: positive semi-definite for a convex loss."""
-    return _between(model, lambda y, u, batch: jax.jvp(lambda y: delta(loss, y, batch), (y,), (u,))[1])
+    return _sandwiched(model, lambda y, u, batch: jax.jvp(lambda y: output_delta(loss, y, batch), (y,), (u,))[1])
 
 
 def fisher(model: Layer, loss: Loss, empirical: bool) -> Product:
     """(params, batch, v like params, ctx) -> F v, like params; with the batch's targets, or with the model's own.
 
-    Raises InputError for a true Fisher matrix of a loss that is no negative log-likelihood. An item is what has a
-    weight: a row, or in sequences a time step.
+    An item is what has a weight: a row, or in sequences a time step. Raises InputError for the true Fisher matrix of a
+    loss that is not a negative log-likelihood.
     """
     if not empirical:
         if not isinstance(loss, LIKELIHOODS):
-            raise InputError(f"fisher: {type(loss).__name__} is no negative log-likelihood, so only empirical=True")
+            raise InputError(f"fisher: {type(loss).__name__} is not a negative log-likelihood, so only empirical=True")
         return gauss_newton(model, loss)
 
-    def scaled(y: jax.Array, u: jax.Array, batch: Batch) -> jax.Array:
-        alone = delta(loss, y, batch | {"weight": jnp.ones_like(batch["weight"])})
-        along = jnp.sum(alone * u, -1) * batch["weight"]  # w g . v of each item
-        return jnp.where(along == 0, 0, along)[..., None] * alone
+    def outer_product(y: jax.Array, u: jax.Array, batch: Batch) -> jax.Array:
+        """w D (D . u) of each item."""
+        deltas = output_delta(loss, y, batch | {"weight": jnp.ones_like(batch["weight"])})
+        slope = jnp.sum(deltas * u, -1) * batch["weight"]
+        return jnp.where(slope == 0, 0, slope)[..., None] * deltas
 
-    return _between(model, scaled)
+    return _sandwiched(model, outer_product)
 
 
-def _between(model: Layer, middle: Callable[[jax.Array, jax.Array, dict], jax.Array]) -> Product:
-    """J^T middle(J v): forward and its push-forward in one pass, then one reverse sweep."""
+def _sandwiched(model: Layer, middle: Callable[[jax.Array, jax.Array, Batch], jax.Array]) -> Product:
+    """J^T middle(y, J v, batch): the forward pass and its push-forward together, then one reverse sweep."""
 
     def product(params: PyTree, batch: Batch, v: PyTree, ctx: Context = Context()) -> PyTree:
         forward = lambda params: model.forward(params, batch["x"], ctx)
@@ -95,6 +96,6 @@ def _between(model: Layer, middle: Callable[[jax.Array, jax.Array, dict], jax.Ar
     return product
 
 
-def delta(loss: Loss, y: jax.Array, batch: Batch) -> jax.Array:
-    """The delta of the batch's loss at the outputs y."""
+def output_delta(loss: Loss, y: jax.Array, batch: Batch) -> jax.Array:
+    """The delta of the batch's loss at the outputs y, like y (BP1)."""
     return loss.backward(loss.forward(y, batch["y"], batch["weight"])[1])

@@ -1,15 +1,15 @@
 """Every named number of one pass: each layer's output with its delta, each parameter with its gradient, and the loss.
 
-The derivatives stand there twice, by the hand-written backward pass and by jax.grad of the same forward, with their
-difference. For the deltas a zero is added to every output, whose derivative both ways is dL / d output; a layer under a
-Stack has the depth as first axis, and of tied layers both uses are added up. Nothing of it is in a model that is not
-traced.
+The table has each derivative twice, by the hand-written backward pass and by jax.grad of the same forward, with their
+difference. For the deltas a zero is added to every output: its derivative is dL / d output, both ways. A layer in a
+Stack has the depth as first axis, and the two uses of tied layers are added up. A model that is not recorded pays
+nothing for this.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from jaxbp.rules import Rule
 from jaxbp.wrappers import Keep, Kept, Shift
 
 SHORT = 4  # numbers of an array that the table prints
+HEAD = ("name", "shape", "value", "by hand", "autodiff", "difference", "formula")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Row:
     """One array of the pass; by_hand and autodiff are the loss's derivative in it."""
 
     name: str  # "00_dense" is that layer's output, "00_dense/w" its parameter
-    formula: str  # what the layer is, in its own words; "" for parameters
+    formula: str  # the first line of the layer's docstring; "" for parameters
     value: np.ndarray
     by_hand: np.ndarray
     autodiff: np.ndarray
@@ -43,8 +44,14 @@ class Row:
         largest = max(np.abs(self.autodiff).max(initial=0), np.abs(self.by_hand).max(initial=0))
         return float(np.abs(self.by_hand - self.autodiff).max(initial=0) / largest) if largest else 0.0
 
+    def cells(self) -> tuple[str, ...]:
+        """The row as the table prints it, below HEAD."""
+        shape = "x".join(map(str, self.value.shape))
+        arrays = (short(self.value), short(self.by_hand), short(self.autodiff))
+        return (self.name, shape, *arrays, f"{self.difference:.1e}", self.formula)
+
     def to_json(self) -> dict[str, Any]:
-        """All of it, arrays as lists."""
+        """Everything, arrays as lists."""
         return {
             "name": self.name,
             "formula": self.formula,
@@ -58,96 +65,80 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The rows by name, which in a Chain is forward order; a layer's output stands before its parameters."""
+    """The rows, in a Chain in forward order; a layer's output stands before its parameters."""
 
     value: float  # the loss
     rows: tuple[Row, ...]
 
     def __str__(self) -> str:
-        head = ("name", "shape", "value", "by hand", "autodiff", "difference", "formula")
-        cells = [
-            head,
-            *(
-                (
-                    r.name,
-                    "x".join(map(str, r.value.shape)),
-                    short(r.value),
-                    short(r.by_hand),
-                    short(r.autodiff),
-                    f"{r.difference:.1e}",
-                    r.formula,
-                )
-                for r in self.rows
-            ),
-        ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+        table = [HEAD, *(row.cells() for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
         return "\n".join([*lines, "", f"loss {self.value:.10g}"])
 
     def to_json(self) -> dict[str, Any]:
+        """Everything, arrays as lists."""
         return {"loss": self.value, "rows": [row.to_json() for row in self.rows]}
 
     def to_npz(self) -> bytes:
-        """An archive of the arrays, NAME.value, NAME.by_hand and NAME.autodiff."""
+        """An archive of the arrays NAME.value, NAME.by_hand and NAME.autodiff."""
+        arrays: dict[str, Any] = {}
+        for row in self.rows:
+            arrays[f"{row.name}.value"] = row.value
+            arrays[f"{row.name}.by_hand"] = row.by_hand
+            arrays[f"{row.name}.autodiff"] = row.autodiff
         file = io.BytesIO()
-        np.savez(
-            file,
-            **{
-                f"{row.name}.{kind}": getattr(row, kind)
-                for row in self.rows
-                for kind in ("value", "by_hand", "autodiff")
-            },
-        )
+        np.savez(file, **arrays)
         return file.getvalue()
 
 
 def record(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context = Context()) -> Record:
     """One pass over the batch {"x", "y", "weight"}, as in value_and_grad."""
+    keeping = map_leaves(model, Keep)
     shifted = map_leaves(model, Shift)
     spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch["x"])
     dtype = next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
-    zeros = _beside(jax.eval_shape(shifted.init, jax.random.key(0), spec), params, dtype)
+    shifted_params = _with_shifts(jax.eval_shape(shifted.init, jax.random.key(0), spec), params, dtype)
 
     @jax.jit
-    def run(params: PyTree, zeros: PyTree, batch: Batch, ctx: Context) -> tuple:
-        keeping = map_leaves(model, Keep)
+    def run(params: PyTree, shifted_params: PyTree, batch: Batch, ctx: Context) -> tuple:
         y, cache = keeping.forward(params, batch["x"], ctx)
-        values = keeping.sweep(Rule(_output), params, cache, jax.tree.map(jnp.zeros_like, y))[1]
-        by_hand, auto = (gradient(shifted, loss)(zeros, batch, ctx) for gradient in (value_and_grad, autodiff))
-        return by_hand.value, values, by_hand.grads, auto.grads
+        outputs = keeping.sweep(Rule(_output), params, cache, jax.tree.map(jnp.zeros_like, y))[1]
+        by_hand = value_and_grad(shifted, loss)(shifted_params, batch, ctx)
+        by_autodiff = autodiff(shifted, loss)(shifted_params, batch, ctx)
+        return by_hand.value, outputs, by_hand.grads, by_autodiff.grads
 
-    value, values, by_hand, auto = jax.device_get(run(params, zeros, batch, ctx))
-    return Record(float(value), tuple(_rows("", values, jax.device_get(params), by_hand, auto)))
+    value, outputs, by_hand, by_autodiff = jax.device_get(run(params, shifted_params, batch, ctx))
+    return Record(float(value), tuple(_rows("", outputs, jax.device_get(params), by_hand, by_autodiff)))
 
 
-def _output(layer: Keep, params: PyTree, cache: Kept, dy: PyTree) -> tuple[PyTree, tuple[PyTree, Static]]:
-    """The rule that takes each layer's output, and what the layer says of itself."""
+def _output(layer: Any, params: PyTree, cache: Kept, dy: PyTree) -> tuple[PyTree, tuple[PyTree, Static]]:
+    """The rule that takes, at each leaf layer in its Keep, the output and the first line of the layer's docstring."""
     formula = (type(layer.inner).__doc__ or "").strip().split("\n")[0]
     return layer.backward(params, cache, dy)[0], (cache.y, Static(formula))
 
 
-def _beside(node: PyTree, params: PyTree, dtype: Any) -> PyTree:
-    """The parameters of the shifted model: `params`, and zeros where its init has a shift."""
+def _with_shifts(node: PyTree, params: PyTree, dtype: Any) -> PyTree:
+    """The parameters of the shifted model, whose init has the tree `node`: `params`, and shifts of zero."""
     if node.keys() == {"inner", "shift"}:
         return {"inner": params, "shift": jnp.zeros(node["shift"].shape, dtype)}
-    return {name: _beside(child, params[name], dtype) for name, child in node.items()}
+    return {name: _with_shifts(child, params[name], dtype) for name, child in node.items()}
 
 
-def _rows(path: str, values: PyTree, params: PyTree, by_hand: PyTree, auto: PyTree) -> list[Row]:
-    """Of a tree of layers: of each leaf its output and its parameters."""
-    if isinstance(values, dict):
-        join = lambda name: f"{path}/{name}" if path else name
-        parts = ((join(n), *(tree[n] for tree in (values, params, by_hand, auto))) for n in values if n in by_hand)
-        return [row for part in parts for row in _rows(*part)]
-    output, formula = values
-    rows = [Row(path, formula.value, *map(np.asarray, (output, by_hand["shift"], auto["shift"])))]
-    for (where, value), hand, theirs in zip(
-        jax.tree_util.tree_leaves_with_path(params),
-        *map(jax.tree.leaves, (by_hand["inner"], auto["inner"])),
-        strict=True,
-    ):
-        rows.append(Row(f"{path}/{path_name(where)}", "", *map(np.asarray, (value, hand, theirs))))
-    return rows
+def _rows(path: str, outputs: PyTree, params: PyTree, by_hand: PyTree, by_autodiff: PyTree) -> Iterator[Row]:
+    """The rows of a tree of layers: of each leaf layer its output, then its parameters."""
+    if isinstance(outputs, dict):
+        for name, output in outputs.items():
+            if name in by_hand:  # else it uses the parameters of another layer, and is in that one's rows
+                child = f"{path}/{name}" if path else name
+                yield from _rows(child, output, params[name], by_hand[name], by_autodiff[name])
+        return
+    output, formula = outputs
+    yield Row(path, formula.value, output, by_hand["shift"], by_autodiff["shift"])
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    gradients = zip(jax.tree.leaves(by_hand["inner"]), jax.tree.leaves(by_autodiff["inner"]), strict=True)
+    for (key_path, value), (hand, auto) in zip(leaves, gradients, strict=True):
+        yield Row(f"{path}/{path_name(key_path)}", "", value, hand, auto)
 
 
 def short(a: np.ndarray) -> str:

@@ -3,9 +3,9 @@
 Reading order:
 
     api          the four checks and their `assert_` forms; everything runs in float64
-    problem      what was given, as one shape: a forward and a hand-written pullback over a flat dict (`leaves`)
+    problem      what every check takes: a forward and a hand-written pullback over a flat dict (`leaves`)
     program      value, hand-written and true derivative, slope: one compiled program for all that is measured
-    judge        every leaf judged, by autodiff (`truth`) and by central `differences`; findings, explanations
+    judge        the measurement; every leaf judged, by autodiff (`truth`) and by central `differences`; the findings
     laws         level "full": precisions, batches, transformations, hard points
     diagnosis/   what is wrong with a leaf that fails
     report       the outcome: text, JSON, the causes' names

@@ -10,8 +10,8 @@
     python -m jaxbp.check --layer=FILE:Layer --shape=5,3
         a layer, or a class that is one without arguments, on random inputs of that shape, batch first
 
-All but a custom_vjp may be NumPy code. Exit status: 0 all right, 1 something is wrong, 2 it cannot be checked (one line
-on stderr).
+All but a custom_vjp may be NumPy code. Exit status: 0 the gradient is right, 1 it is wrong, 2 it cannot be checked (one
+line on stderr).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -35,7 +35,7 @@ from jaxbp.files import write_json
 
 
 def main(words: Sequence[str]) -> int:
-    """Checks what the words of the command line name; returns the exit status."""
+    """Checks what the words of the command line name. Returns the exit status, 0 or 1; raises InputError for 2."""
     options = _options(words)
     report = _report(options)
     print(report)
@@ -47,17 +47,18 @@ def main(words: Sequence[str]) -> int:
     return 0 if report.passed else 1
 
 
-def _report(given: argparse.Namespace) -> Report:
-    settings = {"level": given.level, "accuracy": given.accuracy, "seed": given.seed}
-    if given.layer:
-        _needs("--layer", given, takes={"layer", "shape"})
-        return check_layer(_layer(given.layer), shaped(*given.shape), **settings)
-    if given.loss:
-        _needs("--loss", given, takes={"function", "loss", "example"})
-        return check_gradient(_callable(given.function), _callable(given.loss), *_example(given.example), **settings)
-    _needs("--function", given, takes={"function", "example"}, may={"reference"})
-    reference = _callable(given.reference) if given.reference else None
-    return check_function(_callable(given.function), *_example(given.example), reference=reference, **settings)
+def _report(options: argparse.Namespace) -> Report:
+    settings = {"level": options.level, "accuracy": options.accuracy, "seed": options.seed}
+    if options.layer:
+        _needs("--layer", options, {"layer", "shape"})
+        return check_layer(_layer(options.layer), shaped(*options.shape), **settings)
+    if options.loss:
+        _needs("--loss", options, {"function", "loss", "example"})
+        gradient, loss = _callable(options.function), _callable(options.loss)
+        return check_gradient(gradient, loss, *_example(options.example), **settings)
+    _needs("--function", options, {"function", "example"}, allowed={"reference"})
+    reference = _callable(options.reference) if options.reference else None
+    return check_function(_callable(options.function), *_example(options.example), reference=reference, **settings)
 
 
 # The command line.
@@ -82,31 +83,22 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     add("--example", help="a function of no arguments that returns the arguments to check at")
     add("--layer", help="a jaxbp.Layer")
     add("--shape", type=_shape, metavar="N,...", help="the shape of the layer's input")
-    add(
-        "--level",
-        choices=["default", "full"],
-        default="default",
-        metavar="LEVEL",
-        help="full: also other precisions, batches, transformations and hard points",
-    )
+    level_help = "full: also other precisions, batches, transformations and hard points"
+    add("--level", choices=["default", "full"], default="default", metavar="LEVEL", help=level_help)
     add("--accuracy", type=_accuracy, default=1e-11, metavar="E", help="the largest relative error that is right")
-    add(
-        "--seed",
-        type=_count,
-        default=0,
-        metavar="SEED",
-        help="of random directions, and of the layer's parameters and inputs",
-    )
+    seed_help = "of random directions, and of the layer's parameters and inputs"
+    add("--seed", type=_count, default=0, metavar="SEED", help=seed_help)
     add("--json", type=_writable, metavar="FILE", help="also write the report to this file")
     return parser.parse_args(words)
 
 
-def _needs(form: str, given: argparse.Namespace, takes: set[str], may: frozenset[str] | set[str] = frozenset()) -> None:
-    """One of the three forms with all that it needs, and nothing of the others."""
-    found = {name for name in ("function", "loss", "reference", "example", "layer", "shape") if getattr(given, name)}
-    if missing := sorted(takes - found):
+def _needs(form: str, options: argparse.Namespace, needed: set[str], allowed: Set[str] = frozenset()) -> None:
+    """Refuses a form of the command that lacks an option, or that has one of another form."""
+    names = ("function", "loss", "reference", "example", "layer", "shape")
+    present = {name for name in names if getattr(options, name)}
+    if missing := sorted(needed - present):
         raise InputError(f"{form} needs --{missing[0]} too (--help shows how it is called)")
-    if strange := sorted(found - takes - may):
+    if strange := sorted(present - needed - allowed):
         raise InputError(f"{form} does not go with --{strange[0]} (--help shows how it is called)")
 
 
@@ -138,78 +130,78 @@ def _count(text: str) -> int:
 
 def _writable(text: str) -> Path:
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is a folder" if path.is_dir() else f"there is no folder '{path.parent}'"
-        )
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is a folder")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder '{path.parent}'")
     return path
 
 
 # What the words name.
 
 
-def _found(place: str) -> Any:
+def _object(place: str) -> Any:
     """The object of 'file.py:name'."""
     file, _, name = place.rpartition(":")
     if not file or not name:
         raise InputError(f"'{place}' names nothing: it must be FILE:NAME, as in model.py:loss")
-    own = vars(_module(Path(file)))
-    if name not in own:
-        raise unknown(f"name in {file}", name, [known for known in own if not known.startswith("_")])
-    return own[name]
+    names = vars(_module(Path(file)))
+    if name not in names:
+        raise unknown(f"name in {file}", name, [known for known in names if not known.startswith("_")])
+    return names[name]
 
 
 @functools.cache
 def _module(path: Path) -> ModuleType:
-    """The file, run once however many of its names are asked for. It may import the files beside it."""
+    """The file as a module, run once however often it is asked for. It may import the files beside it."""
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.py"))
         raise unknown("file", str(path), near) if near else InputError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"checked_{path.stem}", path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise InputError(f"{path} is no Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses of the file look their annotations up
+    sys.modules[spec.name] = module  # dataclasses of the file look their annotations up there
     sys.path.insert(0, str(path.parent.resolve()))
-    _run(lambda: spec.loader.exec_module(module), f"{path}:import")
+    _run(functools.partial(spec.loader.exec_module, module), f"{path}:import")
     return module
 
 
 def _callable(place: str) -> Callable:
-    value = _found(place)
-    if not callable(value):
-        raise InputError(f"{place} must be a function, got {type(value).__name__}")
-    return value
+    function = _object(place)
+    if not callable(function):
+        raise InputError(f"{place} must be a function, got {type(function).__name__}")
+    return function
 
 
 def _example(place: str) -> tuple:
-    found = _run(_callable(place), place)
-    if not isinstance(found, tuple):
-        raise InputError(f"{place} must return a tuple of arguments, got {type(found).__name__}")
-    if not found:
+    arguments = _run(_callable(place), place)
+    if not isinstance(arguments, tuple):
+        raise InputError(f"{place} must return a tuple of arguments, got {type(arguments).__name__}")
+    if not arguments:
         raise InputError(f"{place} must return a tuple of arguments, got an empty one")
-    return found
+    return arguments
 
 
 def _layer(place: str) -> Layer:
-    found = _found(place)
-    if isinstance(found, type) and issubclass(found, Layer):
-        found = _run(found, place)
-    if not isinstance(found, Layer):
-        raise InputError(f"{place} must be a jaxbp.Layer, got {type(found).__name__}")
-    return found
+    layer = _object(place)
+    if isinstance(layer, type) and issubclass(layer, Layer):
+        layer = _run(layer, place)
+    if not isinstance(layer, Layer):
+        raise InputError(f"{place} must be a jaxbp.Layer, got {type(layer).__name__}")
+    return layer
 
 
 def _run(call: Callable, place: str) -> Any:
-    """What `call` returns. What it raises becomes one line, with the line of the file where that happened."""
+    """The result of `call`. An exception becomes an InputError that names the line of the file where it was raised."""
     try:
         return call()
     except (Exception, SystemExit) as error:
         file = os.path.abspath(place.rpartition(":")[0])
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        at = f" (line {lines[-1]})" if lines else ""
+        line = f" (line {lines[-1]})" if lines else ""
         text = next(iter(str(error).splitlines()), "")
-        raise InputError(f"{place} raised {type(error).__name__}{at}: {text}") from None
+        raise InputError(f"{place} raised {type(error).__name__}{line}: {text}") from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,13 @@
-"""The four checks, by what is given; each returns a Report, and its `assert_` form raises with the report's text.
+"""The four checks, by what they take: a gradient, a function with a rule, a layer, a model.
 
-Everything runs in float64, whatever the caller's settings are.
+Each returns a Report; its `assert_` form raises AssertionError with the report's text where the gradient is wrong.
+Everything runs in float64, whatever the caller's settings are. All take
+
+    level      "full" adds other precisions, batches, transformations and hard points
+    accuracy   the largest relative error that counts as right, above 0
+    seed       of random directions, and of what a check draws itself
+
+and raise InputError, in one line, for what cannot be checked.
 """
 
 from __future__ import annotations
@@ -32,7 +39,8 @@ def check_gradient(
     """A hand-written gradient(params, *batch) -> like params, against the scalar loss(params, *batch).
 
     Both may be JAX or NumPy code. level "full" adds other precisions, batches, transformations and hard points.
-    accuracy: the largest relative error that counts as right. Raises InputError for what cannot be checked.
+    accuracy: the largest relative error that counts as right. Raises InputError for a loss that is no scalar, for a
+    gradient of another tree than params, and for code that fails.
     """
     return _examined(lambda: gradient_problem(gradient, loss, params, *batch), level, accuracy, seed)
 
@@ -48,7 +56,8 @@ def check_function(
     """A function with a jax.custom_vjp or custom_jvp, against `reference`, a plain function of the same arguments.
 
     Without a reference it is compared with autodiff of itself, its custom rules taken off, and with central
-    differences.
+    differences, which decide where the two disagree. Raises InputError for a function that JAX cannot trace, and for a
+    reference of another output.
     """
     return _examined(lambda: function_problem(function, *arguments, reference=reference), level, accuracy, seed)
 
@@ -64,14 +73,17 @@ def check_layer(
 ) -> Report:
     """A layer's backward against its own forward, on random parameters and inputs of shape and dtype `spec`.
 
-    sample(key, spec) draws inputs that keep off kinks. A combinator is checked as a whole, and bisected where it fails.
+    spec: a jax.ShapeDtypeStruct with the batch axis first, or a tree of them. sample(key, spec) draws inputs that keep
+    off kinks; the default is normal. A combinator is checked as a whole, and bisected where it fails. Raises InputError
+    where the layer's own code fails.
     """
 
     def problem() -> Problem:
         keys = jax.random.split(jax.random.key(seed), 3)
         jitter = lambda p: p + 0.1 * np.random.default_rng(p.size).normal(size=p.shape).astype(p.dtype)
         try:
-            params, state = jax.tree.map(jitter, layer.init(keys[0], spec)), layer.init_state(spec)
+            params = jax.tree.map(jitter, layer.init(keys[0], spec))
+            state = layer.init_state(spec)
         except InputError:
             raise
         except Exception as error:
@@ -92,7 +104,11 @@ def check_model(
     accuracy: float = FLOAT64_TOLERANCE,
     seed: int = 0,
 ) -> Report:
-    """value_and_grad(model, loss, penalties) on a batch {"x", "y", "weight"}; with dropout ctx's key fixes the mask."""
+    """value_and_grad(model, loss, penalties) on a batch {"x", "y", "weight"}, against jax.grad of the same forward.
+
+    With dropout, the key of ctx fixes the mask. The first wrong layer in backward order is found. Raises InputError
+    where the model's own code fails.
+    """
     return _examined(lambda: model_problem(model, loss, params, batch, ctx, penalties), level, accuracy, seed)
 
 
@@ -100,9 +116,13 @@ def _examined(problem: Callable[[], Problem], level: Level, accuracy: float, see
     if level not in get_args(Level):
         raise unknown("level", str(level), get_args(Level))
     if not accuracy > 0:
-        raise InputError(f"accuracy, the largest relative error that is right, must be above 0, got {accuracy}")
-    promotion = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"), promotion[0], promotion[1]:
+        raise InputError(f"accuracy, the largest relative error that counts as right, must be above 0, got {accuracy}")
+    with (
+        jax.enable_x64(True),
+        jax.default_matmul_precision("highest"),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
         return examine(problem(), level, accuracy, seed)
 
 

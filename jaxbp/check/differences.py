@@ -18,7 +18,7 @@ from jaxbp.check.leaves import Leaves
 from jaxbp.check.program import Program
 
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
-SUSPECTS = 20  # so many wrong entries are looked at for kinks
+SUSPECTS = 20  # a leaf with more wrong entries than this is not searched for kinks
 TOLERANCE = 1e-6  # of the slope's scale; the estimated error comes on top
 
 
@@ -30,25 +30,29 @@ class Slope(NamedTuple):
     kink: bool
 
 
-def slope(f: Callable[[float], float], scale: float = 1.0) -> Slope:
+def slope(f: Callable[[float], float], scale: float) -> Slope:
     """f'(0) of a function of one number whose natural step is `scale`."""
-    found, middle = [], f(0.0)
-    eps = np.finfo(np.float64).eps
+    eps = float(np.finfo(np.float64).eps)
+    middle = f(0.0)
+    estimates = []
     gaps = []
     for step in STEPS:
         h = step * scale
-        ahead, behind, near, close = f(h), f(-h), f(h / 2), f(-h / 2)
-        wide, narrow = (ahead - behind) / (2 * h), (near - close) / h
-        value, rounding = (4 * narrow - wide) / 3, 4 * eps * max(abs(ahead), abs(behind), abs(middle)) / h
-        found.append((abs(value - narrow) + rounding, value))
+        ahead, behind = f(h), f(-h)
+        wide = (ahead - behind) / (2 * h)
+        narrow = (f(h / 2) - f(-h / 2)) / h
+        value = (4 * narrow - wide) / 3
+        rounding = 4 * eps * max(abs(ahead), abs(behind), abs(middle)) / h
+        estimates.append((abs(value - narrow) + rounding, value))
         gaps.append((abs(ahead - 2 * middle + behind) / h, rounding))
-    error, value = min(found, key=lambda pair: pair[0] if np.isfinite(pair[0]) else np.inf)
+    error, value = min(estimates, key=lambda pair: pair[0] if np.isfinite(pair[0]) else np.inf)
     return Slope(value, error, _kink(gaps, value))
 
 
 def _kink(gaps: list[tuple[float, float]], value: float) -> bool:
-    """The gap at the smallest step is what it was at a hundred times that step, and more than rounding."""
-    (before, _), (last, rounding) = gaps[-3], gaps[-1]
+    """Whether the gap at the smallest step is that at a hundred times the step, and more than rounding."""
+    before, _ = gaps[-3]
+    last, rounding = gaps[-1]
     return bool(last > 100 * rounding and last > 0.3 * before and last > 1e-6 * abs(value))
 
 
@@ -61,11 +65,11 @@ def along(run: Program, path: str, v: np.ndarray, leaves: Leaves | None = None) 
 
 
 def only_kinks(
-    run: Program, path: str, hand: np.ndarray | None, want: np.ndarray | None, leaves: Leaves | None = None
+    run: Program, path: str, hand: np.ndarray | None, truth: np.ndarray | None, leaves: Leaves | None = None
 ) -> bool:
-    """Whether a leaf is wrong at kinks only: there a slope of either side, or between, is as good as another."""
-    if hand is None or want is None or hand.shape != want.shape or not np.all(np.isfinite(hand)):
+    """Whether a leaf is wrong at kinks only: there the slope of either side, or one between, is as good as another."""
+    if hand is None or truth is None or hand.shape != truth.shape or not np.all(np.isfinite(hand)):
         return False
-    wrong = np.flatnonzero(np.abs(hand - want) > 1e-9 * max(float(np.max(np.abs(want), initial=0)), 1e-300))
+    wrong = np.flatnonzero(np.abs(hand - truth) > 1e-9 * max(float(np.max(np.abs(truth), initial=0)), 1e-300))
     unit = lambda i: np.eye(1, hand.size, i).reshape(hand.shape)
     return 0 < len(wrong) <= SUSPECTS and all(along(run, path, unit(i), leaves).kink for i in wrong)

@@ -1,15 +1,15 @@
 """The one shape that every check takes: a hand-written derivative, and the function that it claims to differentiate.
 
-Whatever was given (a gradient function and a loss, a function with a custom_vjp, a layer, a model with its loss)
-becomes a `Problem` over a flat dict of float64 leaves: `forward(leaves) -> outputs` and `pullback(leaves, dy) ->
-like leaves`. What the user gave and cannot be used ends here, in one line.
+A gradient function with its loss, a function with a custom_vjp, a layer, a model with its loss: each becomes a
+`Problem` over a flat dict of float64 leaves, with `forward(leaves) -> outputs` and `pullback(leaves, dy) -> like
+leaves`. Input that cannot be checked is refused here, with an InputError of one line.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,10 +18,24 @@ import numpy as np
 
 from jaxbp.backprop import value_and_grad
 from jaxbp.check.diagnosis.jaxprs import undecorated
-from jaxbp.check.leaves import Leaves, aligned, batch_size, cotangent, counts, dtypes_of, in_dtype, is_float, split
+from jaxbp.check.leaves import (
+    Counts,
+    Gradient,
+    Leaves,
+    aligned,
+    batch_size,
+    cotangent,
+    counts,
+    dtypes_of,
+    in_dtype,
+    is_float,
+    split,
+)
 from jaxbp.check.truth import autodiff
 from jaxbp.core import Context, Layer, PyTree, label, leaf_layers, path_name
 from jaxbp.errors import InputError
+
+Pullback = Callable[[Leaves, PyTree], Gradient]
 
 
 @dataclass(frozen=True)
@@ -35,30 +49,36 @@ class Problem:
 
     name: str
     forward: Callable[[Leaves], PyTree]
-    pullback: Callable[[Leaves, PyTree], dict[str, jax.Array | None]]
+    pullback: Pullback
     leaves: Leaves
     dy: PyTree
     dtypes: dict[str, str]  # what the user's leaves had
     variant: Callable[[Callable[[PyTree], PyTree], Any], Problem]
+    data: PyTree  # what goes in beside the parameters
     size: int | None = None  # examples in the batch; None where the batch axis is not known
     differentiable: bool = True  # JAX can differentiate forward
-    differences_decide: bool = False  # where autodiff of forward and central differences are not of one mind
+    differences_decide: bool = False  # central differences overrule autodiff where the two disagree
     traceable: bool = True  # the hand-written part can run under jit
-    decorated: Callable[[Leaves], PyTree] | None = None  # what carries the rule, where that is not forward
-    by_row: bool = False  # the output has the batch axis first, and no row sees another
+    decorated: Callable[[Leaves], PyTree] | None = None  # the function with the rule, where that is not forward
+    by_row: bool = False  # the output has the batch axis first, and no row depends on another
     layer: Layer | None = None
     setting: tuple = ()  # the layer's (params, x, ctx)
     delta: Callable[[], tuple[PyTree, PyTree]] | None = None  # the loss's dy, hand-written and true
-    counts: tuple[tuple[str, float], ...] = ()  # named numbers that a wrong factor may be
+
+    @property
+    def counts(self) -> Counts:
+        """The lengths that a wrong factor may be."""
+        return counts(self.size, self.data, self.dy, self.leaves)
 
 
 def gradient_problem(
     gradient: Callable, loss: Callable, params: PyTree, *batch: PyTree, dtype: Any = np.float64
 ) -> Problem:
     """gradient(params, *batch) -> like params, said to be the derivative of the scalar loss(params, *batch)."""
-    dtypes, (params, batch) = dtypes_of(params), in_dtype((params, batch), dtype)
+    dtypes = dtypes_of(params)
+    params, batch = in_dtype((params, batch), dtype)
     leaves, rebuild = split(params, "parameters")
-    size = batch_size(batch)
+    dy = jnp.ones((), dtype)
 
     def forward(leaves: Leaves) -> jax.Array:
         value = loss(rebuild(leaves), *batch)
@@ -67,26 +87,12 @@ def gradient_problem(
             raise InputError(f"the loss must be a scalar of a floating type: {name_of(loss)} returned {what}")
         return value
 
-    def pullback(leaves: Leaves, dy: jax.Array) -> dict[str, jax.Array | None]:
-        found = aligned(gradient(rebuild(leaves), *batch), leaves, name_of(gradient), params)
-        return {path: None if g is None else dy * g for path, g in found.items()}
-
-    differentiable = runs(forward, leaves, name_of(loss))
-    traceable = runs(lambda leaves: pullback(leaves, jnp.ones((), dtype)), leaves, name_of(gradient))
+    pullback = _scalar_pullback(lambda leaves: gradient(rebuild(leaves), *batch), name_of(gradient), params)
     variant = lambda change, dtype: gradient_problem(gradient, loss, params, *change(batch), dtype=dtype)
-    return Problem(
-        name_of(gradient),
-        forward,
-        pullback,
-        leaves,
-        jnp.ones((), dtype),
-        dtypes,
-        variant,
-        size,
-        differentiable=differentiable,
-        traceable=traceable,
-        counts=counts(size, batch, (), leaves),
-    )
+    problem = Problem(name_of(gradient), forward, pullback, leaves, dy, dtypes, variant, batch, batch_size(batch))
+    differentiable = runs(forward, leaves, name_of(loss))
+    traceable = runs(lambda leaves: pullback(leaves, dy), leaves, name_of(gradient))
+    return replace(problem, differentiable=differentiable, traceable=traceable)
 
 
 def function_problem(
@@ -94,15 +100,16 @@ def function_problem(
 ) -> Problem:
     """function(*arguments) with a jax.custom_vjp or custom_jvp, against the plain `reference` of the same forward.
 
-    Without a reference, the function itself with its custom rules taken off is what JAX differentiates.
+    Without a reference, JAX differentiates the function itself with its custom rules taken off.
     """
-    dtypes, arguments = dtypes_of(_named(function, arguments)), in_dtype(arguments, dtype)
+    dtypes = dtypes_of(_named(function, arguments))
+    arguments = in_dtype(arguments, dtype)
     named = _named(function, arguments)
     leaves, rebuild = split(named, "arguments")
 
     def call(f: Callable, leaves: Leaves) -> PyTree:
-        given = rebuild(leaves)
-        return jax.tree.map(lambda a: a.astype(dtype), _floating(f(*(given[name] for name in named))))
+        rebuilt = rebuild(leaves)
+        return jax.tree.map(lambda a: a.astype(dtype), _floating(f(*(rebuilt[name] for name in named))))
 
     decorated = lambda leaves: call(function, leaves)
     runs(decorated, leaves, name_of(function), needed=True)
@@ -112,65 +119,45 @@ def function_problem(
     forward = undecorated(decorated)
     if reference:
         forward = lambda leaves: call(reference, leaves)
-        wanted = jax.eval_shape(forward, leaves) if runs(forward, leaves, name_of(reference)) else forward(leaves)
-        if jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, y):
+        theirs = jax.eval_shape(forward, leaves) if runs(forward, leaves, name_of(reference)) else forward(leaves)
+        if jax.tree.map(jnp.shape, theirs) != jax.tree.map(jnp.shape, y):
             raise InputError(
                 f"not the same forward: {name_of(function)} returns {_shapes(y)} and the reference "
-                f"{name_of(reference)} {_shapes(wanted)}"
+                f"{name_of(reference)} {_shapes(theirs)}"
             )
     pullback = lambda leaves, dy: jax.vjp(decorated, leaves)[1](dy)[0]
     dy = cotangent(y, dtype)
     runs(lambda leaves: pullback(leaves, dy), leaves, f"the derivative of {name_of(function)}", needed=True)
     variant = lambda change, dtype: function_problem(function, *change(arguments), reference=reference, dtype=dtype)
-    return Problem(
-        name_of(function),
-        forward,
-        pullback,
-        leaves,
-        dy,
-        dtypes,
-        variant,
-        differentiable=_differentiable(forward, leaves, dy),
-        differences_decide=reference is None,
-        decorated=decorated,
-        counts=counts(None, arguments, y, leaves),
-    )
+    problem = Problem(name_of(function), forward, pullback, leaves, dy, dtypes, variant, arguments)
+    differentiable = _differentiable(forward, leaves, dy)
+    return replace(problem, differentiable=differentiable, differences_decide=reference is None, decorated=decorated)
 
 
 def layer_problem(layer: Layer, params: PyTree, x: PyTree, ctx: Context, dtype: Any = np.float64) -> Problem:
     """A layer's backward against its own forward: leaves `grads/...` and, for floating inputs, `dx`."""
-    dtypes, (params, x, ctx) = dtypes_of({"grads": params, "dx": x}), in_dtype((params, x, ctx), dtype)
+    dtypes = dtypes_of({"grads": params, "dx": x})
+    params, x, ctx = in_dtype((params, x, ctx), dtype)
     leaves, rebuild = split({"grads": params, "dx": x}, "layer's parameters and inputs")
-    parts = lambda leaves: rebuild(leaves).values()
 
     def forward(leaves: Leaves) -> PyTree:
-        x, params = parts(leaves)
-        return layer.forward(params, x, ctx)[0]
+        tree = rebuild(leaves)
+        return layer.forward(tree["grads"], tree["dx"], ctx)[0]
 
-    def pullback(leaves: Leaves, dy: PyTree) -> dict[str, jax.Array | None]:
-        x, params = parts(leaves)
-        dx, grads = layer.backward(params, layer.forward(params, x, ctx)[1], dy)
-        return aligned({"grads": grads, "dx": dx}, leaves, label(layer), {"grads": params, "dx": x})
+    def pullback(leaves: Leaves, dy: PyTree) -> Gradient:
+        tree = rebuild(leaves)
+        _, cache = layer.forward(tree["grads"], tree["dx"], ctx)
+        dx, grads = layer.backward(tree["grads"], cache, dy)
+        return aligned({"grads": grads, "dx": dx}, leaves, label(layer), tree)
 
     runs(forward, leaves, label(layer), needed=True)
-    y = jax.eval_shape(forward, leaves)
-    runs(lambda leaves: pullback(leaves, cotangent(y, dtype)), leaves, f"{label(layer)}.backward", needed=True)
+    dy = cotangent(jax.eval_shape(forward, leaves), dtype)
+    runs(lambda leaves: pullback(leaves, dy), leaves, f"{label(layer)}.backward", needed=True)
     variant = lambda change, dtype: layer_problem(layer, params, change(x), ctx, dtype)
     size = len(jax.tree.leaves(x)[0])
-    return Problem(
-        label(layer),
-        forward,
-        pullback,
-        leaves,
-        cotangent(y, dtype),
-        dtypes,
-        variant,
-        size,
-        by_row=not any(leaf.couples_batch for leaf in leaf_layers(layer)),
-        layer=layer,
-        setting=(params, x, ctx),
-        counts=counts(size, x, y, leaves),
-    )
+    problem = Problem(label(layer), forward, pullback, leaves, dy, dtypes, variant, x, size)
+    by_row = not any(leaf.couples_batch for leaf in leaf_layers(layer))
+    return replace(problem, by_row=by_row, layer=layer, setting=(params, x, ctx))
 
 
 def model_problem(
@@ -183,38 +170,36 @@ def model_problem(
     dtype: Any = np.float64,
 ) -> Problem:
     """value_and_grad(model, loss, penalties) against jax.grad of the same forward passes."""
-    dtypes, (params, batch, ctx) = dtypes_of(params), in_dtype((params, batch, ctx), dtype)
+    dtypes = dtypes_of(params)
+    params, batch, ctx = in_dtype((params, batch, ctx), dtype)
     leaves, rebuild = split(params, "parameters")
-    hand, auto = value_and_grad(model, loss, penalties), autodiff(model, loss, penalties)
+    dy = jnp.ones((), dtype)
+    hand = value_and_grad(model, loss, penalties)
+    auto = autodiff(model, loss, penalties)
     forward = lambda leaves: auto(rebuild(leaves), batch, ctx).value
-
-    def pullback(leaves: Leaves, dy: jax.Array) -> dict[str, jax.Array | None]:
-        found = aligned(hand(rebuild(leaves), batch, ctx).grads, leaves, label(model), params)
-        return {path: None if g is None else dy * g for path, g in found.items()}
-
+    pullback = _scalar_pullback(lambda leaves: hand(rebuild(leaves), batch, ctx).grads, label(model), params)
     runs(forward, leaves, label(model), needed=True)
-    runs(lambda leaves: pullback(leaves, jnp.ones((), dtype)), leaves, f"{label(model)}.backward", needed=True)
+    runs(lambda leaves: pullback(leaves, dy), leaves, f"{label(model)}.backward", needed=True)
 
     def delta() -> tuple[PyTree, PyTree]:
         y = model.forward(params, batch["x"], ctx)[0]
-        value = lambda y: loss.forward(y, batch["y"], batch["weight"])[0]
-        return loss.backward(loss.forward(y, batch["y"], batch["weight"])[1]), jax.grad(value)(y)
+        _, cache = loss.forward(y, batch["y"], batch["weight"])
+        return loss.backward(cache), jax.grad(lambda y: loss.forward(y, batch["y"], batch["weight"])[0])(y)
 
     variant = lambda change, dtype: model_problem(model, loss, params, change(batch), ctx, penalties, dtype)
-    return Problem(
-        label(model),
-        forward,
-        pullback,
-        leaves,
-        jnp.ones((), dtype),
-        dtypes,
-        variant,
-        len(batch["weight"]),
-        layer=model,
-        setting=(params, batch["x"], ctx),
-        delta=delta,
-        counts=counts(len(batch["weight"]), batch["x"], (), leaves),
-    )
+    size = len(batch["weight"])
+    problem = Problem(label(model), forward, pullback, leaves, dy, dtypes, variant, batch["x"], size)
+    return replace(problem, layer=model, setting=(params, batch["x"], ctx), delta=delta)
+
+
+def _scalar_pullback(gradient: Callable[[Leaves], PyTree], who: str, like: PyTree) -> Pullback:
+    """The pullback of a scalar whose gradient(leaves) is a tree like `like`: dy times each leaf."""
+
+    def pullback(leaves: Leaves, dy: jax.Array) -> Gradient:
+        gradients = aligned(gradient(leaves), leaves, who, like)
+        return {path: None if g is None else dy * g for path, g in gradients.items()}
+
+    return pullback
 
 
 def name_of(function: Callable) -> str:
@@ -229,28 +214,31 @@ def _floating(y: PyTree) -> PyTree:
 
 
 def runs(call: Callable, leaves: Leaves, who: str, needed: bool = False) -> bool:
-    """Whether `call` can be traced; if it fails without tracing too, or `needed`, its error in one line."""
+    """Whether JAX can trace `call`. Raises InputError if the call fails untraced too, or if tracing is `needed`."""
     try:
         jax.eval_shape(call, leaves)
         return True
-    except InputError as error:
-        raise InputError(str(error)) from None
-    except jax.errors.JAXTypeError as error:  # it wants numbers, not tracers: NumPy code
+    except jax.errors.JAXTypeError as error:  # NumPy code: it wants numbers, not tracers
         if needed:
-            raise InputError(f"{who} cannot be traced by JAX: {_first_line(error)}") from None
+            raise InputError(f"{who} cannot be traced by JAX: {first_line(error)}") from None
     except Exception as error:
-        raise InputError(f"{who} raised {type(error).__name__}: {_first_line(error)}") from None
+        raise _refusal(who, error) from None
     try:
         call(leaves)
-    except InputError as error:
-        raise InputError(str(error)) from None
     except Exception as error:
-        raise InputError(f"{who} raised {type(error).__name__}: {_first_line(error)}") from None
+        raise _refusal(who, error) from None
     return False
 
 
+def _refusal(who: str, error: Exception) -> InputError:
+    """What the user's own code raised, in one line."""
+    if isinstance(error, InputError):
+        return InputError(str(error))
+    return InputError(f"{who} raised {type(error).__name__}: {first_line(error)}")
+
+
 def _differentiable(forward: Callable, leaves: Leaves, dy: PyTree) -> bool:
-    """Whether JAX has a reverse mode for it: NumPy code, a while loop and some special functions have none."""
+    """Whether JAX has a reverse mode for `forward`: NumPy code, a while loop and some special functions have none."""
     try:
         jax.eval_shape(lambda leaves: jax.vjp(forward, leaves)[1](dy), leaves)
     except (NotImplementedError, TypeError, ValueError, jax.errors.JAXTypeError):
@@ -258,7 +246,8 @@ def _differentiable(forward: Callable, leaves: Leaves, dy: PyTree) -> bool:
     return True
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
     return (str(error).strip().splitlines() or ["(no message)"])[0]
 
 

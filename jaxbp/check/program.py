@@ -1,30 +1,29 @@
-"""One compiled program that everything is measured with: value, hand-written derivative, true derivative, slope.
+"""One compiled program for everything that is measured: value, hand-written derivative, true derivative, slope.
 
-Central differences, linearity, the adjoint identity and the search for a stale cache are that same program at other
-points, with other cotangents: a check compiles once.
+Central differences, linearity, the adjoint identity and the search for a stale cache run the same program at other
+points or with other cotangents. So a check compiles once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.leaves import Leaves
+from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.core import PyTree, dot
 
 
 class Pass(NamedTuple):
-    """What one evaluation gives; truth and slope are None where JAX cannot differentiate."""
+    """What one evaluation gives."""
 
     value: float  # <dy, forward>
-    hand: dict[str, np.ndarray | None]
-    truth: dict[str, np.ndarray] | None
-    slope: float | None  # <dy, J v> along the tangent
+    hand: Measured  # the hand-written derivative; None for a missing leaf
+    truth: Arrays  # autodiff's; empty where JAX cannot differentiate
+    slope: float | None  # <dy, J v> along the tangent v; None where JAX has no forward mode
 
 
 class Program:
@@ -36,39 +35,39 @@ class Program:
 
     def __call__(self, leaves: Leaves | None = None, dy: PyTree = None, tangent: Leaves | None = None) -> Pass:
         p = self.problem
-        leaves, dy = p.leaves if leaves is None else leaves, p.dy if dy is None else dy
+        leaves = p.leaves if leaves is None else leaves
+        dy = p.dy if dy is None else dy
         tangent = jax.tree.map(jnp.ones_like, leaves) if tangent is None else tangent
         value, hand, truth, slope = jax.device_get(self._compiled(leaves, dy, tangent))
         if not p.traceable:
             hand = {path: None if g is None else np.asarray(g) for path, g in p.pullback(leaves, dy).items()}
         return Pass(self.value(leaves) if value is None else float(value), hand, truth, slope)
 
-    def gradients(self, leaves: Leaves) -> tuple[dict, dict | None]:
+    def gradients(self, leaves: Leaves) -> tuple[Measured, Arrays]:
         """The hand-written and the true derivative at other leaves."""
-        found = self(leaves)
-        return found.hand, found.truth
+        result = self(leaves)
+        return result.hand, result.truth
 
     def value(self, leaves: Leaves) -> float:
         """<dy, forward> at other leaves."""
         p = self.problem
         if not p.differentiable:
-            return float(
-                sum(np.vdot(d, y) for d, y in zip(*map(jax.tree.leaves, (p.dy, p.forward(leaves))), strict=True))
-            )
+            outputs = jax.tree.leaves(p.forward(leaves))
+            return float(sum(np.vdot(d, y) for d, y in zip(jax.tree.leaves(p.dy), outputs, strict=True)))
         return float(self._compiled(leaves, p.dy, leaves)[0])
 
     def _everything(self, leaves: Leaves, dy: PyTree, tangent: Leaves) -> tuple:
         p = self.problem
         hand = p.pullback(leaves, dy) if p.traceable else None
         if not p.differentiable:
-            return None, hand, None, None
+            return None, hand, {}, None
         y, back = jax.vjp(p.forward, leaves)
-        return dot(dy, y), hand, back(dy)[0], _slope(p.forward, leaves, dy, tangent)
+        return dot(dy, y), hand, back(dy)[0], _slope(p, leaves, dy, tangent)
 
 
-def _slope(forward: Callable, leaves: Leaves, dy: PyTree, tangent: Leaves) -> jax.Array | None:
-    """Forward mode; None through a jax.custom_vjp, which has none."""
+def _slope(problem: Problem, leaves: Leaves, dy: PyTree, tangent: Leaves) -> jax.Array | None:
+    """<dy, J tangent> by forward mode; None through a jax.custom_vjp, which has none."""
     try:
-        return dot(dy, jax.jvp(forward, (leaves,), (tangent,))[1])
+        return dot(dy, jax.jvp(problem.forward, (leaves,), (tangent,))[1])
     except TypeError:
         return None

@@ -1,4 +1,4 @@
-"""What a check found: one row a parameter, one line a law, the likely causes, and the first wrong step."""
+"""The outcome of a check: one row a leaf, one line a law, the likely causes, and the first wrong step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class Explanation:
-    """A cause that reproduces the wrong numbers, and how one sees it."""
+    """A cause that reproduces the wrong numbers, and in words what it makes of them."""
 
     cause: Cause
     text: str
@@ -50,12 +50,12 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Leaf:
-    """The verdict on one leaf of a gradient. Errors are relative (`compare`); nan where a method does not apply."""
+    """The verdict on one leaf of a gradient. Errors are relative (`truth`); nan where a method does not apply."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
-    verdict: str  # "pass", "FAIL", or "kink": nothing can be said here
+    verdict: str  # "pass", "FAIL", or "kink": the point is on a kink, where no slope is the right one
     error: float  # against autodiff, the largest entry
     difference_error: float  # against central differences along random directions
     index: tuple[int, ...] = ()  # where it is worst, with both values there
@@ -65,7 +65,7 @@ class Leaf:
 
     @property
     def passed(self) -> bool:
-        """Nothing wrong was found."""
+        """The leaf is right, or wrong at kinks only."""
         return self.verdict != "FAIL"
 
     @property
@@ -85,7 +85,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it. `passed` if nothing failed; str(report) is the text that people read."""
+    """The outcome of one check. str(report) is the text that people read."""
 
     name: str
     leaves: tuple[Leaf, ...]
@@ -98,33 +98,30 @@ class Report:
         return all(leaf.passed for leaf in self.leaves) and all(f.passed is not False for f in self.findings)
 
     def __getitem__(self, path: str) -> Leaf:
-        """The leaf of that path."""
+        """The leaf of that path. Raises KeyError for another path."""
         return {leaf.path: leaf for leaf in self.leaves}[path]
 
     def __str__(self) -> str:
         failed = [leaf for leaf in self.leaves if not leaf.passed]
-        broken = [f for f in self.findings if f.passed is False]
-        counts = f"{len(self.leaves) - len(failed)} of {len(self.leaves)} leaves right"
+        broken = sum(finding.passed is False for finding in self.findings)
         verdict = "pass" if self.passed else "FAIL"
-        lines = [
-            f"gradient check of {self.name}: {verdict}, {counts}" + (f", {len(broken)} laws broken" if broken else "")
-        ]
-        lines += ["", *table(self.leaves)]
+        right = f"{len(self.leaves) - len(failed)} of {len(self.leaves)} leaves right"
+        laws = f", {broken} law{'s' if broken > 1 else ''} broken" if broken else ""
+        lines = [f"gradient check of {self.name}: {verdict}, {right}{laws}", "", *table(self.leaves)]
+        nothing = (Explanation(Cause.UNKNOWN, "none of the known mistakes gives these numbers"),)
         for leaf in failed:
-            first, *others = leaf.causes or (
-                Explanation(Cause.UNKNOWN, "none of the known mistakes gives these numbers"),
-            )
-            lines += ["", f"{leaf.path}: likely cause: {first}"]
+            likeliest, *others = leaf.causes or nothing
+            lines += ["", f"{leaf.path}: likely cause: {likeliest}"]
             lines += [f"    or {other}" for other in others[:3]]
         if self.step:
             lines += ["", f"first wrong step in backward order: {self.step}"]
         if self.findings:
             mark = {True: "pass", False: "FAIL", None: "-   "}
-            lines += ["", *(f"{mark[f.passed]}  {f.method}: {f.text}" for f in self.findings)]
+            lines += ["", *(f"{mark[finding.passed]}  {finding.method}: {finding.text}" for finding in self.findings)]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; numbers that are not finite as text."""
+        """The report in plain values, for JSON; numbers that are not finite become text."""
         plain = lambda v: str(v) if isinstance(v, float) and not math.isfinite(v) else v
         rows = [asdict(leaf) | {"ratio": leaf.ratio} for leaf in self.leaves]
         rows = [{key: plain(value) for key, value in row.items()} for row in rows]
@@ -138,7 +135,7 @@ class Report:
 
 
 def table(leaves: tuple[Leaf, ...]) -> list[str]:
-    """The rows as text, columns aligned."""
+    """One line a leaf, under a line of headings, with the columns aligned."""
     head = ("leaf", "shape", "dtype", "autodiff", "differences", "worst at", "hand-written", "true", "ratio", "verdict")
     number = lambda v, form: "-" if math.isnan(v) else format(v, form)
     rows = [head] + [

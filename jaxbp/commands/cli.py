@@ -1,4 +1,4 @@
-"""What the commands share: their flags, the config with overrides, and one line with exit status 2 for bad input."""
+"""What all commands share: flags, the config with its overrides, and one line with exit status 2 for bad input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxbp.errors import InputError
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """absl reads the script's own flags; main gets the other words, and returns the exit status."""
+    """Runs a command: absl reads its own flags, `main` gets the other words and returns the exit status."""
 
     def guarded(argv: list[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)
@@ -31,7 +31,7 @@ def config(words: Sequence[str]) -> configuration.Config:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """absl's flags; --help shows them, and every key of the config with its meaning and default."""
+    """Reads absl's flags, and returns the other words. --help prints the flags and every key of the config."""
     wants_help = {"--help", "-h"} & set(argv)
     words = flags.FLAGS(_with_equals([word for word in argv if word not in wants_help]), known_only=True)
     if wants_help:

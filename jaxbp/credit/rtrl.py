@@ -1,12 +1,12 @@
 """Real-time recurrent learning: the exact gradient of a recurrent cell forward in time (Williams & Zipser 1989).
 
-The influence of the parameters on the state, P_t = ds_t/dw, is carried along with the state s_t = cell(x_t, s_t-1; w):
+The influence of the parameters on the state, P_t = ds_t/dw, is carried with the state s_t = cell(x_t, s_t-1; w):
 
     P_t = J_t P_t-1 + I_t        J_t = ds_t/ds_t-1,  I_t = ds_t/dw with s_t-1 held fixed
-    dw  = sum_t dh_t P_t         dh_t the delta of step t's output: the contribution of a step is there with the step
+    dw  = sum_t dh_t P_t         dh_t the delta of step t's output: each step gives its contribution at once
 
-With fixed parameters the sum is that of backpropagation through time, and nothing of the past is kept; with an update
-at every step it is the paper's online algorithm. The rows of J_t and I_t are the cell's own backward, of unit vectors.
+With fixed parameters the sum is that of backpropagation through time, and nothing of the past is kept. With an update
+at every step it is the paper's online algorithm. The rows of J_t and I_t are the cell's own backward of unit vectors.
 An example carries S |w| numbers for a state of S entries, and a step costs S^2 |w|. Since |w| ~ H^2, memory grows as
 H^3 and time as H^4.
 """
@@ -34,7 +34,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class RealTimeRecurrentLearning:
-    """Of a cell: `start`, then for each x [N, D] a `step`, and `gradient` where there is a delta. All are pure."""
+    """Of a cell: `start` once, `step` for each x [N, D], `gradient` at the steps that have a delta. All are pure."""
 
     cell: Cell
 
@@ -51,9 +51,9 @@ class RealTimeRecurrentLearning:
         units = jnp.split(jnp.eye(size, dtype=x.dtype), self.cell.states, -1)  # of each array of the state [S, H]
 
         def example(cache: PyTree, influence: PyTree) -> PyTree:
-            alone = jax.tree.map(lambda a: a[None], cache)
-            row = lambda *unit: self.cell.backward(params, alone, tuple(u[None] for u in unit))
-            (_, before), immediate = jax.vmap(row)(*units)
+            batch_of_one = jax.tree.map(lambda a: a[None], cache)
+            rows_of = lambda *unit: self.cell.backward(params, batch_of_one, tuple(u[None] for u in unit))
+            (_, before), immediate = jax.vmap(rows_of)(*units)
             jacobian = jnp.concatenate([d[:, 0] for d in before], -1)  # [S, S]
             return jax.tree.map(lambda i, p: i + jnp.einsum("kj,j...->k...", jacobian, p), immediate, influence)
 

@@ -14,13 +14,13 @@ from jaxbp.typed import Count, Range, Seed
 @dataclass(frozen=True)
 class Adding(DataConfig):
     """x [N, length, 2]: numbers uniform in [0, 1], and a mark at one step of each half; y [N, 1]: the sum of the two
-    marked numbers. To say 1 always has a mean squared error of 1/6.
+    marked numbers. A model that always says 1 has a mean squared error of 1/6.
 
     Args:
-        length: steps
-        examples: for training
-        test_examples: for the test
-        seed: of the numbers
+        length: steps in an example
+        examples: number of training examples
+        test_examples: number of test examples
+        seed: seed of the numbers
     """
 
     length: Annotated[int, Range(2)] = 100
@@ -33,9 +33,11 @@ class Adding(DataConfig):
         return Splits(self.draw(rng, self.examples), None, self.draw(rng, self.test_examples), None)
 
     def draw(self, rng: np.random.Generator, count: int) -> Dataset:
-        """So many sequences."""
-        rows, half = np.arange(count), self.length // 2
-        numbers, marks = rng.uniform(size=(count, self.length)), np.zeros((count, self.length))
+        """`count` examples."""
+        rows = np.arange(count)
+        half = self.length // 2
+        numbers = rng.uniform(size=(count, self.length))
+        marks = np.zeros((count, self.length))
         marks[rows, rng.integers(half, size=count)] = 1
         marks[rows, rng.integers(half, self.length, size=count)] = 1
         y = np.sum(numbers * marks, axis=1, keepdims=True)

@@ -50,13 +50,13 @@ DRAWN = """
 
 @dataclass(frozen=True)
 class Characters(DataConfig):
-    """For training each of the 36 characters once, x [36, 35] of 0 and 1; for the test noisy copies of them.
+    """The training part has each of the 36 characters once, x [36, 35] of 0 and 1; the test part has noisy copies.
 
     Args:
-        noise: part of the 35 pixels flipped in every test example
+        noise: fraction of the 35 pixels that is flipped in every test example
         copies: test examples of each character
-        one_hot: labels as float32 rows [N, 36] instead of int32 numbers [N]
-        seed: of the noise
+        one_hot: whether labels are float32 rows [N, 36] instead of int32 numbers [N]
+        seed: seed of the noise
     """
 
     noise: Annotated[float, Range(0, 1)] = 0.1

@@ -1,4 +1,4 @@
-"""Tables in text files, one example a line: numbers as features, and one column to predict."""
+"""Tables in text files, one example a line: numbers are features, and one column is to be predicted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MISSING = {"", "?", "na", "n/a", "nan", "null"}
 
 @dataclass(frozen=True)
 class Csv(Tabular):
-    """x [N, features]. For classification y [N] numbers the labels in sorted order (as numbers if all are numbers, else
-    as text), for regression it is [N, 1].
+    """x [N, features]. For regression y is [N, 1]. For classification y [N] numbers the labels in sorted order: that of
+    numbers if all are numbers, else that of text.
 
     Args:
         path: path of the file, UTF-8
-        target: column to predict: its name, or its number from 0; negative ones count from the end
-        features: columns to learn from, by name or number; none given: all but the target
+        target: column to predict, by name or by number from 0; negative numbers count from the end
+        features: columns to learn from, by name or number; empty: all but the target
         header: whether the first line holds the columns' names
         delimiter: the one character between columns
         task: whether the target is a label or a number
@@ -46,7 +46,8 @@ class Csv(Tabular):
     def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
         names, rows = self._read()
         target = self._column(self.target, names)
-        chosen = [self._column(c, names) for c in self.features] or [i for i in range(len(names)) if i != target]
+        chosen = [self._column(feature, names) for feature in self.features]
+        chosen = chosen or [i for i in range(len(names)) if i != target]
         if target in chosen or not chosen:
             raise InputError(f"{self.path}: features must name columns other than the target, got {self.features}")
         x = np.array([[self._number(line, names[i], cells[i]) for i in chosen] for line, cells in rows])

@@ -1,4 +1,4 @@
-"""Periodic curves in the plane, point by point: at a crossing the next point depends on the way that led there."""
+"""Periodic curves in the plane, point by point. At a crossing the next point depends on the points before."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CURVES = {  # name: the point at phase t
 @dataclass(frozen=True)
 class Curve(DataConfig):
     """x, y [N, length, 2]: the points of a curve from a random phase on, and the point after each of them. "eight" and
-    "lissajous" cross themselves: as a function of a point, the next one has several values.
+    "lissajous" cross themselves, so the next point is no function of the point alone.
 
     Args:
         name: which curve
         length: points in an example
         period: points in one turn
-        noise: standard deviation of the noise on x
-        examples: for training
-        test_examples: for the test
-        seed: of phases and noise
+        noise: standard deviation of the Gaussian noise on x
+        examples: number of training examples
+        test_examples: number of test examples
+        seed: seed of phases and noise
     """
 
     name: Literal["circle", "ellipse", "eight", "lissajous"] = "lissajous"
@@ -46,7 +46,7 @@ class Curve(DataConfig):
         return Splits(self.draw(rng, self.examples), None, self.draw(rng, self.test_examples), None)
 
     def draw(self, rng: np.random.Generator, count: int) -> Dataset:
-        """So many examples."""
+        """`count` examples."""
         phase = 2 * np.pi * (rng.uniform(size=(count, 1)) + np.arange(self.length + 1) / self.period)
         points = np.stack(CURVES[self.name](phase), -1).astype(np.float32)
         x = points[:, :-1] + self.noise * rng.normal(size=(count, self.length, 2)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The small data sets that scikit-learn carries in its package: nothing to download."""
+"""The small data sets that come with scikit-learn: nothing to download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Embedded(Movable, Tabular):
 
     Args:
         name: which data set
-        image: digits only: x as [N, 8, 8, 1] instead of [N, 64]
+        image: whether x is [N, 8, 8, 1] instead of [N, 64]; for digits only
     """
 
     name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]

@@ -1,7 +1,8 @@
-"""Regression data made from a known function of one variable, with noise."""
+"""Regression data from a known function of one variable, with noise."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -12,7 +13,7 @@ from jaxbp.data.prepare import Tabular
 from jaxbp.errors import InputError
 from jaxbp.typed import Range
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sine": np.sin,
     "cosine": np.cos,
     "sinc": np.sinc,  # sin(pi x) / (pi x)
@@ -30,9 +31,9 @@ class Function(Tabular):
 
     Args:
         name: f
-        examples: before the test part is split off
-        low: least x
-        high: x stays below, greater than low
+        examples: number of examples, those of the test part included
+        low: lower bound of x
+        high: upper bound of x, exclusive; greater than low
         noise: standard deviation of the Gaussian noise on y
     """
 

@@ -1,5 +1,8 @@
-"""The IDX format of MNIST and its relatives: two zero bytes, a type byte, the number of dimensions, the dimensions as
-big-endian uint32, then the values, big-endian. A file may be gzipped, whatever its name."""
+"""The IDX format of MNIST and its relatives. Files may be gzipped, whatever their names.
+
+A file holds two zero bytes, a type byte, the number of dimensions in one byte, the dimensions as big-endian uint32, and
+the values, big-endian.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,15 @@ TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 
 @dataclass(frozen=True)
 class Idx(Movable, Prepared):
-    """Images and labels in IDX files. Images of unsigned bytes are divided by 255, other types stay as they are; labels
-    become 0, 1, ... in sorted order.
+    """Images and labels in IDX files. Images of unsigned bytes are divided by 255, other types are not. Labels become
+    0, 1, ... in sorted order.
 
     Args:
         train_images: path of an IDX file [N, rows, columns], gzipped or not
         train_labels: path of an IDX file [N] of integers
         test_images: path, as train_images
         test_labels: path, as train_labels
-        image: x as [N, rows, columns, 1] instead of [N, rows * columns]
+        image: whether x is [N, rows, columns, 1] instead of [N, rows * columns]
     """
 
     train_images: str
@@ -50,10 +53,11 @@ class Idx(Movable, Prepared):
 def read_pair(images: Path, labels: Path, image: bool, classes: tuple[str, ...] | None = None) -> Dataset:
     """x [N, rows * columns], or [N, rows, columns, 1] if `image`, and y [N] int32, the labels as the file has them.
 
-    Raises InputError, naming the file, for one that is not what belongs there, if they are not equally many, or for a
-    label that `classes` has no place for.
+    Raises InputError, naming the file, for arrays of a wrong rank or type, unequal numbers of images and labels, or a
+    label outside 0..classes-1.
     """
-    x, y = read_idx(images), read_idx(labels)
+    x = read_idx(images)
+    y = read_idx(labels)
     ranks = (3,) if image else (2, 3, 4)
     if x.ndim not in ranks:
         allowed = " or ".join(map(str, ranks))

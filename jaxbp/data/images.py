@@ -16,11 +16,11 @@ from jaxbp.errors import InputError
 @dataclass(frozen=True)
 class Images(Movable, Tabular):
     """x [N, rows, columns, 3] in [0, 1] before scaling; the classes are the subfolders' names. A subfolder must
-    hold images that Pillow can read and nothing else, but names that begin with a dot are passed over.
+    hold images that Pillow can read and nothing else. Names that begin with a dot are ignored.
 
     Args:
         path: folder with one subfolder of images per class, all of one size
-        grayscale: x as [N, rows, columns, 1], the brightness
+        grayscale: whether x is the brightness [N, rows, columns, 1]
     """
 
     path: str
@@ -44,7 +44,7 @@ class Images(Movable, Tabular):
 
 
 def visible(folder: Path) -> list[Path]:
-    """What is in a folder, sorted by name. Raises InputError if it holds nothing or cannot be read."""
+    """The entries of a folder, sorted by name. Raises InputError if it is empty or cannot be read."""
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:

@@ -9,33 +9,32 @@ import numpy as np
 
 from jaxbp.data.pipeline import DataConfig, Dataset, Splits
 
-# Number k in this list has the bits of k as its results for (a, b) = (0, 0), (0, 1), (1, 0), (1, 1).
-Operator = Literal[
-    "false",
-    "and",
-    "a_and_not_b",
-    "a",
-    "b_and_not_a",
-    "b",
-    "xor",
-    "or",  # 0000 0001 0010 0011 0100 0101 0110 0111
-    "nor",
-    "xnor",
-    "not_b",
-    "b_implies_a",
-    "not_a",
-    "a_implies_b",
-    "nand",
-    "true",  # 1000 1001 ... 1111
+Operator = Literal[  # the results for (a, b) = (0, 0), (0, 1), (1, 0), (1, 1) are the bits of the place in this list
+    "false",  # 0000
+    "and",  # 0001
+    "a_and_not_b",  # 0010
+    "a",  # 0011
+    "b_and_not_a",  # 0100
+    "b",  # 0101
+    "xor",  # 0110
+    "or",  # 0111
+    "nor",  # 1000
+    "xnor",  # 1001
+    "not_b",  # 1010
+    "b_implies_a",  # 1011
+    "not_a",  # 1100
+    "a_implies_b",  # 1101
+    "nand",  # 1110
+    "true",  # 1111
 ]
 
 
 @dataclass(frozen=True)
 class Logic(DataConfig):
-    """All four rows, x [4, 2] and y [4, 1] of 0 and 1, for training and for the test.
+    """All four rows, x [4, 2] and y [4, 1] of 0 and 1, in the training part and in the test part.
 
     Args:
-        operator: name of the operator of inputs a and b
+        operator: name of the operator on inputs a and b
     """
 
     operator: Operator

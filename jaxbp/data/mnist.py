@@ -29,13 +29,13 @@ CLASSES = tuple("0123456789")
 
 @dataclass(frozen=True)
 class Mnist(Movable, Prepared):
-    """Handwritten digits, 60,000 for training and 10,000 for the test, in [0, 1]: x [N, 784]. Any data in files of the
-    same names and labels 0..9 (Fashion-MNIST) will do.
+    """Handwritten digits, 60,000 for training and 10,000 for the test, in [0, 1]: x [N, 784]. It also reads other data
+    with labels 0..9 in files of the same names (Fashion-MNIST).
 
     Args:
         path: folder with the four IDX files, gzipped or not; None downloads MNIST into the cache
-        image: x as [N, 28, 28, 1] instead of [N, 784]
-        train_size: training examples to use, validation included, drawn stratified; None: all
+        image: whether x is [N, 28, 28, 1] instead of [N, 784]
+        train_size: training examples to use, those for validation included, in a stratified draw; None: all
     """
 
     path: str | None = None
@@ -44,13 +44,15 @@ class Mnist(Movable, Prepared):
 
     def load(self) -> Splits:
         folder = download(cache_folder(), MIRRORS) if self.path is None else Path(self.path).expanduser()
-        train, test = self._read(folder, "train"), self._read(folder, "t10k")
+        train = self._read(folder, "train")
+        test = self._read(folder, "t10k")
         if self.train_size is not None and self.train_size != len(train):
             _, train = hold_out(train, CLASSES, self.train_size, self.seed, f"train_size={self.train_size}")
         return self.finish(train, test, CLASSES)
 
     def _read(self, folder: Path, part: str) -> Dataset:
-        images, labels = find(folder, f"{part}-images-idx3-ubyte"), find(folder, f"{part}-labels-idx1-ubyte")
+        images = find(folder, f"{part}-images-idx3-ubyte")
+        labels = find(folder, f"{part}-labels-idx1-ubyte")
         return read_pair(images, labels, self.image, CLASSES)
 
 
@@ -64,20 +66,21 @@ def find(folder: Path, name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloads stay: $XDG_CACHE_HOME/jaxbp/mnist, or the same below ~/.cache."""
+    """The folder of downloads: $XDG_CACHE_HOME/jaxbp/mnist, or the same below ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxbp" / "mnist"
 
 
 def download(folder: Path, mirrors: Sequence[str]) -> Path:
-    """`folder`, with MNIST's four files in it: what is not there yet comes from the first mirror that has it intact.
+    """`folder` with MNIST's four files in it. A missing file comes from the first mirror that has it intact.
 
     Raises InputError if no mirror has it, or the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name in SHA256:
             if not (folder / name).exists():
-                write_whole(folder / name, fetch(name, mirrors))
+                content = fetch(name, mirrors)
+                folder.mkdir(parents=True, exist_ok=True)  # not before: a failed download leaves nothing
+                write_whole(folder / name, content)
     except OSError as error:
         raise InputError(f"cannot write MNIST to the cache ({error}); give path, or set XDG_CACHE_HOME") from error
     return folder

@@ -1,4 +1,4 @@
-"""Images that stand a little elsewhere in every step: random shifts and rotations of a training batch."""
+"""Random shifts and rotations of training images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jaxbp.typed import Range
 
 @dataclass(frozen=True, kw_only=True)
 class Movable(DataConfig):
-    """Keys of data sets of images: how far a training image is moved, by other amounts in every step.
+    """Keys of data sets of images: random moves of the training images, drawn anew in every step.
 
     Args:
-        shift: pixels, at most so many along each axis
-        rotation: degrees, at most so many either way
+        shift: largest shift along each axis, in whole pixels
+        rotation: largest rotation either way, in degrees
     """
 
     shift: Annotated[int, Range(0)] = 0
@@ -35,18 +35,18 @@ class Movable(DataConfig):
 
 
 def moved(key: jax.Array, x: jax.Array, shift: int, rotation: float) -> jax.Array:
-    """Each image of x [N, H, W, C] turned about its middle by up to `rotation` degrees, then moved by up to `shift`
-    whole pixels along either axis; zeros come in, and between pixels it is linear. A pure function of its arguments."""
+    """x [N, H, W, C] with each image turned about its middle by up to `rotation` degrees, then shifted by up to `shift`
+    whole pixels along each axis. Zeros come in at the edges, and interpolation is linear. A pure function."""
     by_angle, by_shift = jax.random.split(key)
     angle = jnp.deg2rad(jax.random.uniform(by_angle, (len(x),), x.dtype, -rotation, rotation))
     offset = jax.random.randint(by_shift, (len(x), 2), -shift, shift + 1).astype(x.dtype)
     middle = (jnp.array(x.shape[1:3], x.dtype) - 1) / 2
     places = jnp.stack(jnp.meshgrid(*map(jnp.arange, x.shape[1:3]), indexing="ij"), -1) - middle  # [H, W, 2]
 
-    def one(image: jax.Array, angle: jax.Array, offset: jax.Array) -> jax.Array:
+    def move(image: jax.Array, angle: jax.Array, offset: jax.Array) -> jax.Array:
         turn = jnp.array([[jnp.cos(angle), jnp.sin(angle)], [-jnp.sin(angle), jnp.cos(angle)]])
         row, column = jnp.einsum("ab,hwb->ahw", turn, places - offset) + middle[:, None, None]
         channel = lambda plane: map_coordinates(plane, [row, column], order=1)
         return jax.vmap(channel, -1, -1)(image)
 
-    return jax.vmap(one)(x, angle, offset)
+    return jax.vmap(move)(x, angle, offset)

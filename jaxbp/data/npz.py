@@ -22,7 +22,7 @@ class Npz(Prepared):
 
     Args:
         path: path of the .npz file
-        test_fraction: part of x and y kept for the test; None if the file has x_test
+        test_fraction: fraction of x and y for the test part; None if the file has x_test
     """
 
     path: str
@@ -35,8 +35,10 @@ class Npz(Prepared):
         parts = [self._part(arrays, suffix) for suffix in suffixes]
         parts, classes = self._number_labels(parts, suffixes)
         if self.test_fraction is None:
-            return self.finish(*parts, classes)
-        return self.finish(*split_test(*parts, classes, self.test_fraction, self.seed), classes)
+            train, test = parts
+        else:
+            train, test = split_test(parts[0], classes, self.test_fraction, self.seed)
+        return self.finish(train, test, classes)
 
     def _require(self, arrays: dict[str, np.ndarray], names: list[str]) -> None:
         missing = [name for name in names if name not in arrays]
@@ -46,7 +48,8 @@ class Npz(Prepared):
 
     def _part(self, arrays: dict[str, np.ndarray], suffix: str) -> Dataset:
         """x and y of one part, y as labels [N] of any type or targets [N, O]."""
-        x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
+        x = arrays[f"x{suffix}"]
+        y = arrays[f"y{suffix}"]
         if x.ndim == 0 or x.dtype.kind not in "fiub":
             raise InputError(f"{self.path}: x{suffix} must be [N, ...] of numbers, got {x.dtype} {list(x.shape)}")
         targets = y.dtype.kind == "f"

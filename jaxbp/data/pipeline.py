@@ -1,4 +1,4 @@
-"""What training sees of any data set: its parts in host memory, the config that loads them, the order of an epoch."""
+"""What training knows of a data set: its parts in host memory, the config that loads them, the order of an epoch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, rows: np.ndarray) -> Dataset:
+    def take(self, rows: np.ndarray | slice) -> Dataset:
         """The examples with these row numbers, in their order."""
         return Dataset(self.x[rows], self.y[rows], None if self.mask is None else self.mask[rows])
 
@@ -32,11 +32,23 @@ class Dataset:
         """1 for what counts and 0 for what does not, in the shape of the losses: [N] or [N, T] float32."""
         return np.ones(len(self), np.float32) if self.mask is None else self.mask
 
+    def batch(self, rows: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
+        """{"x", "y", "weight"} of these rows (all by default), as a model's loss takes them.
+
+        The weights have the shape of `counting`: one equal weight for whatever counts and 0 for the rest, with sum 1.
+        """
+        part = self.take(rows)
+        counting = part.counting()
+        return {"x": part.x, "y": part.y, "weight": counting / counting.sum()}
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The parts of a data set. Raises InputError for a part that is empty, holds a value that is not finite or a label
-    outside 0..classes-1, or has another shape than the training part: no data set can be loaded unchecked."""
+    """The parts of a data set. No part is unchecked.
+
+    Raises InputError for a part that is empty, holds a value that is not finite or a label outside 0..classes-1, or has
+    another shape than the training part.
+    """
 
     train: Dataset
     validation: Dataset | None
@@ -52,9 +64,10 @@ class Splits:
 
     def _check_shape(self, name: str, part: Dataset) -> None:
         for letter in ("x", "y"):
-            given, wanted = (getattr(data, letter).shape[1:] for data in (part, self.train))
-            if given != wanted:
-                raise InputError(f"{name} part: a row of {letter} has shape {given}, in the train part {wanted}")
+            shape = getattr(part, letter).shape[1:]
+            expected = getattr(self.train, letter).shape[1:]
+            if shape != expected:
+                raise InputError(f"{name} part: a row of {letter} has shape {shape}, in the train part {expected}")
 
     def map(self, f: Callable[[Dataset], Dataset]) -> Splits:
         """The same splits with `f` applied to every part."""
@@ -92,7 +105,7 @@ def _check_labels(where: str, labels: np.ndarray, classes: int) -> None:
 
 
 def to_float32(values: np.ndarray) -> np.ndarray:
-    """`values` as float32, not copied where they are already; what is too large becomes infinite without a warning."""
+    """`values` as float32, not copied if they already are. Values that are too large become infinite, unwarned."""
     with np.errstate(over="ignore"):
         return values.astype(np.float32, copy=False)
 
@@ -104,14 +117,14 @@ def unreadable(path: Path | str, error: Exception) -> InputError:
 
 @dataclass(frozen=True)
 class DataConfig(Typed):
-    """The base of every data set's config: fields are config keys."""
+    """The base of every data set's config. Its fields are config keys."""
 
     def load(self) -> Splits:
         """Reads or makes the data. Raises InputError if that cannot be done."""
         raise NotImplementedError
 
     def augment(self, key: jax.Array, x: jax.Array) -> jax.Array:
-        """A training batch [N, ...] changed at random, inside the compiled step: a pure function of key and x."""
+        """A random change of a training batch [N, ...] inside the compiled step: a pure function of key and x."""
         return x
 
 
@@ -120,13 +133,14 @@ def epoch_order(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The examples of one epoch in batches: row numbers [steps, batch_size] int32 and mask [steps, batch_size] float32.
 
-    A pure function of its arguments. Every example occurs exactly once with mask 1, in file order if not `shuffle`;
-    what pads the last batch holds row 0 with mask 0. Raises InputError if batch_size is not in 1..examples.
+    A pure function of its arguments. Every example occurs exactly once with mask 1, in file order if not `shuffle`. The
+    last batch is padded with row 0, mask 0. Raises InputError if batch_size is not in 1..examples.
     """
     if not 1 <= batch_size <= examples:
         raise InputError(f"batch_size must lie in 1..{examples} (the number of examples), got {batch_size}")
     steps = -(-examples // batch_size)
-    order, mask = np.zeros(steps * batch_size, np.int32), np.zeros(steps * batch_size, np.float32)
+    order = np.zeros(steps * batch_size, np.int32)
+    mask = np.zeros(steps * batch_size, np.float32)
     order[:examples] = np.random.default_rng([seed, epoch]).permutation(examples) if shuffle else np.arange(examples)
     mask[:examples] = 1
     return order.reshape(steps, batch_size), mask.reshape(steps, batch_size)

@@ -1,6 +1,6 @@
-"""Splitting, scaling and label encoding, once for all data sets, and the config keys that choose among them.
+"""Splitting, scaling and label encoding for all data sets, and the config keys that choose among them.
 
-scikit-learn does the work. It takes seconds to import, so that happens inside the functions that need it.
+scikit-learn does the work. It takes seconds to import, so the functions that need it import it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Prepared(DataConfig):
     """Keys of data that has a training and a test part.
 
     Args:
-        validation_fraction: part of the training examples kept for validation; 0 keeps none
-        scaling: of each feature, fitted on the training part
-        scale_targets: regression targets to mean 0 and standard deviation 1 of the training part
-        one_hot: labels as float32 rows [N, classes] instead of int32 numbers [N]
-        seed: of every random choice
+        validation_fraction: fraction of the training examples for validation; 0: no validation part
+        scaling: how each feature is scaled; fitted on the training part
+        scale_targets: whether regression targets get mean 0 and standard deviation 1 of the training part
+        one_hot: whether labels are float32 rows [N, classes] instead of int32 numbers [N]
+        seed: seed of every random choice
     """
 
     validation_fraction: Fraction = 0.0
@@ -49,15 +49,15 @@ class Prepared(DataConfig):
             splits = scale_features(splits, self.scaling)
         if self.scale_targets:
             splits = scale_targets(splits)
-        return splits.map(as_one_hot(classes) if self.one_hot else _final_types)
+        return splits.map(as_one_hot(classes) if self.one_hot and classes else _final_types)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tabular(Prepared):
-    """Keys of data that comes as one table, from which a test part is split off, or every fold in turn.
+    """Keys of data that comes as one table, of which a fraction or a fold becomes the test part.
 
     Args:
-        test_fraction: part of all examples kept for the test
+        test_fraction: fraction of all examples for the test part
     """
 
     test_fraction: Share = 0.2
@@ -70,13 +70,13 @@ class Tabular(Prepared):
         return self.split(*self.table())
 
     def split(self, data: Dataset, classes: tuple[str, ...] | None) -> Splits:
-        """Holds out the test part (stratified where there are classes), then does what `finish` does."""
+        """Holds out the test part (stratified where there are classes), then calls `finish`."""
         return self.finish(*split_test(data, classes, self.test_fraction, self.seed), classes)
 
     def folds(self, count: int, seed: int) -> Iterator[Splits]:
         """`count` splits, each with one fold of `cross_validation` as its test part, scaled by its own training part.
 
-        test_fraction plays no part. Raises InputError at the call for a count that `cross_validation` refuses.
+        test_fraction is ignored. Raises InputError at the call for a count that `cross_validation` refuses.
         """
         data, classes = self.table()
         pairs = cross_validation(data, count, seed)
@@ -84,7 +84,7 @@ class Tabular(Prepared):
 
 
 def split_test(data: Dataset, classes: tuple[str, ...] | None, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """(training part, test part with this fraction of the examples); errors are those of `hold_out`."""
+    """(training part, test part with this fraction of the examples). Raises the errors of `hold_out`."""
     return hold_out(data, classes, round(fraction * len(data)), seed, f"test_fraction={fraction}")
 
 
@@ -139,7 +139,7 @@ def _rows(x: np.ndarray) -> np.ndarray:
 
 
 def as_one_hot(classes: tuple[str, ...]) -> Callable[[Dataset], Dataset]:
-    """The function that gives a part final types, with labels as rows of the identity matrix [N, classes]."""
+    """The function that gives a part its final types, with labels as rows of the identity matrix [N, classes]."""
     rows = np.eye(len(classes), dtype=np.float32)
     return lambda part: replace(part, x=to_float32(part.x), y=rows[part.y])
 
@@ -150,10 +150,10 @@ def _final_types(part: Dataset) -> Dataset:
 
 
 def label_numbers(where: str, labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The place of each label [N] in the sorted array `values`, int32 [N]. Raises InputError for one not in there."""
-    strange = np.flatnonzero(~np.isin(labels, values))
-    if strange.size:
-        row = strange[0]
+    """The place of each label [N] in the sorted array `values`, int32 [N]. Raises InputError for a missing one."""
+    absent = np.flatnonzero(~np.isin(labels, values))
+    if absent.size:
+        row = absent[0]
         raise InputError(f"{where}: row {row} holds label {labels[row]}, which no training example has")
     return np.searchsorted(values, labels).astype(np.int32)
 
@@ -161,8 +161,9 @@ def label_numbers(where: str, labels: np.ndarray, values: np.ndarray) -> np.ndar
 def cross_validation(data: Dataset, folds: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields `folds` pairs (training rows, validation rows), int [n]; every row is a validation row exactly once.
 
-    Shuffled by `seed`, and stratified where y holds labels, as numbers or one-hot. Data scaled before it is folded has
-    seen its validation rows. Raises InputError if folds is not in 2..N, or a class has fewer examples than folds.
+    Rows are shuffled by `seed`, and stratified where y holds labels, as numbers or one-hot. Scale each fold by itself:
+    scaling before folding leaks the validation rows. Raises InputError if folds is not in 2..N, or a class has fewer
+    examples than folds.
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 

@@ -26,14 +26,14 @@ GRAMMAR = [  # state: {symbol: the next state}; Reber 1967, as drawn by Cleerema
 class Reber(DataConfig):
     """x [N, T, 7] one-hot symbols of a string, y [N, T] int32 the symbol after each; strings are padded to the longest.
 
-    In the test part only the steps count that allow a single symbol, so an accuracy of 1 means that the grammar is
-    learned, with the T or P before the last symbol, which is that after the first.
+    In the test part only those steps count that allow a single symbol. An accuracy of 1 thus means that the grammar is
+    learned, and with it that the symbol before the last repeats the second symbol, T or P.
 
     Args:
-        embedded: B, T or P, a Reber string, the same T or P, E; False: a Reber string alone
-        examples: for training
-        test_examples: for the test
-        seed: of the strings
+        embedded: whether a string is B, T or P, a Reber string, the same T or P, E; else a Reber string by itself
+        examples: number of training examples
+        test_examples: number of test examples
+        seed: seed of the strings
     """
 
     embedded: bool = True
@@ -50,8 +50,9 @@ class Reber(DataConfig):
 
 
 def word(rng: np.random.Generator, embedded: bool) -> str:
-    """A string of the grammar; every choice has even chances."""
-    state, symbols = 0, []
+    """A string of the grammar, in which both symbols of a choice are equally likely."""
+    state = 0
+    symbols: list[str] = []
     while choices := sorted(GRAMMAR[state]):
         symbols.append(choices[rng.integers(len(choices))])
         state = GRAMMAR[state][symbols[-1]]
@@ -61,8 +62,9 @@ def word(rng: np.random.Generator, embedded: bool) -> str:
 
 
 def choices_after(symbols: str) -> list[int]:
-    """How many symbols may follow after each but the last symbol of a Reber string."""
-    state, counts = 0, []
+    """How many symbols may follow each symbol of a Reber string but the last."""
+    state = 0
+    counts = []
     for symbol in symbols[:-1]:
         state = GRAMMAR[state][symbol]
         counts.append(len(GRAMMAR[state]))
@@ -70,11 +72,13 @@ def choices_after(symbols: str) -> list[int]:
 
 
 def encoded(words: list[str], longest: int, decided: bool) -> Dataset:
-    """The strings, filled up to `longest` steps; their own steps count, or where `decided` those with one choice."""
+    """The strings, padded to `longest` steps. Their own steps count, or where `decided` only those with one choice."""
     x = np.zeros((len(words), longest, len(SYMBOLS)), np.float32)
-    y, mask = np.zeros(x.shape[:2], np.int32), np.zeros(x.shape[:2], np.float32)
+    y = np.zeros(x.shape[:2], np.int32)
+    mask = np.zeros(x.shape[:2], np.float32)
     for row, text in enumerate(words):
-        numbers, steps = [SYMBOLS.index(symbol) for symbol in text], len(text) - 1
+        numbers = [SYMBOLS.index(symbol) for symbol in text]
+        steps = len(text) - 1
         x[row, np.arange(steps), numbers[:-1]] = 1
         y[row, :steps] = numbers[1:]
         choices = [2, 1, *choices_after(text[2:-2]), 1, 1] if text[2] == "B" else choices_after(text)

@@ -14,12 +14,12 @@ from jaxbp.typed import Count
 
 @dataclass(frozen=True)
 class Encoder(DataConfig):
-    """The encoder problem (Ackley, Hinton & Sejnowski 1985): x and y [size, size], of each row one unit is on.
+    """The encoder problem (Ackley, Hinton & Sejnowski 1985): x and y [size, size] with one unit on in each row.
 
-    All rows are for training and for the test. Through a narrow hidden layer a net must find a code for them.
+    All rows are in the training part and in the test part. A net with a narrow hidden layer must find a code for them.
 
     Args:
-        size: patterns, and units at both ends
+        size: number of patterns, and of units at both ends
     """
 
     size: Count = 8
@@ -31,10 +31,10 @@ class Encoder(DataConfig):
 
 @dataclass(frozen=True)
 class Reconstruction(DataConfig):
-    """Another data set's inputs, x as they are and y [N, features] the same numbers in a row. Sequences are refused.
+    """The inputs of another data set: x as they are, and y [N, features] the same numbers in a row. No sequences.
 
     Args:
-        data: whose inputs; what it says of targets must be left alone
+        data: the data set that has the inputs; its keys on targets must keep their defaults
     """
 
     data: DataConfig

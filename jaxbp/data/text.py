@@ -1,4 +1,4 @@
-"""Text by characters: every window of it is an example, and the character after each of its characters the target."""
+"""Text by characters. A window of text is an example, and the targets are the characters one place later."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PLAIN = "\t\n" + "".join(map(chr, range(32, 127)))
 
 @dataclass(frozen=True)
 class Text(DataConfig):
-    """x, y [windows, length] int32 of a text file; the classes are tab, newline, the 95 printable characters of ASCII,
-    and what else the text has. The test part is the end of the text, in windows that overlap by half: each character
-    counts once there, with at least half a window before it (but for the first window).
+    """x, y [windows, length] int32 of a text file. The classes are tab, newline, the 95 printable characters of ASCII,
+    and any others in the text. The test part is the end of the text, in windows that overlap by half. Each character
+    counts once there, and has at least half a window before it (but for the first window).
 
     Args:
-        path: a text file in UTF-8; None: the sources of Python's standard library, ASCII alone
+        path: a text file in UTF-8; None: the sources of Python's standard library, ASCII only
         size: characters to use, from the beginning; None: all
         length: characters in a window
-        test_fraction: part at the end that is kept for the test
-        streams: read so many parts of the text side by side, batch after batch: for model.carry
+        test_fraction: fraction at the end that is the test part
+        streams: number of parts of the text that are read side by side, batch after batch, for model.carry
     """
 
     path: str | None = None
@@ -36,7 +36,8 @@ class Text(DataConfig):
     streams: Count | None = None
 
     def load(self) -> Splits:
-        text = (standard_library() if self.path is None else read(Path(self.path)))[: self.size]
+        text = standard_library() if self.path is None else read(Path(self.path))
+        text = text[: self.size]
         classes = PLAIN + "".join(sorted(set(text) - set(PLAIN)))
         cut = len(text) - round(self.test_fraction * len(text))
         if min(cut, len(text) - cut) <= self.length:
@@ -57,7 +58,7 @@ def windows(ids: np.ndarray, length: int, stride: int) -> Dataset:
 
 
 def in_streams(data: Dataset, streams: int) -> Dataset:
-    """The examples in the order in which so many readers, each in its own part of the text, come to them."""
+    """The examples in the order in which `streams` readers reach them, each in its own part of the text."""
     steps = len(data) // streams
     if steps == 0:
         raise InputError(f"streams={streams} are too many for a text of {len(data)} windows")
@@ -65,14 +66,16 @@ def in_streams(data: Dataset, streams: int) -> Dataset:
 
 
 def overlapping(ids: np.ndarray, length: int) -> Dataset:
-    """Windows that overlap by half; after the first, only the second half of a window counts."""
-    data = windows(ids, length, max(length // 2, 1))
-    data.mask[1:, : length - max(length // 2, 1)] = 0
-    return data
+    """Windows that overlap by half. After the first, only the second half of a window counts."""
+    stride = max(length // 2, 1)
+    data = windows(ids, length, stride)
+    mask = data.counting()
+    mask[1:, : length - stride] = 0
+    return Dataset(data.x, data.y, mask)
 
 
 def read(path: Path) -> str:
-    """A text file. Raises InputError where it is none."""
+    """The content of a text file. Raises InputError where it cannot be read."""
     try:
         return path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -80,7 +83,7 @@ def read(path: Path) -> str:
 
 
 def standard_library() -> str:
-    """The modules at the top level of Python's standard library in alphabetical order, without what is not ASCII."""
+    """The top-level modules of Python's standard library in alphabetical order, reduced to PLAIN characters."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     text = "\n".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)
     return "".join(filter(set(PLAIN).__contains__, text))

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.core import Case, Context, Layer, PyTree, normal, off_zero, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, normal, off_zero, require, shaped
 from jaxbp.errors import InputError, unknown
 
 
@@ -135,8 +135,7 @@ class ELU(Activation):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise InputError(f"ELU: alpha must be positive, got {self.alpha}")
+        require(self, "alpha", self.alpha > 0, "positive")
 
     def value(self, x: jax.Array) -> jax.Array:
         return jax.nn.elu(x, self.alpha)
@@ -153,7 +152,8 @@ class SELU(Activation):
         return jax.nn.selu(x)
 
     def slope(self, y: jax.Array) -> jax.Array:
-        alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+        alpha = 1.6732632423543772848170429916717
+        scale = 1.0507009873554804934193349852946
         return jnp.where(y > 0, scale, y + scale * alpha)
 
 
@@ -240,14 +240,14 @@ class Elementwise(FromInput):
     def __post_init__(self) -> None:
         with jax.enable_x64(True):
             points = np.linspace(-3.97, 3.93, 40)
-            want = np.asarray(jax.vmap(jax.grad(self.f))(points))
-            got = np.broadcast_to(np.asarray(self.derivative(jnp.asarray(points))), want.shape)
-        wrong = ~(np.abs(got - want) <= 1e-9 * np.maximum(1, np.abs(want)))
+            autodiff = np.asarray(jax.vmap(jax.grad(self.f))(points))
+            hand = np.broadcast_to(np.asarray(self.derivative(jnp.asarray(points))), autodiff.shape)
+        wrong = ~(np.abs(hand - autodiff) <= 1e-9 * np.maximum(1, np.abs(autodiff)))
         if wrong.any():
             i = int(np.argmax(wrong))
             raise InputError(
-                f"Elementwise: the derivative given is {got[i]:.9g} at x = {points[i]:.4g}, "
-                f"but f has the derivative {want[i]:.9g} there ({wrong.sum()} of 40 points differ)"
+                f"Elementwise: the derivative given is {hand[i]:.9g} at x = {points[i]:.4g}, "
+                f"but f has the derivative {autodiff[i]:.9g} there ({wrong.sum()} of 40 points differ)"
             )
 
     def value(self, x: jax.Array) -> jax.Array:
@@ -268,12 +268,13 @@ def has_defaults(cls: type[Activation]) -> bool:
 
 
 def activation(name: str, key: str = "activation") -> Layer:
-    """The activation of that class name in lower case, as the user's `key`, with its default settings: 'relu', ...
+    """The activation whose class has that name in lower case ('relu', 'gelu', ...), with its default settings.
 
-    Raises InputError for an unknown name, with the nearest one.
+    Raises InputError for an unknown name, with the nearest one; `key` is what the user calls the setting.
     """
-    kinds = [Identity, Step, *Activation.__subclasses__(), *FromInput.__subclasses__()]
-    named = {cls.__name__.lower(): cls for cls in kinds if not issubclass(cls, Activation) or has_defaults(cls)}
+    activations = [*Activation.__subclasses__(), *FromInput.__subclasses__()]
+    kinds: list[type[Layer]] = [Identity, Step, *(cls for cls in activations if has_defaults(cls))]
+    named = {cls.__name__.lower(): cls for cls in kinds}
     if name not in named:
         raise unknown(key, name, named)
     return named[name]()

@@ -23,9 +23,8 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxbp.core import Case, Context, Layer, PyTree, Shared, Static, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, Shared, Static, require, shaped, wide
 from jaxbp.errors import InputError
 
 
@@ -36,7 +35,7 @@ class BatchNorm(Layer):
     momentum: the part of the running statistics that a step keeps, from 0 to 1 (PyTorch's momentum is one minus it):
     running = momentum running + (1 - momentum) batch. The running variance averages the unbiased S / (S - 1) v, as in
     the paper and in PyTorch (Flax averages v). epsilon: added to the variance, above 0.
-    In evaluation (ctx.train False) the state is used instead of the batch; without one InputError is raised.
+    Evaluation (ctx.train False) uses the state in place of the batch's statistics, and raises InputError without one.
     """
 
     momentum: float = 0.9
@@ -44,10 +43,8 @@ class BatchNorm(Layer):
     couples_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum <= 1:
-            raise InputError(f"{type(self).__name__}: momentum must be from 0 to 1, got {self.momentum}")
-        if not self.epsilon > 0:
-            raise InputError(f"{type(self).__name__}: epsilon must be positive, got {self.epsilon}")
+        require(self, "momentum", 0 <= self.momentum <= 1, "from 0 to 1")
+        require(self, "epsilon", self.epsilon > 0, "positive")
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         return {"scale": jnp.ones(spec.shape[-1], jnp.float32), "bias": jnp.zeros(spec.shape[-1], jnp.float32)}
@@ -65,16 +62,19 @@ class BatchNorm(Layer):
         else:
             statistics = {name: ctx.state[name].astype(rows.dtype) for name in ("mean", "variance")}
         r = jax.lax.rsqrt(statistics["variance"] + self.epsilon)
-        scale, bias = params["scale"].astype(rows.dtype), params["bias"].astype(rows.dtype)
+        scale = params["scale"].astype(rows.dtype)
+        bias = params["bias"].astype(rows.dtype)
         y = (rows - statistics["mean"][None]) * (r * scale)[None] + bias[None]
         return y.astype(x.dtype).reshape(x.shape), (x, Shared(statistics), Static(ctx.train))
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         x, statistics, train = cache[0], cache[1].value, cache[2].value
-        delta, r = wide_rows(dy), jax.lax.rsqrt(statistics["variance"] + self.epsilon)
+        delta = wide_rows(dy)  # [S, C]
+        r = jax.lax.rsqrt(statistics["variance"] + self.epsilon)
         z = (wide_rows(x) - statistics["mean"][None]) * r[None]
         total = lambda a: jnp.einsum("s,sc->c", jnp.ones(len(a), a.dtype), a, precision="highest")
-        dbias, dscale = total(delta), total(delta * z)
+        dbias = total(delta)
+        dscale = total(delta * z)
         if train:
             delta = delta - (dbias / len(z))[None] - z * (dscale / len(z))[None]
         dx = delta * (r * params["scale"].astype(delta.dtype))[None]
@@ -82,15 +82,13 @@ class BatchNorm(Layer):
         return dx.astype(dy.dtype).reshape(dy.shape), grads
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        x, batch, train = cache[0], cache[1].value, cache[2].value
+        x, statistics, train = cache[0], cache[1].value, cache[2].value
         if not train:
             return state
         count = x.size // x.shape[-1]
-        seen = {"mean": batch["mean"], "variance": batch["variance"] * (count / max(count - 1, 1))}
-        return {
-            name: self.momentum * old + (1 - self.momentum) * seen[name].astype(old.dtype)
-            for name, old in state.items()
-        }
+        unbiased = statistics | {"variance": statistics["variance"] * (count / max(count - 1, 1))}
+        average = lambda old, new: self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
+        return {name: average(state[name], unbiased[name]) for name in state}
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -115,4 +113,4 @@ class BatchNormReLU(BatchNorm):
 
 def wide_rows(x: jax.Array) -> jax.Array:
     """[N, ..., C] -> [S, C], at least float32."""
-    return x.reshape(-1, x.shape[-1]).astype(np.promote_types(x.dtype, np.float32))
+    return wide(x.reshape(-1, x.shape[-1]))

@@ -21,8 +21,8 @@ loop back starts, which thus holds one product with each recurrent matrix and fe
 
 and the weight gradients are products of whole sequences: dwx = sum_t dz_t x_t^T, dwh = sum_t dz_t h_t-1^T.
 
-Kept of a step: the gates and the state. Gates lie side by side in the order of PyTorch: i f g o, r u n. The loop back
-gives out the deltas of the state alone where that is less; those of the gates are made again, all at once, after it.
+Each step keeps its gates and its state. Gates lie side by side in PyTorch's order: i f g o, r u n. The loop back emits
+only the state's deltas where that is smaller; those of the gates are computed after it, for all steps at once.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, cast, shaped
-from jaxbp.errors import InputError, unknown
+from jaxbp.core import Case, Context, Layer, PyTree, cast, require, shaped
+from jaxbp.errors import unknown
 from jaxbp.factors import Factors
 from jaxbp.inits import Initializer, initializer
+from jaxbp.ops.bias import add_bias, bias_gradient
+from jaxbp.ops.products import across, along, contraction
 
 Arrays = tuple[jax.Array, ...]
 Pairs = dict[str, tuple[jax.Array | None, jax.Array]]
@@ -50,35 +52,15 @@ FROM_OUTPUT: dict[str, tuple[Callable, Callable]] = {  # f, and f' as a function
 }
 
 
-def across(a: jax.Array, w: jax.Array) -> jax.Array:
-    """a [..., h] times w [h, g]."""
-    return jnp.einsum("...h,hg->...g", a, w)
-
-
-def along(a: jax.Array, w: jax.Array) -> jax.Array:
-    """a [..., h] times a vector w [h], entry by entry."""
-    return jnp.einsum("...h,h->...h", a, w)
-
-
-def contraction(g: jax.Array, a: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """sum_s g[s, o] a[s, i] -> [o, i]. The CPU's kernel takes up to twice as long where the wider array is on the left.
-
-    Without the barrier the compiler would turn the second form into the first.
-    """
-    if g.shape[-1] <= a.shape[-1]:
-        return jnp.einsum("so,si->oi", g, a, preferred_element_type=dtype)
-    return jax.lax.optimization_barrier(jnp.einsum("si,so->io", a, g, preferred_element_type=dtype)).T
-
-
 @dataclass(frozen=True)
 class Cell(Layer):
-    """One step (x [N, D], state) -> state, where state is a tuple of [N, H] whose first is the output.
+    """One step (x [N, D], state) -> state. The state is a tuple of [N, H]; its first array is the output.
 
-    A new cell writes `init`, `step`, `slopes`, `step_backward` and `pairs`; they work on any leading axes. It is then a
-    layer of its own (to sample from, or to learn in real time) and what Recurrent runs over time.
+    A new cell writes `init`, `loop_weights`, `step`, `slopes`, `step_backward` and `pairs`; they work on any leading
+    axes. It is then a layer of its own (to sample from, or to learn in real time) and what Recurrent runs over time.
 
-    features: H, at least 1. w_init, wh_init, b_init: initializers of input weights, recurrent weights and biases, each
-    gate's drawn by itself (fan_in = D or H, fan_out = H).
+    features: H, at least 1. w_init, wh_init, b_init: initializers of input weights, recurrent weights and biases. Each
+    gate's weights are drawn by themselves (fan_in = D or H, fan_out = H).
     """
 
     features: int
@@ -87,11 +69,14 @@ class Cell(Layer):
     b_init: str | Initializer = "zeros"
 
     states: ClassVar[int] = 1  # arrays in the state
-    gates: ClassVar[int] = 0  # arrays that step keeps besides the state
+
+    @property
+    def gates(self) -> int:
+        """How many arrays a step keeps besides the state."""
+        return 0
 
     def __post_init__(self) -> None:
-        if self.features < 1:
-            raise InputError(f"{type(self).__name__}: features must be at least 1, got {self.features}")
+        require(self, "features", self.features >= 1, "at least 1")
         for init in (self.w_init, self.wh_init, self.b_init):
             initializer(init)
 
@@ -100,7 +85,7 @@ class Cell(Layer):
         return tuple(jnp.zeros((rows, self.features), dtype) for _ in range(self.states))
 
     def matrix(self, key: jax.Array, init: str | Initializer, gates: int, fan_in: int) -> jax.Array:
-        """Weights [gates * H, fan_in], each gate's drawn by itself."""
+        """Weights [gates * H, fan_in], each gate's drawn by themselves."""
         draw = lambda key: initializer(init)(key, (self.features, fan_in), in_axis=-1, out_axis=-2)
         return jnp.concatenate([draw(k) for k in jax.random.split(key, gates)])
 
@@ -110,11 +95,10 @@ class Cell(Layer):
 
     def project(self, params: PyTree, x: jax.Array) -> jax.Array:
         """The part of all pre-activations that does not wait for the state: x wx^T + b."""
-        a = jnp.einsum("...i,gi->...g", x, params["wx"].astype(x.dtype))
-        return a + jnp.broadcast_to(params["b"].astype(x.dtype), a.shape)
+        return add_bias(jnp.einsum("...i,gi->...g", x, params["wx"].astype(x.dtype)), params["b"])
 
     def loop_weights(self, params: PyTree) -> PyTree:
-        """What step multiplies by, transposed once outside the loop."""
+        """The weights of `step`, transposed once outside the loop."""
         raise NotImplementedError
 
     def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
@@ -122,40 +106,36 @@ class Cell(Layer):
         raise NotImplementedError
 
     def slopes(self, params: PyTree, before: Arrays, gates: Arrays, after: Arrays) -> Arrays:
-        """What step_backward multiplies by, or makes its factors of; whole sequences at once."""
+        """The derivative factors of `step_backward`, for whole sequences at once."""
         raise NotImplementedError
 
     def step_backward(self, params: PyTree, dstate: Arrays, slopes: Arrays) -> tuple[Arrays, Arrays]:
-        """-> (dstate before the step, what `pairs` needs of this one): linear in dstate."""
+        """-> (dstate before the step, the deltas that `pairs` needs): linear in dstate."""
         raise NotImplementedError
 
     def pairs(
         self, x: jax.Array, before: Arrays, gates: Arrays, after: Arrays, slopes: Arrays, deltas: Arrays
     ) -> Pairs:
-        """{leaf: (activation, delta)}: the gradient is their contraction. An activation of None is one.
+        """{leaf: (activation, delta)}: the gradient is their contraction. None is an activation of ones.
 
-        deltas is what step_backward gave; a delta must be zero where they are.
+        deltas are those of step_backward. A step where they are zero must give a delta of zero here.
         """
         raise NotImplementedError
 
     def gradients(self, params: PyTree, pairs: Pairs) -> tuple[jax.Array, PyTree]:
-        """-> (dx, grads): one product a weight, over all steps at once."""
-        flat = lambda a: a.reshape(-1, a.shape[-1])
-
-        def contract(leaf: str) -> jax.Array:
-            a, g = pairs[leaf]
-            dtype, shape = params[leaf].dtype, params[leaf].shape
-            if a is None:
-                return jnp.sum(flat(g), 0, dtype=dtype).reshape(shape)
-            return contraction(flat(g), flat(a), dtype)
-
-        dx = jnp.einsum("...g,gi->...i", pairs["wx"][1], params["wx"].astype(pairs["wx"][1].dtype))
-        return dx, {leaf: contract(leaf) for leaf in pairs}
+        """-> (dx, grads): one product for each weight, over all steps at once."""
+        grads = {}
+        for leaf, (a, g) in pairs.items():
+            dtype = params[leaf].dtype
+            grads[leaf] = bias_gradient(g, dtype) if a is None else contraction(g, a, dtype)
+        dz = pairs["wx"][1]
+        return jnp.einsum("...g,gi->...i", dz, params["wx"].astype(dz.dtype)), grads
 
     def forward(self, params: PyTree, x: tuple[jax.Array, Arrays], ctx: Context) -> tuple[Arrays, PyTree]:
-        x, before = x
-        after, gates = self.step(self.loop_weights(cast(params, x.dtype)), before, self.project(params, x))
-        return after, (x, before, gates, after)
+        inputs, before = x
+        weights = self.loop_weights(cast(params, inputs.dtype))
+        after, gates = self.step(weights, before, self.project(params, inputs))
+        return after, (inputs, before, gates, after)
 
     def backward(self, params: PyTree, cache: PyTree, dstate: Arrays) -> tuple[tuple[jax.Array, Arrays], PyTree]:
         dbefore, pairs = self._step_pairs(params, cache, dstate)
@@ -171,11 +151,11 @@ class Cell(Layer):
 
     def factors(self, params: PyTree, cache: PyTree, dstate: Arrays) -> dict[str, Factors]:
         pairs = self._step_pairs(params, cache, dstate)[1]
-        return outers({leaf: (None if a is None else a[:, None], g[:, None]) for leaf, (a, g) in pairs.items()})
+        return factors_of({leaf: (None if a is None else a[:, None], g[:, None]) for leaf, (a, g) in pairs.items()})
 
 
-def outers(pairs: Pairs) -> dict[str, Factors]:
-    """Factors from pairs with the batch first, [N, T, .]; None is an activation of one."""
+def factors_of(pairs: Pairs) -> dict[str, Factors]:
+    """The factors of pairs with the batch first, [N, T, .]."""
     return {leaf: Factors.of_bias(g) if a is None else Factors(a, g) for leaf, (a, g) in pairs.items()}
 
 
@@ -236,7 +216,7 @@ class LSTMCell(Cell):
     forget_bias: float = 1.0
 
     states: ClassVar[int] = 2
-    gates: ClassVar[int] = 4
+    gates: ClassVar[int] = 4  # i f g o
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x, h, b, p = jax.random.split(key, 4)
@@ -246,36 +226,46 @@ class LSTMCell(Cell):
             "wh": self.matrix(h, self.wh_init, 4, self.features),
             "b": self.bias(b, 4) + forget,
         }
-        return params | {"peephole": self.bias(p, 3)} if self.peephole else params
-
-    def _peepholes(self, params: PyTree) -> list[jax.Array] | None:
-        return jnp.split(params["peephole"], 3) if self.peephole else None
+        if self.peephole:
+            params["peephole"] = self.bias(p, 3)
+        return params
 
     def loop_weights(self, params: PyTree) -> PyTree:
-        return params["wh"].T, self._peepholes(params)
+        return params["wh"].T, jnp.split(params["peephole"], 3) if self.peephole else None
 
     def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
-        (wh, peepholes), (h, c) = weights, state
+        wh, peepholes = weights
+        h, c = state
         i, f, g, o = jnp.split(a + across(h, wh), 4, -1)
         if peepholes:
-            i, f = i + along(c, peepholes[0]), f + along(c, peepholes[1])
-        i, f, g = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g)
+            i = i + along(c, peepholes[0])
+            f = f + along(c, peepholes[1])
+        i = jax.nn.sigmoid(i)
+        f = jax.nn.sigmoid(f)
+        g = jnp.tanh(g)
         c = f * c + i * g
         o = jax.nn.sigmoid(o + along(c, peepholes[2]) if peepholes else o)
         return (o * jnp.tanh(c), c), (i, f, g, o)
 
     def slopes(self, params: PyTree, before: Arrays, gates: Arrays, after: Arrays) -> Arrays:
-        (_, c), (i, f, g, o), t = before, gates, jnp.tanh(after[1])
-        ki, kf, kg, ko = g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), t * o * (1 - o)
-        dc_of_dh, dc_of_dc = o * (1 - t * t), f
+        _, c = before
+        i, f, g, o = gates
+        t = jnp.tanh(after[1])
+        ki = g * i * (1 - i)
+        kf = c * f * (1 - f)
+        kg = i * (1 - g * g)
+        ko = t * o * (1 - o)
+        dc_of_dh = o * (1 - t * t)
+        dc_of_dc = f
         if self.peephole:
-            pi, pf, po = self._peepholes(params)
+            pi, pf, po = jnp.split(params["peephole"], 3)
             dc_of_dh = dc_of_dh + along(ko, po)
             dc_of_dc = f + along(ki, pi) + along(kf, pf)
         return ki, kf, kg, ko, dc_of_dh, dc_of_dc
 
     def step_backward(self, params: PyTree, dstate: Arrays, slopes: Arrays) -> tuple[Arrays, Arrays]:
-        (dh, dc), (*_, dc_of_dh, dc_of_dc) = dstate, slopes
+        dh, dc = dstate
+        *_, dc_of_dh, dc_of_dc = slopes
         dc = dc + dh * dc_of_dh
         return (across(self._gate_deltas(dh, dc, slopes), params["wh"]), dc * dc_of_dc), (dh, dc)
 
@@ -286,12 +276,14 @@ class LSTMCell(Cell):
     def pairs(
         self, x: jax.Array, before: Arrays, gates: Arrays, after: Arrays, slopes: Arrays, deltas: Arrays
     ) -> Pairs:
-        (h, c), dz = before, self._gate_deltas(*deltas, slopes)
-        pairs = {"wx": (x, dz), "wh": (h, dz), "b": (None, dz)}
-        if not self.peephole:
-            return pairs
-        di, df, _, do = jnp.split(dz, 4, -1)
-        return pairs | {"peephole": (None, jnp.concatenate([di * c, df * c, do * after[1]], -1))}
+        h, c = before
+        dh, dc = deltas
+        dz = self._gate_deltas(dh, dc, slopes)
+        pairs: Pairs = {"wx": (x, dz), "wh": (h, dz), "b": (None, dz)}
+        if self.peephole:
+            di, df, _, do = jnp.split(dz, 4, -1)
+            pairs["peephole"] = None, jnp.concatenate([di * c, df * c, do * after[1]], -1)
+        return pairs
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -302,15 +294,15 @@ class LSTMCell(Cell):
 class GRUCell(Cell):
     """Gated recurrent unit, with wx [3H, D], b [3H], gates r u n.
 
-    reset: "after" the recurrent product (wh [3H, H], and a bias bh [H] in it), one product a step; or "before" it, as
-    first published (wh [2H, H] for r and u, wn [H, H]), two products that wait for each other.
+    reset: "after" the recurrent product (wh [3H, H] for r, u and n, and a bias bh [H] in it): one product a step.
+    "before" it, as first published (wh [2H, H] for r and u, wn [H, H]): two products, the second waits for the first.
     """
 
     reset: Literal["after", "before"] = "after"
 
     @property
     def gates(self) -> int:
-        """r u n, and q where the product comes first."""
+        """r u n, and with reset "after" also q, the product that is reset."""
         return 4 if self.reset == "after" else 3
 
     def __post_init__(self) -> None:
@@ -321,45 +313,58 @@ class GRUCell(Cell):
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x, h, b, n = jax.random.split(key, 4)
         params = {"wx": self.matrix(x, self.w_init, 3, spec[0].shape[-1]), "b": self.bias(b, 3)}
-        if self.reset == "after":
-            return params | {"wh": self.matrix(h, self.wh_init, 3, self.features), "bh": self.bias(n, 1)}
-        return params | {
-            "wh": self.matrix(h, self.wh_init, 2, self.features),
-            "wn": self.matrix(n, self.wh_init, 1, self.features),
-        }
+        if self.reset == "before":
+            params["wh"] = self.matrix(h, self.wh_init, 2, self.features)
+            params["wn"] = self.matrix(n, self.wh_init, 1, self.features)
+        else:
+            params["wh"] = self.matrix(h, self.wh_init, 3, self.features)
+            params["bh"] = self.bias(n, 1)
+        return params
 
     def loop_weights(self, params: PyTree) -> PyTree:
-        return params["wh"].T, params["bh"] if self.reset == "after" else params["wn"].T
+        if self.reset == "before":
+            return params["wh"].T, params["wn"].T
+        return params["wh"].T, params["bh"]
 
     def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
-        (wh, candidate), (h,) = weights, state
-        r, u, n = jnp.split(a, 3, -1)
-        if self.reset == "after":
-            hr, hu, q = jnp.split(across(h, wh), 3, -1)
-            q = q + jnp.broadcast_to(candidate, q.shape)
-        else:
+        (h,) = state
+        ar, au, an = jnp.split(a, 3, -1)
+        if self.reset == "before":
+            wh, wn = weights
             hr, hu = jnp.split(across(h, wh), 2, -1)
-        r, u = jax.nn.sigmoid(r + hr), jax.nn.sigmoid(u + hu)
-        n = jnp.tanh(n + (r * q if self.reset == "after" else across(r * h, candidate)))
-        return (n + u * (h - n),), (r, u, n, q) if self.reset == "after" else (r, u, n)
+            r = jax.nn.sigmoid(ar + hr)
+            u = jax.nn.sigmoid(au + hu)
+            n = jnp.tanh(an + across(r * h, wn))
+            return (n + u * (h - n),), (r, u, n)
+        wh, bh = weights
+        hr, hu, hn = jnp.split(across(h, wh), 3, -1)
+        r = jax.nn.sigmoid(ar + hr)
+        u = jax.nn.sigmoid(au + hu)
+        q = add_bias(hn, bh)
+        n = jnp.tanh(an + r * q)
+        return (n + u * (h - n),), (r, u, n, q)
 
     def slopes(self, params: PyTree, before: Arrays, gates: Arrays, after: Arrays) -> Arrays:
-        (h,), (r, u, n, *q) = before, gates
-        kn, ku = (1 - u) * (1 - n * n), (h - n) * u * (1 - u)
-        if self.reset == "after":
-            return jnp.concatenate([kn * q[0] * r * (1 - r), ku, kn * r], -1), kn, u
-        return h * r * (1 - r), ku, kn, r, u
+        (h,) = before
+        r, u, n = gates[:3]
+        kn = (1 - u) * (1 - n * n)
+        ku = (h - n) * u * (1 - u)
+        if self.reset == "before":
+            return h * r * (1 - r), ku, kn, r, u
+        q = gates[3]
+        return jnp.concatenate([kn * q * r * (1 - r), ku, kn * r], -1), kn, u
 
     def step_backward(self, params: PyTree, dstate: Arrays, slopes: Arrays) -> tuple[Arrays, Arrays]:
         (dh,) = dstate
-        if self.reset == "after":
-            k, _, u = slopes
-            return (across(k * jnp.concatenate([dh, dh, dh], -1), params["wh"]) + dh * u,), (dh,)
-        kr, ku, kn, r, u = slopes
-        dn = dh * kn
-        d = across(dn, params["wn"])
-        dz = jnp.concatenate([d * kr, dh * ku], -1)
-        return (across(dz, params["wh"]) + d * r + dh * u,), (dz, dn)
+        if self.reset == "before":
+            kr, ku, kn, r, u = slopes
+            dn = dh * kn
+            d = across(dn, params["wn"])
+            dz = jnp.concatenate([d * kr, dh * ku], -1)
+            return (across(dz, params["wh"]) + d * r + dh * u,), (dz, dn)
+        k, _, u = slopes
+        dz = k * jnp.concatenate([dh, dh, dh], -1)
+        return (across(dz, params["wh"]) + dh * u,), (dh,)
 
     def pairs(
         self, x: jax.Array, before: Arrays, gates: Arrays, after: Arrays, slopes: Arrays, deltas: Arrays
@@ -367,13 +372,14 @@ class GRUCell(Cell):
         (h,) = before
         if self.reset == "before":
             dz, dn = deltas
-            dx = jnp.concatenate([dz, dn], -1)
-            return {"wx": (x, dx), "b": (None, dx), "wh": (h, dz), "wn": (gates[0] * h, dn)}
-        (k, kn, _), (dh,) = slopes, deltas
+            da = jnp.concatenate([dz, dn], -1)
+            return {"wx": (x, da), "b": (None, da), "wh": (h, dz), "wn": (gates[0] * h, dn)}
+        (dh,) = deltas
+        k, kn, _ = slopes
         dz = k * jnp.concatenate([dh, dh, dh], -1)
         dr, du, dq = jnp.split(dz, 3, -1)
-        dx = jnp.concatenate([dr, du, dh * kn], -1)
-        return {"wx": (x, dx), "b": (None, dx), "wh": (h, dz), "bh": (None, dq)}
+        da = jnp.concatenate([dr, du, dh * kn], -1)
+        return {"wx": (x, da), "b": (None, da), "wh": (h, dz), "bh": (None, dq)}
 
     @classmethod
     def cases(cls) -> list[Case]:

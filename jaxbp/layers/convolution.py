@@ -16,7 +16,7 @@ large as x, so `PatchFactors` makes them where they are used, of some examples a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 
@@ -26,8 +26,9 @@ from jax import lax
 
 from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.errors import InputError
-from jaxbp.factors import Factors, GroupedFactors, Sharing, over_leading, register_factors, total
-from jaxbp.inits import Initializer, initializer
+from jaxbp.factors import Factors, GroupedFactors, Sharing, over_leading_axes, register_factors, total
+from jaxbp.inits import Initializer, initializer, weight_and_bias
+from jaxbp.ops.bias import add_bias, bias_gradient
 from jaxbp.ops.correlation import correlate, correlate_transposed, correlate_weights
 from jaxbp.ops.windows import Padding, Window, are_pairs, patches
 
@@ -41,7 +42,7 @@ class Conv(Layer):
     out = floor((space + low + high - dilation (kernel - 1) - 1) / stride) + 1. groups: divides I and features; only
     input and output channels of the same group meet. Depthwise is groups = I: Conv(32, groups=32) on 32 channels.
     w_init, b_init: names or initializers of jaxbp.inits (fan_in = K I / groups, fan_out = K features).
-    Raises InputError for values out of these ranges, when made, and for inputs that do not fit, when used.
+    Raises InputError for settings outside of these ranges, and in use for inputs that do not fit.
     """
 
     features: int
@@ -55,7 +56,8 @@ class Conv(Layer):
     b_init: str | Initializer = "zeros"
 
     def __post_init__(self) -> None:
-        rank, name = len(self.kernel), type(self).__name__
+        rank = len(self.kernel)
+        name = type(self).__name__
         if not (1 <= rank <= 3 and min(self.kernel) >= 1):
             raise InputError(f"{name}: kernel must be 1 to 3 sizes of at least 1, got {self.kernel}")
         for key in ("strides", "dilation"):
@@ -77,12 +79,12 @@ class Conv(Layer):
 
     def window(self, space: tuple[int, ...]) -> Window:
         """Where the kernel meets an input of that spatial shape."""
-        strides, dilation = each_axis(self.strides, len(space)), each_axis(self.dilation, len(space))
-        window = Window(space, self.kernel, strides, ((0, 0),) * len(space), dilation, self.groups)
-        padding = self.padding
-        if isinstance(padding, str):
-            padding = lax.padtype_to_pads(space, window.reach, strides, padding)
-        return Window(space, self.kernel, strides, tuple(padding), dilation, self.groups)
+        rank = len(space)
+        strides = each_axis(self.strides, rank)
+        bare = Window(space, self.kernel, strides, ((0, 0),) * rank, each_axis(self.dilation, rank), self.groups)
+        if isinstance(self.padding, str):
+            return replace(bare, padding=tuple(lax.padtype_to_pads(space, bare.reach, strides, self.padding)))
+        return replace(bare, padding=tuple(self.padding))
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         if spec.ndim != len(self.kernel) + 2 or spec.shape[-1] % self.groups:
@@ -90,12 +92,8 @@ class Conv(Layer):
                 f"{type(self).__name__}: an input of shape {spec.shape} does not have {len(self.kernel)} "
                 f"spatial axes between its batch and a multiple of {self.groups} channels"
             )
-        w_key, b_key = jax.random.split(key)
         shape = (self.features, *self.kernel, spec.shape[-1] // self.groups)
-        w = initializer(self.w_init)(w_key, shape, in_axis=-1, out_axis=0)
-        if not self.bias:
-            return {"w": w}
-        return {"w": w, "b": initializer(self.b_init)(b_key, (self.features,), in_axis=-1, out_axis=-1)}
+        return weight_and_bias(key, shape, self.w_init, self.b_init if self.bias else None)
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
         window = self.window(x.shape[1:-1])
@@ -107,7 +105,8 @@ class Conv(Layer):
         return self.biased(correlate(x, params["w"].astype(x.dtype), window), params), x
 
     def backward(self, params: PyTree, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        window, w = self.window(x.shape[1:-1]), params["w"]
+        window = self.window(x.shape[1:-1])
+        w = params["w"]
         dx = correlate_transposed(dy, w.astype(dy.dtype), window)
         return dx, {"w": correlate_weights(x, dy, window, w.dtype)} | self.bias_gradient(params, dy)
 
@@ -115,12 +114,12 @@ class Conv(Layer):
         return {"w": PatchFactors(x, dy, self.window(x.shape[1:-1]))} | self.bias_factors(dy)
 
     def biased(self, y: jax.Array, params: PyTree) -> jax.Array:
-        """y + b."""
-        return y + jnp.broadcast_to(params["b"].astype(y.dtype), y.shape) if self.bias else y
+        """y + b, or y without a bias."""
+        return add_bias(y, params["b"]) if self.bias else y
 
     def bias_gradient(self, params: PyTree, dy: jax.Array) -> PyTree:
         """{"b": db}, or nothing without a bias."""
-        return {"b": jnp.sum(dy, tuple(range(dy.ndim - 1)), params["b"].dtype)} if self.bias else {}
+        return {"b": bias_gradient(dy, params["b"].dtype)} if self.bias else {}
 
     def bias_factors(self, dy: jax.Array) -> dict[str, Factors]:
         """{"b": its factors}, or nothing without a bias."""
@@ -139,14 +138,14 @@ class Conv(Layer):
 
 
 def each_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """A setting for each of the axes."""
+    """A setting for each axis, from one for all or from one for each."""
     return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
 @partial(register_factors, meta_fields=["window"])
 @dataclass(frozen=True)
 class PatchFactors(GroupedFactors):
-    """Input a [N, *space, I] and delta g [N, *out, O]: dw [O, K I / groups], in the order of the kernel's memory."""
+    """Input a [N, *space, I] and delta g [N, *out, O]: dw [O, K I / groups], with the entries in the order of w."""
 
     window: Window
 
@@ -155,41 +154,42 @@ class PatchFactors(GroupedFactors):
         return 2 + len(self.window.kernel)
 
     @property
-    def entries(self) -> int:
-        w = prod(self.window.kernel) * self.a.shape[-1] // self.window.groups
-        return max(prod(self.window.out) * w * self.window.groups, w * self.g.shape[-1])
+    def norm_memory(self) -> int:
+        row = prod(self.window.kernel) * self.a.shape[-1] // self.window.groups  # entries of w for one output channel
+        return max(prod(self.window.out) * row * self.window.groups, row * self.g.shape[-1])
 
     def pair(self, a: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Patches [G, S, K I / groups] and deltas [G, S, O / groups] of one example."""
-        groups, kernel = self.window.groups, prod(self.window.kernel)
-        p = patches(a[None], self.window).reshape(-1, kernel, groups, a.shape[-1] // groups)
-        return (
-            jnp.moveaxis(p, 2, 0).reshape(groups, len(p), -1),
-            jnp.moveaxis(g.reshape(-1, groups, g.shape[-1] // groups), 1, 0),
-        )
+        groups = self.window.groups
+        p = patches(a[None], self.window).reshape(-1, prod(self.window.kernel), groups, a.shape[-1] // groups)
+        p = jnp.moveaxis(p, 2, 0).reshape(groups, len(p), -1)
+        return p, jnp.moveaxis(g.reshape(-1, groups, g.shape[-1] // groups), 1, 0)
 
-    def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        return super().alone(*self.pair(a, g))
+    def example_gradient(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        return super().example_gradient(*self.pair(a, g))
 
-    def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
-        return super().norm(*self.pair(a, g))
+    def squared_norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
+        return super().squared_norm(*self.pair(a, g))
 
-    @over_leading
+    @over_leading_axes
     def gradient(self) -> jax.Array:
         return correlate_weights(self.a, self.g, self.window, self.a.dtype).reshape(self.g.shape[-1], -1)
 
-    @over_leading
-    def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
-        """A pair, or one for each group with a leading axis."""
-        one = lambda a, g, weight: PatchFactors(a[None], g[None], self.window).dense().moments(weight[None], sharing)
-        return total(one, self.a, self.g, weight)
+    @over_leading_axes
+    def kronecker(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
+        """As of Factors; with groups, those of each group along a leading axis."""
+
+        def example(a: jax.Array, g: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return PatchFactors(a[None], g[None], self.window).dense().kronecker(weight[None], sharing)
+
+        return total(example, self.a, self.g, weight)
 
     def dense(self) -> Factors:
-        """The factors with all patches made; axes before the batch stay."""
+        """The same factors with all patches formed; axes before the batch stay."""
         if self.a.ndim > self.axes:
             return jax.vmap(lambda entry: entry.dense())(self)
         a, g = jax.vmap(self.pair)(self.a, self.g)
         return Factors(a[:, 0], g[:, 0]) if self.window.groups == 1 else GroupedFactors(a, g)
 
-    def joined(self, other: Factors) -> Factors:
-        return self.dense().joined(other.dense())
+    def concatenated(self, other: Factors) -> Factors:
+        return self.dense().concatenated(other.dense() if isinstance(other, PatchFactors) else other)

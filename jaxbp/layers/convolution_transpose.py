@@ -31,8 +31,8 @@ from jaxbp.ops.windows import Window, patches
 class ConvTranspose(Conv):
     """[N, *space, I] -> [N, *out, features]; w [features, *kernel, I / groups] and b [features].
 
-    Settings as in Conv; padding is that of the convolution which this one is the transpose of, so it is cut from the
-    output. Along each axis, with reach = dilation (kernel - 1) + 1,
+    Settings are as in Conv. padding is that of the convolution which this layer transposes: it is cut from the output.
+    Along each axis, with reach = dilation (kernel - 1) + 1,
 
         "SAME"       out = stride space
         "VALID"      out = stride space + max(reach - stride, 0)
@@ -44,16 +44,16 @@ class ConvTranspose(Conv):
 
     def enlarged(self, space: tuple[int, ...]) -> Window:
         """Where the kernel meets the output, for an input of the spatial shape `space`."""
-        rank = len(space)
-        reach = super().window(space).reach
-        strides = each_axis(self.strides, rank)
+        reach = self.window(space).reach
+        strides = each_axis(self.strides, len(space))
+        sizes = list(zip(space, reach, strides, strict=True))
         if self.padding == "SAME":
-            out = [s * n for n, s in zip(space, strides, strict=True)]
-        elif self.padding == "VALID":
-            out = [s * n + max(r - s, 0) for n, r, s in zip(space, reach, strides, strict=True)]
+            out = [s * n for n, _, s in sizes]
+        elif isinstance(self.padding, str):
+            out = [s * n + max(r - s, 0) for n, r, s in sizes]
         else:
-            sizes = zip(space, reach, strides, self.padding, strict=True)
-            out = [s * (n - 1) + r - low - high for n, r, s, (low, high) in sizes]
+            cuts = [low + high for low, high in self.padding]
+            out = [s * (n - 1) + r - cut for (n, r, s), cut in zip(sizes, cuts, strict=True)]
         if min(out) < 1:
             raise InputError(f"ConvTranspose: padding {self.padding} leaves no output for an input of {space}")
         return self.window(tuple(out))
@@ -63,15 +63,18 @@ class ConvTranspose(Conv):
         return self.biased(correlate_transposed(x, w, self.enlarged(x.shape[1:-1])), params), x
 
     def backward(self, params: PyTree, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        window, w = self.window(dy.shape[1:-1]), params["w"]
+        window = self.window(dy.shape[1:-1])
+        w = params["w"]
         dx = correlate(dy, exchanged(w.astype(dy.dtype), self.groups), window)
         dw = exchanged(correlate_weights(dy, x, window, w.dtype), self.groups)
         return dx, {"w": dw} | self.bias_gradient(params, dy)
 
     def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Factors]:
-        n, k, groups = len(x), prod(self.kernel), self.groups
+        n = len(x)
+        groups = self.groups
         a = x.reshape(n, -1, groups, x.shape[-1] // groups).transpose(0, 2, 1, 3)  # [N, G, S, I]
-        p = patches(dy, self.window(dy.shape[1:-1])).reshape(n, -1, k, groups, dy.shape[-1] // groups)
+        p = patches(dy, self.window(dy.shape[1:-1]))
+        p = p.reshape(n, -1, prod(self.kernel), groups, dy.shape[-1] // groups)  # [N, S, K, G, O]
         g = p.transpose(0, 3, 1, 4, 2).reshape(*a.shape[:3], -1)  # [N, G, S, O K], as w is stored
         return {"w": Factors(a[:, 0], g[:, 0]) if groups == 1 else GroupedFactors(a, g)} | self.bias_factors(dy)
 

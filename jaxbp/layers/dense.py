@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, shaped
-from jaxbp.errors import InputError
+from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.factors import Factors
-from jaxbp.inits import Initializer, initializer
+from jaxbp.inits import Initializer, initializer, weight_and_bias
+from jaxbp.ops.bias import add_bias, bias_gradient
 
 
 @dataclass(frozen=True)
@@ -36,32 +36,33 @@ class Dense(Layer):
     b_init: str | Initializer = "zeros"
 
     def __post_init__(self) -> None:
-        if self.features < 1:
-            raise InputError(f"Dense: features must be at least 1, got {self.features}")
+        require(self, "features", self.features >= 1, "at least 1")
         initializer(self.w_init)
         initializer(self.b_init)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        w_key, b_key = jax.random.split(key)
-        w = initializer(self.w_init)(w_key, (self.features, spec.shape[-1]), in_axis=-1, out_axis=-2)
-        if not self.bias:
-            return {"w": w}
-        return {"w": w, "b": initializer(self.b_init)(b_key, (self.features,), in_axis=-1, out_axis=-1)}
+        shape = (self.features, spec.shape[-1])
+        return weight_and_bias(key, shape, self.w_init, self.b_init if self.bias else None)
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
         y = jnp.einsum("...i,oi->...o", x, params["w"].astype(x.dtype))
-        return (y + jnp.broadcast_to(params["b"].astype(x.dtype), y.shape) if self.bias else y), x
+        return add_bias(y, params["b"]) if self.bias else y, x
 
     def backward(self, params: PyTree, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         dx = jnp.einsum("...o,oi->...i", dy, params["w"].astype(dy.dtype))
-        x, dy, dtype = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), params["w"].dtype
-        grads = {"w": jnp.einsum("so,si->oi", dy, x, preferred_element_type=dtype)}
-        return dx, (grads | {"b": jnp.sum(dy, 0, dtype=dtype)} if self.bias else grads)
+        x = x.reshape(-1, x.shape[-1])  # [S, I]
+        dy = dy.reshape(-1, dy.shape[-1])  # [S, O]
+        grads = {"w": jnp.einsum("so,si->oi", dy, x, preferred_element_type=params["w"].dtype)}
+        if self.bias:
+            grads["b"] = bias_gradient(dy, params["b"].dtype)
+        return dx, grads
 
     def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Factors]:
-        rows = lambda a: a.reshape(len(a), -1, a.shape[-1])  # [N, S, .]
-        factors = {"w": Factors(rows(x), rows(dy))}
-        return factors | {"b": Factors.of_bias(rows(dy))} if self.bias else factors
+        flat = lambda a: a.reshape(len(a), -1, a.shape[-1])  # [N, S, .]
+        factors = {"w": Factors(flat(x), flat(dy))}
+        if self.bias:
+            factors["b"] = Factors.of_bias(flat(dy))
+        return factors
 
     @classmethod
     def cases(cls) -> list[Case]:

@@ -3,11 +3,11 @@
     Embedding  y[s] = table[id_s]          dtable[v] = sum of dy[s] over the s with id_s = v: repeated ids add up
     OneHot     y[s, v] = 1 if id_s = v else 0
 
-An embedding is OneHot with a Dense after it, without the products: keeps the ids, and its factor is a pair (id, delta)
-whose Gram matrix compares ids. Going back is a scatter-add, cost S D; the one-hot product costs V times that and is
-taken only where adding to one row from many threads is slower still: off the CPU, for up to PRODUCT rows.
+An Embedding is OneHot with a Dense after it, without the products. It keeps the ids, and its factors are pairs (id,
+delta) whose Gram matrix compares ids. Going back is a scatter-add that costs S D. The one-hot product costs V times
+that. It is used where many threads that add to one row are slower still: off the CPU, for up to PRODUCT rows.
 
-An id outside of 0 ... V - 1 gives a row of nan and no gradient, so that the first loss shows it; in OneHot, zeros.
+An id outside of 0 ... V - 1 gives a row of nan, so that the first loss shows it, and no gradient; in OneHot, zeros.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.errors import InputError
-from jaxbp.factors import Factors, Sharing, over_leading, register_factors
+from jaxbp.factors import Factors, Sharing, over_leading_axes, register_factors
 from jaxbp.inits import Initializer, initializer
 
 PRODUCT = 4096
@@ -37,42 +37,43 @@ class OneHotFactors(Factors):
     vocabulary: int
 
     @property
-    def single(self) -> bool:
+    def is_outer_product(self) -> bool:
         return False
 
     @property
-    def entries(self) -> int:
+    def norm_memory(self) -> int:
         return self.a.shape[-2] ** 2
 
-    def alone(self, a: jax.Array, g: jax.Array) -> jax.Array:
+    def example_gradient(self, a: jax.Array, g: jax.Array) -> jax.Array:
         return added_rows(a, g, self.vocabulary)
 
-    def norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
+    def squared_norm(self, a: jax.Array, g: jax.Array) -> jax.Array:
         """sum_st [id_s = id_t] (g_s . g_t)."""
         same = (a == a.T) & (a >= 0) & (a < self.vocabulary)
         return jnp.einsum("st,so,to->", same.astype(g.dtype), g, g)
 
-    @over_leading
+    @over_leading_axes
     def gradient(self) -> jax.Array:
         return added_rows(self.a, self.g, self.vocabulary)
 
-    @over_leading
+    @over_leading_axes
     def inner_products(self) -> jax.Array:
         """[N, N]: sum_st [id_ns = id_mt] (g_ns . g_mt)."""
         ids = jnp.where((self.a >= 0) & (self.a < self.vocabulary), self.a, -1)[..., 0]  # [N, S]
         same = (ids[:, :, None, None] == ids) & (ids >= 0)  # [N, S, N, S]
         return jnp.einsum("nsmt,nso,mto->nm", same.astype(self.g.dtype), self.g, self.g)
 
-    @over_leading
-    def moments(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
+    @over_leading_axes
+    def kronecker(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
         """Rows [V], a diagonal matrix of the ids' mean counts, and columns [D, D]; by `expand` in both settings."""
-        rows = jnp.broadcast_to((weight / self.a.shape[1])[:, None, None], self.a.shape).astype(self.g.dtype)
-        return added_rows(self.a, rows, self.vocabulary)[:, 0], jnp.einsum("nso,nsp->op", self.g, self.g)
+        weights = jnp.broadcast_to((weight / self.a.shape[1])[:, None, None], self.a.shape).astype(self.g.dtype)
+        return added_rows(self.a, weights, self.vocabulary)[:, 0], jnp.einsum("nso,nsp->op", self.g, self.g)
 
 
 def added_rows(ids: jax.Array, rows: jax.Array, vocabulary: int, dtype: jnp.dtype | None = None) -> jax.Array:
-    """[V, D]: sum of the rows [..., D] of each id [...]; those of other ids are left out."""
-    ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])
+    """[V, D]: row v is the sum of the rows [..., D] whose id [...] is v; foreign ids are left out."""
+    ids = ids.reshape(-1)
+    rows = rows.reshape(-1, rows.shape[-1])
     dtype = dtype or rows.dtype
 
     def scattered(ids: jax.Array, rows: jax.Array) -> jax.Array:
@@ -80,9 +81,8 @@ def added_rows(ids: jax.Array, rows: jax.Array, vocabulary: int, dtype: jnp.dtyp
         return table.at[ids].add(rows.astype(dtype), mode="drop", wrap_negative_indices=False)
 
     def multiplied(ids: jax.Array, rows: jax.Array) -> jax.Array:
-        return jnp.einsum(
-            "sv,sd->vd", jax.nn.one_hot(ids, vocabulary, dtype=rows.dtype), rows, preferred_element_type=dtype
-        )
+        one_hot = jax.nn.one_hot(ids, vocabulary, dtype=rows.dtype)
+        return jnp.einsum("sv,sd->vd", one_hot, rows, preferred_element_type=dtype)
 
     if vocabulary > PRODUCT:
         return scattered(ids, rows)
@@ -101,10 +101,8 @@ class Embedding(Layer):
     w_init: str | Initializer = "normal"
 
     def __post_init__(self) -> None:
-        if self.vocabulary < 1 or self.features < 1:
-            raise InputError(
-                f"Embedding: vocabulary and features must be at least 1, got {self.vocabulary} and {self.features}"
-            )
+        require(self, "vocabulary", self.vocabulary >= 1, "at least 1")
+        require(self, "features", self.features >= 1, "at least 1")
         initializer(self.w_init)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
@@ -120,7 +118,8 @@ class Embedding(Layer):
         return None, {"w": added_rows(ids, dy, self.vocabulary, params["w"].dtype)}
 
     def factors(self, params: PyTree, ids: jax.Array, dy: jax.Array) -> dict[str, Factors]:
-        ids, dy = ids.reshape(len(ids), -1, 1), dy.reshape(len(dy), -1, dy.shape[-1])
+        ids = ids.reshape(len(ids), -1, 1)  # [N, S, 1]
+        dy = dy.reshape(len(dy), -1, dy.shape[-1])  # [N, S, D]
         return {"w": OneHotFactors(ids, dy, self.vocabulary)}
 
     @classmethod
@@ -135,8 +134,7 @@ class OneHot(Layer):
     vocabulary: int
 
     def __post_init__(self) -> None:
-        if self.vocabulary < 1:
-            raise InputError(f"OneHot: vocabulary must be at least 1, got {self.vocabulary}")
+        require(self, "vocabulary", self.vocabulary >= 1, "at least 1")
 
     def forward(self, params: PyTree, ids: jax.Array, ctx: Context) -> tuple[jax.Array, None]:
         return jax.nn.one_hot(ids, self.vocabulary), None

@@ -20,36 +20,41 @@ the parameter gradients and, added over a group with the weights scale, its two 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxbp.core import Case, Context, Layer, PyTree, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, require, shaped, wide
 from jaxbp.errors import InputError
 
 
 class Affine(Layer):
-    """What the three share: y = z scale + bias with epsilon, and which of the two parameters there are."""
+    """What the three share: y = z scale + bias, where each of the two parameters may be absent."""
+
+    epsilon: float
+    scale: bool
+    bias: bool
 
     def __post_init__(self) -> None:
-        if not self.epsilon > 0:
-            raise InputError(f"{type(self).__name__}: epsilon must be positive, got {self.epsilon}")
+        require(self, "epsilon", self.epsilon > 0, "positive")
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        scale = {"scale": jnp.ones(spec.shape[-1], jnp.float32)} if self.scale else {}
-        return scale | ({"bias": jnp.zeros(spec.shape[-1], jnp.float32)} if self.bias else {})
+        params = {}
+        if self.scale:
+            params["scale"] = jnp.ones(spec.shape[-1], jnp.float32)
+        if self.bias:
+            params["bias"] = jnp.zeros(spec.shape[-1], jnp.float32)
+        return params
 
     def weights(self, params: PyTree, like: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """scale and bias, one and zero where there are none, in the dtype of `like` and with its rank."""
+        """scale and bias in the dtype of `like` and with its rank; ones and zeros where a parameter is absent."""
         channels = like.shape[-1]
         scale = params["scale"].astype(like.dtype) if self.scale else jnp.ones(channels, like.dtype)
         bias = params["bias"].astype(like.dtype) if self.bias else jnp.zeros(channels, like.dtype)
         return scale.reshape((1,) * (like.ndim - 1) + (-1,)), bias.reshape((1,) * (like.ndim - 1) + (-1,))
 
     def gradients(self, params: PyTree, dyz: jax.Array, dy: jax.Array) -> PyTree:
-        """The sums of dy z and of dy [..., C] over the leading axes, for the parameters that there are."""
+        """{"scale": the sum of dyz [..., C] over its leading axes, "bias": that of dy}, as far as params has them."""
         sums = {"scale": dyz, "bias": dy}
         return {name: jnp.sum(sums[name], range(dy.ndim - 1), dtype=p.dtype) for name, p in params.items()}
 
@@ -74,7 +79,8 @@ class LayerNorm(Affine):
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         x, mean, r = cache
-        delta, z = wide(dy), (wide(x) - mean) * r
+        delta = wide(dy)
+        z = (wide(x) - mean) * r
         scale, _ = self.weights(params, z)
         dx = r * (delta * scale - weighted_mean(delta, scale) - z * weighted_mean(delta * z, scale))
         return dx.astype(dy.dtype), self.gradients(params, delta * z, delta)
@@ -96,7 +102,7 @@ class RMSNorm(Affine):
 
     epsilon: float = 1e-6
     scale: bool = True
-    bias: ClassVar[bool] = False
+    bias = False  # no setting: the paper has none
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
         a = wide(x)
@@ -105,7 +111,8 @@ class RMSNorm(Affine):
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         x, r = cache
-        delta, z = wide(dy), wide(x) * r
+        delta = wide(dy)
+        z = wide(x) * r
         scale, _ = self.weights(params, z)
         dx = r * (delta * scale - z * weighted_mean(delta * z, scale))
         return dx.astype(dy.dtype), self.gradients(params, delta * z, delta)
@@ -130,8 +137,7 @@ class GroupNorm(Affine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.groups < 1:
-            raise InputError(f"GroupNorm: groups must be at least 1, got {self.groups}")
+        require(self, "groups", self.groups >= 1, "at least 1")
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         if spec.shape[-1] % self.groups:
@@ -139,7 +145,7 @@ class GroupNorm(Affine):
         return super().init(key, spec)
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
-        a = positions(x)  # [N, S, C]
+        a = by_position(x)  # [N, S, C]
         scale, bias = self.weights(params, a)
         mean = self.group_mean(jnp.mean(a, 1))
         r = jax.lax.rsqrt(self.group_mean(jnp.mean(jnp.square(a - mean[:, None]), 1)) + self.epsilon)
@@ -148,9 +154,11 @@ class GroupNorm(Affine):
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         x, mean, r = cache
-        delta, z = positions(dy), (positions(x) - mean[:, None]) * r[:, None]
+        delta = by_position(dy)
+        z = (by_position(x) - mean[:, None]) * r[:, None]
         scale, _ = self.weights(params, z)
-        dy_sum, dyz_sum = jnp.sum(delta, 1), jnp.sum(delta * z, 1)  # [N, C]
+        dy_sum = jnp.sum(delta, 1)  # [N, C]
+        dyz_sum = jnp.sum(delta * z, 1)
         g_mean, gz_mean = (self.group_mean(a * scale[0] / z.shape[1])[:, None] for a in (dy_sum, dyz_sum))
         dx = r[:, None] * (delta * scale - g_mean - z * gz_mean)
         return dx.astype(dy.dtype).reshape(dy.shape), self.gradients(params, dyz_sum, dy_sum)
@@ -165,12 +173,7 @@ class GroupNorm(Affine):
         return [Case(GroupNorm(3), shaped(5, 2, 7, 6)), Case(GroupNorm(1), shaped(5, 7), name="flat")]
 
 
-def wide(x: jax.Array) -> jax.Array:
-    """x, at least float32."""
-    return x.astype(np.promote_types(x.dtype, np.float32))
-
-
-def positions(x: jax.Array) -> jax.Array:
+def by_position(x: jax.Array) -> jax.Array:
     """[N, ..., C] -> [N, S, C], at least float32."""
     return wide(x).reshape(len(x), -1, x.shape[-1])
 

@@ -1,20 +1,20 @@
 """Pooling over the spatial axes of channels-last images [N, *spatial, C], in one, two or three dimensions.
 
 A window sees one entry of x at each of its offsets o. `slide` gives, for every offset, what all windows see there, an
-array like the output; `unslide` is its adjoint and puts the deltas of every offset back and adds them where windows
+array like the output. `unslide` is its adjoint: it puts the deltas of every offset back, and adds them where windows
 overlap:
 
     forward   MaxPool      y = max_o slide(x)_o            AveragePool   y = sum_o slide(x)_o / count
     backward               dx = unslide([dy where o won])                dx = unslide([dy / count])
 
-MaxPool keeps the number of the offset that won, one byte an output. Of equal entries the first in row-major order wins,
-the whole delta is its own, and every window with a nan is nan: all as jax.vjp of lax.reduce_window decides. AveragePool
-keeps nothing.
+MaxPool keeps the number of the offset that won, one byte an output. Of equal entries the first in row-major order wins
+and gets the whole delta, and every window with a nan gives nan: all as jax.vjp of lax.reduce_window decides.
+AveragePool keeps nothing.
 
 unslide has two forms. For a few offsets it adds their deltas, each spread out with zeros between. For more it writes
-every entry of dx once: with stride s, entry s q + r gets from the offsets o = r + s t of window q - t alone; so for
-every remainder r it adds a few shifted deltas, and it interleaves the remainders. On CPU forward and backward of
-MaxPool are 4 to 20 times as fast as with select_and_scatter, which JAX makes of the derivative of reduce_window.
+every entry of dx once: with stride s, entry s q + r gets a delta only from the offsets o = r + s t of window q - t. So
+for every remainder r it adds a few shifted deltas, and then it interleaves the remainders. On CPU forward and backward
+of MaxPool are 4 to 20 times as fast as with select_and_scatter, JAX's own derivative of reduce_window.
 
 The global pools are the mean and the (first) maximum over all positions s, -> [N, C]:
 
@@ -27,6 +27,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from math import prod
 
@@ -44,8 +45,8 @@ Sizes = tuple[int, ...]
 def slide(x: jax.Array, window: Sizes, strides: Sizes) -> list[jax.Array]:
     """[N, *spatial, C] -> for each offset in the window, row-major: what every window sees there, [N, *out, C]."""
     out = [(size - w) // s + 1 for size, w, s in zip(x.shape[1:-1], window, strides, strict=True)]
-    seen = lambda o, s, n: slice(o, o + s * (n - 1) + 1, s)
-    return [x[(slice(None), *map(seen, offset, strides, out))] for offset in product(*map(range, window))]
+    every = lambda o, s, n: slice(o, o + s * (n - 1) + 1, s)  # the n entries o, o + s, ...
+    return [x[(slice(None), *map(every, offset, strides, out))] for offset in product(*map(range, window))]
 
 
 def unslide(
@@ -53,7 +54,7 @@ def unslide(
 ) -> jax.Array:
     """The adjoint of `slide`: adds the part of each offset where that offset looked, -> [N, *spatial, C].
 
-    part(n, *arrays) is the part of offset number n from arrays like the output; it must be zero where they are zero.
+    part(number, *arrays) computes the part of offset `number` from arrays like the output, and is zero where they are.
     """
     form = add_spread if prod(window) <= 4 else interleave
     return form(part, arrays, spatial, window, strides)
@@ -63,54 +64,56 @@ def add_spread(
     part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial: Sizes, window: Sizes, strides: Sizes
 ) -> jax.Array:
     """`unslide` as a sum over the offsets of parts with zeros between their entries."""
+    reach = [s * (n - 1) + 1 for s, n in zip(strides, arrays[0].shape[1:-1], strict=True)]
 
-    def spread(n: int, offset: Sizes) -> jax.Array:
-        delta = part(n, *arrays)
-        reach = [s * (n - 1) + 1 for s, n in zip(strides, delta.shape[1:-1], strict=True)]
-        edges = ((o, size - o - r, s - 1) for o, size, r, s in zip(offset, spatial, reach, strides, strict=True))
-        return jax.lax.pad(delta, jnp.zeros((), delta.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    def spread(number: int, offset: Sizes) -> jax.Array:
+        delta = part(number, *arrays)
+        margins = ((o, size - o - r, s - 1) for o, size, r, s in zip(offset, spatial, reach, strides, strict=True))
+        return jax.lax.pad(delta, jnp.zeros((), delta.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
 
-    first, *others = (spread(n, offset) for n, offset in enumerate(product(*map(range, window))))
-    return sum(others, first)
+    return reduce(jnp.add, [spread(number, offset) for number, offset in enumerate(product(*map(range, window)))])
 
 
 def interleave(
     part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial: Sizes, window: Sizes, strides: Sizes
 ) -> jax.Array:
-    """`unslide` as the interleaved entries of each remainder."""
+    """`unslide` as the interleaved entries of each remainder: entry s q + r of an axis is entry r of its cell q."""
     number = {offset: n for n, offset in enumerate(product(*map(range, window)))}
-    groups = [-(-size // s) for size, s in zip(spatial, strides, strict=True)]
-    reach = [(w - 1) // s for w, s in zip(window, strides, strict=True)]
+    cells = [-(-size // s) for size, s in zip(spatial, strides, strict=True)]
+    reach = [(w - 1) // s for w, s in zip(window, strides, strict=True)]  # the windows of cells q - reach ... q see q
     out = arrays[0].shape[1:-1]
-    edges = [(0, 0, 0), *((t, q - n, 0) for t, q, n in zip(reach, groups, out, strict=True)), (0, 0, 0)]
-    padded = [jax.lax.pad(array, jnp.zeros((), array.dtype), edges) for array in arrays]
+    margins = [(0, 0, 0), *((t, q - n, 0) for t, q, n in zip(reach, cells, out, strict=True)), (0, 0, 0)]
+    padded = [jax.lax.pad(array, jnp.zeros((), array.dtype), margins) for array in arrays]
+    zeros = jnp.zeros((len(arrays[0]), *cells, arrays[0].shape[-1]), arrays[0].dtype)
 
     def moved(offset: Sizes) -> jax.Array:
+        """For every cell, the delta of the window that sees it at this offset."""
         begin = [t - o // s for t, o, s in zip(reach, offset, strides, strict=True)]
-        view = (slice(None), *(slice(b, b + q) for b, q in zip(begin, groups, strict=True)))
+        view = (slice(None), *(slice(b, b + q) for b, q in zip(begin, cells, strict=True)))
         return part(number[offset], *(array[view] for array in padded))
 
-    none = jnp.zeros((len(arrays[0]), *groups, arrays[0].shape[-1]), arrays[0].dtype)
-    entries = [
-        sum(map(moved, product(*map(range, remainder, window, strides))), none)
-        for remainder in product(*map(range, strides))
-    ]
-    for axis, s in reversed(list(enumerate(strides))):  # entry s q + r of an axis is entry r of group q
-        entries = [jnp.stack(entries[i : i + s], axis + 2) for i in range(0, len(entries), s)]
-    whole = entries[0].reshape(-1, *(q * s for q, s in zip(groups, strides, strict=True)), none.shape[-1])
-    return whole[(slice(None), *map(slice, spatial))]
+    def entries(*remainders: int) -> jax.Array:
+        """dx at these remainders of the first axes; each axis after them is two, cells and entries of a cell."""
+        axis = len(remainders)
+        if axis < len(strides):
+            return jnp.stack([entries(*remainders, r) for r in range(strides[axis])], axis + 2)
+        return sum(map(moved, product(*map(range, remainders, window, strides))), zeros)
+
+    dx = entries().reshape(len(zeros), *(q * s for q, s in zip(cells, strides, strict=True)), zeros.shape[-1])
+    return dx[(slice(None), *map(slice, spatial))]
 
 
 @dataclass(frozen=True)
 class Pool(Layer):
-    """What MaxPool and AveragePool have in common: the windows and where they stand."""
+    """What MaxPool and AveragePool share: the windows and where they stand."""
 
     window: Sizes
     strides: Sizes | None = None
     padding: Padding = "VALID"
 
     def __post_init__(self) -> None:
-        kind, rank = type(self).__name__, len(self.window) if isinstance(self.window, tuple) else 0
+        kind = type(self).__name__
+        rank = len(self.window) if isinstance(self.window, tuple) else 0
         for name, sizes in (("window", self.window), ("strides", self.steps)):
             if not (isinstance(sizes, tuple) and len(sizes) == rank > 0 and all(size >= 1 for size in sizes)):
                 raise InputError(
@@ -126,34 +129,36 @@ class Pool(Layer):
 
     @property
     def steps(self) -> Sizes:
-        """The strides; without any the windows tile the image."""
+        """The strides; by default the windows tile the image."""
         return self.window if self.strides is None else self.strides
 
     def edges(self, spatial: Sizes) -> list[tuple[int, int]]:
         """How many entries the padding adds before and after each axis. Raises InputError for a bad image."""
-        kind, pairs = type(self).__name__, self.padding
+        kind = type(self).__name__
         if len(spatial) != len(self.window):
             raise InputError(
                 f"{kind}: window {self.window} needs inputs [N, *spatial, C] with {len(self.window)} "
                 f"spatial axes, got {len(spatial)}: {spatial}"
             )
-        if isinstance(pairs, str):
-            pairs = jax.lax.padtype_to_pads(spatial, self.window, self.steps, pairs)
-        if any(size + sum(pair) < w for pair, size, w in zip(pairs, spatial, self.window, strict=True)):
+        if isinstance(self.padding, str):
+            pairs = jax.lax.padtype_to_pads(spatial, self.window, self.steps, self.padding)
+        else:
+            pairs = list(self.padding)
+        if any(size + low + high < w for (low, high), size, w in zip(pairs, spatial, self.window, strict=True)):
             raise InputError(
                 f"{kind}: window {self.window} is larger than the image {spatial} with padding {self.padding!r}"
             )
-        return [tuple(map(int, pair)) for pair in pairs]
+        return [(int(low), int(high)) for low, high in pairs]
 
     def slide(self, x: jax.Array, filler: float) -> list[jax.Array]:
         """`slide` over x with its edges filled."""
-        edges = [(0, 0, 0), *((*pair, 0) for pair in self.edges(x.shape[1:-1])), (0, 0, 0)]
+        edges = [(0, 0, 0), *((low, high, 0) for low, high in self.edges(x.shape[1:-1])), (0, 0, 0)]
         return slide(jax.lax.pad(x, jnp.asarray(filler, x.dtype), edges), self.window, self.steps)
 
     def unslide(self, part: Callable[..., jax.Array], arrays: Sequence[jax.Array], spatial: Sizes) -> jax.Array:
         """The adjoint of `slide`: what falls on the edges is dropped."""
         edges = self.edges(spatial)
-        padded = tuple(size + sum(pair) for size, pair in zip(spatial, edges, strict=True))
+        padded = tuple(size + low + high for size, (low, high) in zip(spatial, edges, strict=True))
         dx = unslide(part, arrays, padded, self.window, self.steps)
         return dx[(slice(None), *(slice(low, low + size) for size, (low, _) in zip(spatial, edges, strict=True)))]
 
@@ -169,17 +174,20 @@ class MaxPool(Pool):
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
         candidates = self.slide(x, -jnp.inf)
-        top, broken = candidates[0], jnp.isnan(candidates[0])
+        top = candidates[0]
+        has_nan = jnp.isnan(top)
         winner = jnp.zeros(top.shape, np.min_scalar_type(len(candidates) - 1))
-        for n, candidate in enumerate(candidates[1:], 1):
+        for number, candidate in enumerate(candidates[1:], 1):
             keep = top >= candidate
-            winner, top = jnp.where(keep, winner, n).astype(winner.dtype), jnp.where(keep, top, candidate)
-            broken |= jnp.isnan(candidate)
-        return jnp.where(broken, jnp.nan, top), (winner, Static(x.shape[1:-1]))
+            winner = jnp.where(keep, winner, number).astype(winner.dtype)
+            top = jnp.where(keep, top, candidate)
+            has_nan |= jnp.isnan(candidate)
+        return jnp.where(has_nan, jnp.nan, top), (winner, Static(x.shape[1:-1]))
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         winner, spatial = cache
-        return self.unslide(lambda n, dy, winner: jnp.where(winner == n, dy, 0), (dy, winner), spatial.value), {}
+        won = lambda number, dy, winner: jnp.where(winner == number, dy, 0)
+        return self.unslide(won, (dy, winner), spatial.value), {}
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -194,17 +202,18 @@ class MaxPool(Pool):
 class AveragePool(Pool):
     """The mean of the entries in each window: [N, *spatial, C] -> [N, *out, C].
 
-    window, strides, padding: as of MaxPool; edges are 0. count_padding: whether the mean counts the edges too (as Flax
-    and PyTorch do unless told otherwise) or is that of the image's own entries (as Keras does).
+    window, strides, padding: as of MaxPool; edges are 0. count_padding: whether the mean counts the edges too (the
+    default of Flax and PyTorch) or only the image's own entries (as Keras does).
     """
 
     count_padding: bool = True
 
     def counts(self, spatial: Sizes) -> np.ndarray:
-        """How many entries each window counts: [1, *out, 1], or one number where all windows count the same."""
-        edges, grids = self.edges(spatial), []
+        """How many entries each window counts: [1, *out, 1], or a scalar if all windows count the same."""
+        edges = self.edges(spatial)
         if self.count_padding or not np.any(edges):
             return np.asarray(prod(self.window))
+        grids = []
         for size, w, s, (low, high) in zip(spatial, self.window, self.steps, edges, strict=True):
             begin = np.arange(0, low + size + high - w + 1, s) - low
             grids.append(np.minimum(begin + w, size) - np.maximum(begin, 0))
@@ -212,11 +221,11 @@ class AveragePool(Pool):
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, Static]:
         spatial = x.shape[1:-1]
-        return sum(self.slide(x, 0)) / self.counts(spatial).astype(x.dtype), Static(spatial)
+        return reduce(jnp.add, self.slide(x, 0)) / self.counts(spatial).astype(x.dtype), Static(spatial)
 
     def backward(self, params: PyTree, spatial: Static, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         share = dy / self.counts(spatial.value).astype(dy.dtype)
-        return self.unslide(lambda n, share: share, (share,), spatial.value), {}
+        return self.unslide(lambda number, share: share, (share,), spatial.value), {}
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -244,18 +253,19 @@ class GlobalAveragePool(Layer):
 
 @dataclass(frozen=True)
 class GlobalMaxPool(Layer):
-    """The maximum over all spatial axes: [N, ..., C] -> [N, C]. Keeps where it stands. x is floating-point."""
+    """The maximum over all spatial axes: [N, ..., C] -> [N, C]. Keeps its position. x is floating-point."""
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
-        spatial, x = Static(x.shape[1:-1]), x.reshape(len(x), -1, x.shape[-1])  # [N, S, C]
+        spatial = Static(x.shape[1:-1])
+        x = x.reshape(len(x), -1, x.shape[-1])  # [N, S, C]
         # reduce_window, since jnp.max would share the delta among equal entries in its own derivative
         y = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, x.shape[1], 1), (1, 1, 1), "VALID")
-        first = jnp.min(jnp.where(x < y, x.shape[1], positions(x.shape[1])), 1)  # argmax takes ten times as long
+        first = jnp.min(jnp.where(x < y, x.shape[1], indices(x.shape[1])), 1)  # argmax takes ten times as long
         return y[:, 0], (first, spatial)
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         first, spatial = cache
-        dx = jnp.where(first[:, None] == positions(prod(spatial.value)), dy[:, None], 0)
+        dx = jnp.where(first[:, None] == indices(prod(spatial.value)), dy[:, None], 0)
         return dx.reshape(len(dy), *spatial.value, dy.shape[-1]), {}
 
     @classmethod
@@ -263,8 +273,8 @@ class GlobalMaxPool(Layer):
         return [Case(GlobalMaxPool(), shaped(5, 3, 2, 7), sample=distinct)]
 
 
-def positions(count: int) -> jax.Array:
-    """The numbers of the positions, [1, S, 1]."""
+def indices(count: int) -> jax.Array:
+    """0 ... count - 1, [1, S, 1]."""
     return jnp.arange(count, dtype=jnp.int32)[None, :, None]
 
 

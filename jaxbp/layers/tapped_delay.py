@@ -9,32 +9,33 @@ With a Dense after it, it is a filter of finite impulse response with learned co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, shaped
-from jaxbp.errors import InputError
+from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 
 
 @dataclass(frozen=True)
 class TappedDelay(Layer):
-    """[N, T, D] -> [N, T, taps * D], the newest first; taps at least 1."""
+    """[N, T, D] -> [N, T, taps * D], the newest step first; taps is at least 1."""
 
     taps: int
 
     def __post_init__(self) -> None:
-        if self.taps < 1:
-            raise InputError(f"TappedDelay: taps must be at least 1, got {self.taps}")
+        require(self, "taps", self.taps >= 1, "at least 1")
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, None]:
         time = x.shape[1]
-        late = lambda k: jnp.pad(x, ((0, 0), (k, 0), (0, 0)))[:, :time]
-        return jnp.concatenate([late(k) for k in range(self.taps)], -1), None
+        delayed = [jnp.pad(x, ((0, 0), (k, 0), (0, 0)))[:, :time] for k in range(self.taps)]
+        return jnp.concatenate(delayed, -1), None
 
     def backward(self, params: PyTree, cache: None, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        early = lambda k, part: jnp.pad(part[:, k:], ((0, 0), (0, min(k, dy.shape[1])), (0, 0)))
-        return sum(early(k, part) for k, part in enumerate(jnp.split(dy, self.taps, -1))), {}
+        time = dy.shape[1]
+        parts = jnp.split(dy, self.taps, -1)
+        advanced = [jnp.pad(part[:, k:], ((0, 0), (0, min(k, time)), (0, 0))) for k, part in enumerate(parts)]
+        return reduce(jnp.add, advanced), {}
 
     @classmethod
     def cases(cls) -> list[Case]:

@@ -20,7 +20,7 @@ POOLS = {"max": MaxPool, "average": AveragePool}
 class CNN(MLP):
     """[N, H, W, C] -> [N, outputs]: convolution, pooling and activation for every stage, then the MLP.
 
-    A rising activation may change places with max pooling; after it there are fewer numbers to go through.
+    The activation follows the pooling, where fewer numbers are left; an increasing one commutes with max pooling.
 
     Args:
         channels: out of the convolution of each stage
@@ -43,16 +43,14 @@ class CNN(MLP):
                 f"CNN: padding must have one number for each of the {len(self.channels)} channels, got {self.padding}"
             )
 
-    def build(self) -> Layer:
-        stages = [
-            part
-            for channels, zeros in zip(self.channels, self.padding, strict=True)
-            for part in (
-                Conv(
-                    channels, (self.kernel,) * 2, padding=((zeros, zeros),) * 2, w_init=self.w_init, b_init=self.b_init
-                ),
-                POOLS[self.pooling]((self.window,) * 2),
+    def build(self) -> Chain:
+        stages: list[Layer] = []
+        for channels, zeros in zip(self.channels, self.padding, strict=True):
+            kernel = (self.kernel, self.kernel)
+            padding = ((zeros, zeros), (zeros, zeros))
+            stages += [
+                Conv(channels, kernel, padding=padding, w_init=self.w_init, b_init=self.b_init),
+                POOLS[self.pooling]((self.window, self.window)),
                 activation(self.activation),
-            )
-        ]
+            ]
         return Chain((*stages, *super().build().layers))

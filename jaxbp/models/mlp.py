@@ -21,8 +21,8 @@ class MLP(ModelConfig):
         outputs: units of the last layer
         hidden: units of each hidden layer; none makes a linear model
         activation: after every hidden layer
-        output_activation: after the last; identity where the loss takes logits
-        dropout: of the hidden units dropped in training
+        output_activation: after the last layer; identity where the loss takes logits
+        dropout: fraction of the hidden units dropped in training
         w_init: initializer of the weights
         b_init: initializer of the biases
     """
@@ -42,9 +42,14 @@ class MLP(ModelConfig):
         for key in ("w_init", "b_init"):
             initializer(getattr(self, key), key)
 
-    def build(self) -> Layer:
+    def build(self) -> Chain:
         dense = lambda width: Dense(width, w_init=self.w_init, b_init=self.b_init)
-        drop = (Dropout(self.dropout),) if self.dropout else ()
-        hidden = [part for width in self.hidden for part in (dense(width), activation(self.activation), *drop)]
-        last = () if self.output_activation == "identity" else (activation(self.output_activation),)
-        return Chain((Flatten(), *hidden, dense(self.outputs), *last))
+        layers: list[Layer] = [Flatten()]
+        for width in self.hidden:
+            layers += [dense(width), activation(self.activation)]
+            if self.dropout:
+                layers.append(Dropout(self.dropout))
+        layers.append(dense(self.outputs))
+        if self.output_activation != "identity":
+            layers.append(activation(self.output_activation))
+        return Chain(tuple(layers))

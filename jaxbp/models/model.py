@@ -1,4 +1,4 @@
-"""What every model config is."""
+"""The base of every model config."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class ModelConfig(Typed):
     """The base of every model's config: fields are config keys."""
 
     def build(self) -> Layer:
-        """The model. Raises InputError for settings that make none."""
+        """The model. Raises InputError for settings that do not fit together."""
         raise NotImplementedError

@@ -22,7 +22,7 @@ class ResNet(ModelConfig):
         outputs: units of the last layer
         channels: of each stage
         blocks: in each stage; the paper's networks of 20, 32, 44 and 56 layers have 3, 5, 7 and 9
-        momentum: part of the running statistics that a step keeps
+        momentum: fraction of the running statistics that a step keeps
     """
 
     outputs: Count
@@ -31,23 +31,23 @@ class ResNet(ModelConfig):
     momentum: Fraction = 0.9
 
     def build(self) -> Layer:
-        parts: list[Layer] = [self.convolution(self.channels[0]), BatchNormReLU(self.momentum)]
-        before = self.channels[0]
+        layers: list[Layer] = [self.convolution(self.channels[0]), BatchNormReLU(self.momentum)]
+        channels_in = self.channels[0]
         for stage, channels in enumerate(self.channels):
             for block in range(self.blocks):
                 strides = 2 if stage > 0 and block == 0 else 1
-                parts += [self.block(channels, strides, channels != before or strides > 1), ReLU()]
-                before = channels
-        return Chain((*parts, GlobalAveragePool(), Dense(self.outputs)))
+                layers += [self.block(channels, strides, channels != channels_in or strides > 1), ReLU()]
+                channels_in = channels
+        return Chain((*layers, GlobalAveragePool(), Dense(self.outputs)))
 
     def block(self, channels: int, strides: int, changes_shape: bool) -> Layer:
-        """Two convolutions and the way around them."""
+        """Two convolutions and the shortcut around them."""
         norm = BatchNorm(self.momentum)
-        body = Chain(
-            (self.convolution(channels, 3, strides), BatchNormReLU(self.momentum), self.convolution(channels), norm)
-        )
-        return residual(body, Chain((self.convolution(channels, 1, strides), norm)) if changes_shape else None)
+        first = self.convolution(channels, 3, strides)
+        body = Chain((first, BatchNormReLU(self.momentum), self.convolution(channels), norm))
+        shortcut = Chain((self.convolution(channels, 1, strides), norm)) if changes_shape else None
+        return residual(body, shortcut)
 
     def convolution(self, channels: int, kernel: int = 3, strides: int = 1) -> Layer:
-        """Without a bias: the batch norm that follows would take it away."""
+        """Without a bias: the batch norm that follows would remove it."""
         return Conv(channels, (kernel, kernel), strides, bias=False, w_init="he_normal")

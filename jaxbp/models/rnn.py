@@ -22,12 +22,12 @@ class RNN(ModelConfig):
         outputs: units of the last layer
         hidden: units of each recurrent layer
         cell: of every recurrent layer
-        embedding: width of the vectors that stand for inputs which are classes, as many as outputs
+        embedding: width of the vectors for inputs that are classes, as many as outputs; None: inputs are vectors
         output: whether every step has an output, or only the last
-        carry: a batch goes on where the one before ended, the first of an epoch too: for text in streams
+        carry: each batch continues where the last one ended, also the first of an epoch: for text in streams
         keep: memory between the passes, see Recurrent
         truncate: steps after which the delta is cut; None: never within a batch
-        dropout: of the inputs of recurrent layers but the first, and of the dense layer
+        dropout: fraction dropped of the inputs of the dense layer, and of all recurrent layers but the first
         wh_init: initializer of the recurrent weights
     """
 
@@ -43,13 +43,11 @@ class RNN(ModelConfig):
     wh_init: str = "orthogonal"
 
     def build(self) -> Layer:
-        drop = (Dropout(self.dropout),) if self.dropout else ()
-        cell = lambda width: CELLS[self.cell](width, wh_init=self.wh_init)
         layers: list[Layer] = [Embedding(self.outputs, self.embedding)] if self.embedding else []
         for i, width in enumerate(self.hidden):
+            cell = CELLS[self.cell](width, wh_init=self.wh_init)
             output = self.output if i == len(self.hidden) - 1 else "sequence"
-            layers += [
-                Recurrent(cell(width), output=output, keep=self.keep, carry=self.carry, truncate=self.truncate),
-                *drop,
-            ]
+            layers.append(Recurrent(cell, output=output, keep=self.keep, carry=self.carry, truncate=self.truncate))
+            if self.dropout:
+                layers.append(Dropout(self.dropout))
         return Chain((*layers, Dense(self.outputs)))

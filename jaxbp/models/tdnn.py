@@ -18,7 +18,7 @@ class TDNN(ModelConfig):
 
     Args:
         outputs: units of the last layer
-        taps: steps that are seen, the present one included; 1 sees no other
+        taps: the number of steps that are seen, the present one included
         hidden: units of each hidden layer
         activation: after every hidden layer
     """
@@ -33,5 +33,7 @@ class TDNN(ModelConfig):
         activation(self.activation)
 
     def build(self) -> Layer:
-        hidden = [part for width in self.hidden for part in (Dense(width), activation(self.activation))]
-        return Chain((TappedDelay(self.taps), *hidden, Dense(self.outputs)))
+        layers: list[Layer] = [TappedDelay(self.taps)]
+        for width in self.hidden:
+            layers += [Dense(width), activation(self.activation)]
+        return Chain((*layers, Dense(self.outputs)))

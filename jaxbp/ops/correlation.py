@@ -13,10 +13,9 @@ so with x_t the padded input read at the positions of tap t, and i, o the channe
 Each is linear in both arguments, and the other two are its transposes: they are all that Conv and ConvTranspose need.
 Weights are stored output-first, [O, *kernel, I / groups], as in Dense: the matrix [O, K I], without a transpose.
 
-The second is again a convolution: of dy spread by zeros (stride - 1 between neighbours) with the kernel turned round,
-since with u = kernel - 1 - t the spread position is stride p = j + dilation u - (dilation (kernel - 1) - low).
-The third is a convolution too: channels take the place of the batch, dy is the kernel, and stride and dilation change
-places.
+The second is again a convolution: of dy spread by zeros (stride - 1 between neighbours) with the flipped kernel, since
+with u = kernel - 1 - t the spread position is stride p = j + dilation u - (dilation (kernel - 1) - low). The third is a
+convolution too: channels take the place of the batch, dy is the kernel, and stride and dilation change places.
 
 On CPU, XLA has a fast convolution for inputs [N, *space, I], kernels [*kernel, I, O] and one group. In a loop every
 other layout runs 10 to 50 times slower, and it is such layouts that automatic differentiation leaves there. So here, in
@@ -24,9 +23,8 @@ at most two forms each,
 
     one group    a matrix product over patches where no two windows overlap (1x1; 2x2 with stride 2), where there are
                  more weights than activations, and on large batches, there a few images at a time so that the patches
-                 stay in the cache; otherwise XLA's convolution with its arguments brought into that layout, which costs
-                 a copy of them; it is fast on lines and planes, so in three dimensions the first of the kernel's axes
-                 is summed over by hand
+                 stay in the processor's cache; otherwise XLA's convolution with its arguments copied into that layout,
+                 which is fast for one or two spatial axes: of three, the first is summed over by hand
     more groups  sums of shifted products where a group has one channel (depthwise), otherwise one group after the other
 
 Other platforms get one convolution each, in the layouts in which their libraries recognise the three.
@@ -34,9 +32,9 @@ Other platforms get one convolution each, in the layouts in which their librarie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -57,7 +55,13 @@ def correlate(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     def cpu(x: jax.Array, w: jax.Array) -> jax.Array:
         if window.groups > 1 and w.shape[-1] == 1:
             return shifted_products(jnp.repeat(padded(x, window), len(w) // window.groups, -1), w, window)
-        return by_group(partial(correlate_group, window=window), window.groups, (-1, 0), -1)(x, w)
+        if window.groups == 1:
+            return correlate_group(x, w, window)
+
+        def group(g: jax.Array) -> jax.Array:
+            return correlate_group(channels_of(g, x, window), outputs_of(g, w, window), window)
+
+        return join_channels(lax.map(group, jnp.arange(window.groups)))
 
     def default(x: jax.Array, w: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
@@ -74,14 +78,20 @@ def correlate_transposed(dy: jax.Array, w: jax.Array, window: Window) -> jax.Arr
         if window.groups > 1 and w.shape[-1] == 1:
             spread = pad(dy, window.margins, window.strides)
             back = replace(window, space=spread.shape[1:-1], strides=window.once, padding=window.bare)
-            dx = shifted_products(spread, turned(w), back)
+            dx = shifted_products(spread, flipped(w), back)
             return dx.reshape(*dx.shape[:-1], window.groups, -1).sum(-1)
-        return by_group(partial(correlate_transposed_group, window=window), window.groups, (-1, 0), -1)(dy, w)
+        if window.groups == 1:
+            return correlate_transposed_group(dy, w, window)
+
+        def group(g: jax.Array) -> jax.Array:
+            return correlate_transposed_group(channels_of(g, dy, window), outputs_of(g, w, window), window)
+
+        return join_channels(lax.map(group, jnp.arange(window.groups)))
 
     def default(dy: jax.Array, w: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
             dy,
-            turned(exchanged(w, window.groups)),
+            flipped(exchanged(w, window.groups)),
             window.once,
             window.margins,
             window.strides,
@@ -99,7 +109,13 @@ def correlate_weights(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -
     def cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
         if window.groups > 1 and x.shape[-1] == window.groups:
             return sums_by_tap(jnp.repeat(padded(x, window), dy.shape[-1] // window.groups, -1), dy, window, dtype)
-        return by_group(partial(correlate_weights_group, window=window, dtype=dtype), window.groups, (-1, -1), 0)(x, dy)
+        if window.groups == 1:
+            return correlate_weights_group(x, dy, window, dtype)
+
+        def group(g: jax.Array) -> jax.Array:
+            return correlate_weights_group(channels_of(g, x, window), channels_of(g, dy, window), window, dtype)
+
+        return flat(lax.map(group, jnp.arange(window.groups)), 2)
 
     def default(x: jax.Array, dy: jax.Array) -> jax.Array:
         swapped = (x.ndim - 1, 0, *range(1, x.ndim - 1))  # channels in the batch's place, the batch in the channels'
@@ -124,28 +140,31 @@ def correlate_weights(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -
 def correlate_group(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """`correlate` where every input channel meets every output channel."""
     if count := at_once(len(x), w.shape, window, WIDE):
-        one = lambda x: jnp.einsum("...k,ok->...o", patches(x, window), matrix(w))
-        return flat(lax.map(one, blocks(x, count)), 2)
+        by_patches = lambda x: jnp.einsum("...k,ok->...o", patches(x, window), matrix(w))
+        return flat(lax.map(by_patches, blocks(x, count)), 2)
     if len(window.kernel) == 3:
-        depth, plane = window.axes(0, 1), window.axes(1, 3)
+        depth = window.axes(0, 1)
+        plane = window.axes(1, 3)
         x = padded(x, depth)
-        one = lambda t: correlate_group(flat(read(x, (t,), depth), 2), w[:, t], plane)
-        return total(one, jnp.arange(window.kernel[0])).reshape(len(x), *window.out, -1)
+        by_plane = lambda t: correlate_group(flat(read(x, (t,), depth), 2), w[:, t], plane)
+        return total(by_plane, jnp.arange(window.kernel[0])).reshape(len(x), *window.out, -1)
     return convolution(x, jnp.moveaxis(w, 0, -1), window.strides, window.padding, window.dilation)
 
 
 def correlate_transposed_group(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """`correlate_transposed` where every input channel meets every output channel."""
     if count := at_once(len(dy), w.shape, window, WIDE):
-        one = lambda dy: unpatched(jnp.einsum("...o,ok->...k", dy, matrix(w)), window)
-        return flat(lax.map(one, blocks(dy, count)), 2)
+        by_patches = lambda dy: unpatched(jnp.einsum("...o,ok->...k", dy, matrix(w)), window)
+        return flat(lax.map(by_patches, blocks(dy, count)), 2)
     if len(window.kernel) == 3:
-        depth, plane = window.axes(0, 1), window.axes(1, 3)
+        depth = window.axes(0, 1)
+        plane = window.axes(1, 3)
         dy = pad(dy, depth.margins, depth.strides)
         back = replace(depth, space=dy.shape[1:2], strides=depth.once, padding=depth.bare)
-        one = lambda t: correlate_transposed_group(flat(read(dy, (t,), back), 2), w[:, window.kernel[0] - 1 - t], plane)
-        return total(one, jnp.arange(window.kernel[0])).reshape(len(dy), *window.space, -1)
-    kernel = turned(jnp.moveaxis(w, 0, -2), first=0)
+        last = window.kernel[0] - 1
+        by_plane = lambda t: correlate_transposed_group(flat(read(dy, (t,), back), 2), w[:, last - t], plane)
+        return total(by_plane, jnp.arange(window.kernel[0])).reshape(len(dy), *window.space, -1)
+    kernel = flipped(jnp.moveaxis(w, 0, -2), first=0)
     return convolution(dy, kernel, window.once, window.margins, window.dilation, window.strides)
 
 
@@ -153,16 +172,22 @@ def correlate_weights_group(x: jax.Array, dy: jax.Array, window: Window, dtype: 
     """`correlate_weights` where every input channel meets every output channel."""
     shape = (dy.shape[-1], *window.kernel, x.shape[-1])
     if count := at_once(len(x), shape, window):
-        rows = lambda a: flat(a, a.ndim - 1)
-        one = lambda x, dy: jnp.einsum("so,sk->ok", rows(dy), rows(patches(x, window)), preferred_element_type=dtype)
-        return total(one, blocks(x, count), blocks(dy, count)).reshape(shape)
+
+        def by_patches(x: jax.Array, dy: jax.Array) -> jax.Array:
+            p = flat(patches(x, window), x.ndim - 1)  # [S, K I]
+            return jnp.einsum("so,sk->ok", flat(dy, dy.ndim - 1), p, preferred_element_type=dtype)
+
+        return total(by_patches, blocks(x, count), blocks(dy, count)).reshape(shape)
     if len(window.kernel) == 3:
-        depth, plane = window.axes(0, 1), window.axes(1, 3)
-        x, dy = padded(x, depth), flat(dy, 2)
-        one = lambda t: correlate_weights_group(flat(read(x, (t,), depth), 2), dy, plane, dtype)
-        return jnp.moveaxis(lax.map(one, jnp.arange(window.kernel[0])), 0, 1)
-    x, dy = jnp.moveaxis(x, (0, -1), (-1, 0)), jnp.moveaxis(dy, 0, -2)
-    dw = convolution(x, dy, window.dilation, window.edges, window.strides, dtype=dtype)
+        depth = window.axes(0, 1)
+        plane = window.axes(1, 3)
+        x = padded(x, depth)
+        dy = flat(dy, 2)
+        by_plane = lambda t: correlate_weights_group(flat(read(x, (t,), depth), 2), dy, plane, dtype)
+        return jnp.moveaxis(lax.map(by_plane, jnp.arange(window.kernel[0])), 0, 1)
+    x = jnp.moveaxis(x, (0, -1), (-1, 0))  # [I, *space, N]
+    kernel = jnp.moveaxis(dy, 0, -2)  # [*out, N, O]
+    dw = convolution(x, kernel, window.dilation, window.edges, window.strides, dtype=dtype)
     return jnp.swapaxes(dw, 0, -1)
 
 
@@ -189,32 +214,33 @@ def output_first(x: jax.Array) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(*((0, x.ndim - 1, *range(1, x.ndim - 1)),) * 3)
 
 
-def by_group(one: Callable, groups: int, given: tuple[int, int], made: int) -> Callable[..., jax.Array]:
-    """`one` for each group in turn; the groups are parts of axis `given` of its arguments and `made` of its result."""
+def channels_of(group: jax.Array, a: jax.Array, window: Window) -> jax.Array:
+    """[..., C] -> [..., C / groups]: the channels of one group. A slice in the loop saves a copy of all groups."""
+    size = a.shape[-1] // window.groups
+    return lax.dynamic_slice_in_dim(a, group * size, size, -1)
 
-    def part(a: jax.Array, axis: int, group: jax.Array) -> jax.Array:
-        size = a.shape[axis] // groups
-        return lax.dynamic_slice_in_dim(a, group * size, size, axis)
 
-    def apply(*arguments: jax.Array) -> jax.Array:
-        if groups == 1:
-            return one(*arguments)
-        each = lambda group: one(*(part(a, axis, group) for a, axis in zip(arguments, given, strict=True)))
-        parts = lax.map(each, jnp.arange(groups))  # [G, ...]
-        axis = made % (parts.ndim - 1)
-        return jnp.moveaxis(parts, 0, axis).reshape(*parts.shape[1 : axis + 1], -1, *parts.shape[axis + 2 :])
+def outputs_of(group: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """[O, ...] -> [O / groups, ...]: the weights of the group's outputs."""
+    size = len(w) // window.groups
+    return lax.dynamic_slice_in_dim(w, group * size, size, 0)
 
-    return apply
+
+def join_channels(parts: jax.Array) -> jax.Array:
+    """[G, ..., C / G] -> [..., C]: the groups' channels side by side."""
+    y = jnp.moveaxis(parts, 0, -2)
+    return y.reshape(*y.shape[:-2], -1)
 
 
 def at_once(count: int, w: tuple[int, ...], window: Window, wide: int = 1) -> int:
-    """Of how many images to make patches at once, a divisor of `count`; 0 where patches are not the faster form.
+    """How many images to make patches of at once, a divisor of `count`; 0 where patches are not the faster form.
 
-    w: the shape [O, *kernel, I] of the weights. wide: how many output channels make it worth the while.
+    w: the shape [O, *kernel, I] of the weights. wide: how many output channels make patches worth their cost.
     """
     if window.disjoint:
         return count
-    patch, activations = prod(window.out) * prod(w[1:]), prod(window.space) * w[-1] + prod(window.out) * w[0]
+    patch = prod(window.out) * prod(w[1:])  # entries of one image's patches
+    activations = prod(window.space) * w[-1] + prod(window.out) * w[0]  # and of its x and y
     large = count * activations > BLOCK and w[0] >= wide and prod(w[1:-1]) >= TAPS
     if not large and prod(w) <= count * activations:
         return 0
@@ -237,15 +263,18 @@ def shifted_products(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 
 def sums_by_tap(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -> jax.Array:
-    """dw[c, t] = sum_{n, p} x_t[n, p, c] dy[n, p, c] for x already padded. A loop: else all products are kept."""
+    """dw[c, t] = sum_{n, p} x_t[n, p, c] dy[n, p, c] for x already padded.
+
+    A loop over the taps: without it the products of all taps would exist at once.
+    """
     all_but_channels = tuple(range(x.ndim - 1))
-    one = lambda tap: jnp.sum(read(x, tap, window) * dy, all_but_channels, dtype)
-    dw = lax.map(one, jnp.array(list(taps(window))))  # [K, C]
+    at_tap = lambda tap: jnp.sum(read(x, tap, window) * dy, all_but_channels, dtype)
+    dw = lax.map(at_tap, jnp.array(list(taps(window))))  # [K, C]
     return dw.T.reshape(-1, *window.kernel, 1)
 
 
 def flat(a: jax.Array, axes: int) -> jax.Array:
-    """The first axes as one."""
+    """The first `axes` axes as one."""
     return a.reshape(-1, *a.shape[axes:])
 
 
@@ -254,12 +283,12 @@ def matrix(w: jax.Array) -> jax.Array:
     return w.reshape(len(w), -1)
 
 
-def turned(w: jax.Array, first: int = 1) -> jax.Array:
+def flipped(w: jax.Array, first: int = 1) -> jax.Array:
     """The kernel with its spatial axes, which start at `first`, in reverse order."""
     return jnp.flip(w, tuple(range(first, first + w.ndim - 2)))
 
 
 def exchanged(w: jax.Array, groups: int) -> jax.Array:
-    """[O, *kernel, I / groups] -> [I, *kernel, O / groups]: inputs and outputs change places within each group."""
+    """[O, *kernel, I / groups] -> [I, *kernel, O / groups]: inputs and outputs exchanged within each group."""
     parts = w.reshape(groups, -1, *w.shape[1:])
     return jnp.swapaxes(parts, 1, -1).reshape(-1, *w.shape[1:-1], len(w) // groups)

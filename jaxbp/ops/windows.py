@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -58,13 +58,21 @@ class Window:
 
     @property
     def margins(self) -> tuple[tuple[int, int], ...]:
-        """Zeros around the spread dy that make its correlation with the turned kernel as large as `space`."""
+        """Zeros around the spread dy that make its correlation with the flipped kernel as large as `space`."""
         sizes = zip(self.space, self.padding, self.reach, self.strides, self.out, strict=True)
         return tuple((r - 1 - low, n - 1 + low - s * (o - 1)) for n, (low, _), r, s, o in sizes)
 
     def axes(self, first: int, end: int) -> Window:
-        """The window on spatial axes first, ..., end - 1 alone."""
-        return Window(*(getattr(self, f.name)[first:end] for f in fields(self)[:-1]), self.groups)
+        """The window along the spatial axes first, ..., end - 1."""
+        part = slice(first, end)
+        return Window(
+            self.space[part],
+            self.kernel[part],
+            self.strides[part],
+            self.padding[part],
+            self.dilation[part],
+            self.groups,
+        )
 
     @property
     def once(self) -> tuple[int, ...]:
@@ -78,8 +86,12 @@ class Window:
 
 
 def patches(x: jax.Array, window: Window) -> jax.Array:
-    """x [N, *space, I] -> [N, *out, K I], what each output reads. One axis after the other: k + k slices, not k k."""
-    p, sizes = padded(x, window), zip(window.kernel, window.strides, window.dilation, window.out, strict=True)
+    """x [N, *space, I] -> [N, *out, K I], what each output reads.
+
+    Gathers along one axis at a time: 2 k slices for a k x k kernel instead of k^2.
+    """
+    p = padded(x, window)
+    sizes = zip(window.kernel, window.strides, window.dilation, window.out, strict=True)
     for axis, (k, s, d, o) in enumerate(sizes, 1):
         p = jnp.stack([lax.slice_in_dim(p, d * t, d * t + s * (o - 1) + 1, s, axis) for t in range(k)], -2)
     return p.reshape(len(x), *window.out, -1)
@@ -98,24 +110,23 @@ def side_by_side(p: jax.Array, window: Window) -> jax.Array:
     fill = [(0, s - r, d - 1) for s, r, d in zip(window.strides, window.reach, window.dilation, strict=True)]
     fill = [(0, 0, 0)] * (rank + 1) + fill + [(0, 0, 0)]
     p = lax.pad(p, jnp.zeros((), p.dtype), fill)  # each window as large as the stride
-    p = p.transpose(0, *(axis for a in range(rank) for axis in (1 + a, 1 + rank + a)), 1 + 2 * rank)
+    order = [
+        axis for a in range(rank) for axis in (1 + a, 1 + rank + a)
+    ]  # an axis of out, the same of kernel, the next
+    p = p.transpose(0, *order, 1 + 2 * rank)
     x = p.reshape(len(p), *(o * s for o, s in zip(window.out, window.strides, strict=True)), -1)
     return pad(x, [(0, r - s) for r, s in zip(window.reach, window.strides, strict=True)], window.once)
 
 
 def added(p: jax.Array, window: Window) -> jax.Array:
-    """p [N, *out, *kernel, I] -> padded x, one axis after the other: the deltas of each tap, spread and moved."""
-    sizes = zip(window.kernel, window.strides, window.dilation, window.reach, strict=True)
-    for axis, (k, s, d, r) in enumerate(sizes, 1):
-        entries = jnp.moveaxis(p, len(window.kernel) + 1, 0)  # by tap of the first of the kernel's axes that are left
-        before, after = [(0, 0)] * (axis - 1), [1] * (axis - 1)
-        p = reduce(
-            jnp.add,
-            (
-                pad(entry, [*before, (d * t, r - 1 - d * t)], [*after, s])
-                for t, entry in zip(range(k), entries, strict=True)
-            ),
-        )
+    """p [N, *out, *kernel, I] -> padded x: along one axis at a time, the sum of each tap's deltas, spread and moved."""
+    rank = len(window.kernel)
+    sizes = zip(window.strides, window.dilation, window.reach, strict=True)
+    for axis, (s, d, r) in enumerate(sizes):  # the axes before are done
+        by_tap = jnp.moveaxis(p, rank + 1, 0)  # the first of the kernel's axes that are left
+        margins = [[(0, 0)] * axis + [(d * t, r - 1 - d * t)] for t in range(len(by_tap))]
+        strides = [1] * axis + [s]
+        p = reduce(jnp.add, [pad(deltas, margin, strides) for deltas, margin in zip(by_tap, margins, strict=True)])
     return p
 
 
@@ -145,7 +156,7 @@ def read(x: jax.Array, tap: Any, window: Window) -> jax.Array:
 
 
 def are_pairs(padding: Any, rank: int) -> bool:
-    """Whether it is a pair of non-negative integers for each axis."""
+    """Whether `padding` is a pair of non-negative integers for each axis."""
     if not isinstance(padding, tuple | list) or len(padding) != rank:
         return False
     pair = lambda p: isinstance(p, tuple | list) and len(p) == 2 and all(isinstance(n, int) and n >= 0 for n in p)

@@ -1,6 +1,6 @@
 """Optimizers: those of optax as typed configs, and those that optax does not have, each a transformation and a config.
 
-`KFAC` is a config; `kfac`, in small letters, is the optax transformation for a loop of one's own.
+`KFAC` is a config; `kfac`, in lower case, is the optax transformation for a training loop of your own.
 """
 
 from jaxbp.optim.by_name import Optax, OptaxSchedule, optimizer_names

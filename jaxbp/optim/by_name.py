@@ -1,4 +1,4 @@
-"""Any optimizer or schedule of optax by its name, with its arguments as texts of a config."""
+"""Any optimizer or schedule of optax by its name, with its arguments as texts in a config."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxbp.optim.schedules import Constant, Schedule
 
 @dataclass(frozen=True)
 class OptaxSchedule(Schedule):
-    """Any schedule of optax by its name. The learning rate is its peak_value, else its init_value, else its value.
+    """Any schedule of optax by its name. Its peak_value, else its init_value, else its value is the learning rate.
 
     Args:
         name: such as "exponential_decay"
@@ -45,7 +45,7 @@ class Optax(FirstOrder):
     """Any optimizer of optax or optax.contrib by its name; optimizer_names() lists them.
 
     Args:
-        name: such as "lion"; those that find their own rate (prodigy, dog, ...) usually have learning_rate=1
+        name: such as "lion"; those that adapt their own rate (prodigy, dog, ...) usually take learning_rate=1
         arguments: such as ("b1=0.95", "weight_decay=1e-4"), values as in Python
     """
 
@@ -63,53 +63,59 @@ class Optax(FirstOrder):
         return _call(*OPTIMIZERS[self.name], rate, self.arguments)
 
     def _one_update(self) -> PyTree:
-        w, optimizer = jnp.ones((2, 2)), optax.with_extra_args_support(self.core(optax.constant_schedule(1.0)))
+        w = jnp.ones((2, 2))
+        optimizer = optax.with_extra_args_support(self.core(optax.constant_schedule(1.0)))
         return optimizer.update(w, optimizer.init(w), w, value=jnp.ones(()))
 
 
 def optimizer_names() -> list[str]:
-    """What Optax takes."""
+    """The names that Optax accepts, sorted."""
     return sorted(OPTIMIZERS)
 
 
 def _functions(module: Any, *rates: str) -> dict[str, tuple[Callable, str]]:
-    """Name -> (function, its first argument of `rates`) of what in the module has one and is not REFUSED."""
-    functions = {
-        name: value
-        for name, value in vars(module).items()
-        if name[0] != "_" and name not in REFUSED and (inspect.isfunction(value) or isinstance(value, partial))
-    }
-    return {
-        name: (value, rate)
-        for rate in rates[::-1]
-        for name, value in functions.items()
-        if rate in inspect.signature(value).parameters
-    }
+    """Name -> (function, the first of `rates` among its arguments), for the functions of the module that have one."""
+    functions = {}
+    for name, function in vars(module).items():
+        is_function = inspect.isfunction(function) or isinstance(function, partial)
+        if name.startswith("_") or name in REFUSED or not is_function:
+            continue
+        for rate in rates:
+            if rate in inspect.signature(function).parameters:
+                functions[name] = function, rate
+                break
+    return functions
 
 
-REFUSED = {
-    name: why
-    for why, names in {  # what a step with one gradient and one value of the loss cannot run
-        "has a config of its own, LBFGS": ["lbfgs"],
-        "is the key 'private' of every optimizer here": ["dpsgd"],
-        "needs the loss as a function": ["sophia"],
-        "needs another optimizer inside": ["mechanize", "sam", "schedule_free"],
-        "must be evaluated at other parameters than it trains": ["schedule_free_adamw", "schedule_free_sgd"],
-        "has no learning rate": ["polyak_sgd"],
-        "is replaced by optimistic_adam_v2": ["optimistic_adam"],
-        "is only a part of an optimizer": ["scale_by_learning_rate", "scale_by_madgrad", "scale_by_rprop"],
-        "has no argument for one learning rate": ["join_schedules", "sgdr_schedule"],
-    }.items()
-    for name in names
+REFUSED = {  # name: why it cannot run in a step that has one gradient and one value of the loss
+    "dpsgd": "is the key 'private' of every optimizer here",
+    "join_schedules": "has no argument for one learning rate",
+    "lbfgs": "has a config of its own, LBFGS",
+    "mechanize": "needs another optimizer inside",
+    "optimistic_adam": "is replaced by optimistic_adam_v2",
+    "polyak_sgd": "has no learning rate",
+    "sam": "needs another optimizer inside",
+    "scale_by_learning_rate": "is only a part of an optimizer",
+    "scale_by_madgrad": "is only a part of an optimizer",
+    "scale_by_rprop": "is only a part of an optimizer",
+    "schedule_free": "needs another optimizer inside",
+    "schedule_free_adamw": "must be evaluated at other parameters than it trains",
+    "schedule_free_sgd": "must be evaluated at other parameters than it trains",
+    "sgdr_schedule": "has no argument for one learning rate",
+    "sophia": "needs the loss as a function",
 }
 NO_SCHEDULE = ("rprop", "sm3")  # optax takes their learning rate as a number only
 OPTIMIZERS = _functions(optax, "learning_rate") | _functions(optax.contrib, "learning_rate")
 SCHEDULES = _functions(optax.schedules, "peak_value", "init_value", "value")
 
 
+BAD_ARGUMENTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what optax and JAX then raise
+
+
 def _call(function: Callable, rate: str, value: Any, texts: tuple[str, ...]) -> Any:
     """function(rate=value, b1=0.95) for texts such as 'b1=0.95'."""
-    arguments, allowed = {rate: value}, inspect.signature(function).parameters
+    arguments = {rate: value}
+    allowed = inspect.signature(function).parameters
     for text in texts:
         name, _, literal = map(str.strip, text.partition("="))
         if name not in allowed:
@@ -123,13 +129,13 @@ def _call(function: Callable, rate: str, value: Any, texts: tuple[str, ...]) -> 
     return function(**arguments)
 
 
-def _check_named(kind: str, given: OptaxSchedule | Optax, known: dict[str, Any], trial: Callable[[], PyTree]) -> None:
-    """Raises InputError where the name is not known or the arguments cannot be used; the trial is traced, not run."""
-    if given.name in REFUSED:
-        raise InputError(f"{kind} {given.name} cannot be used: it {REFUSED[given.name]}")
-    if given.name not in known:
-        raise unknown(kind, given.name, known)
+def _check_named(kind: str, config: OptaxSchedule | Optax, known: dict[str, Any], trial: Callable[[], PyTree]) -> None:
+    """Raises InputError for an unknown name, and for arguments with which `trial` cannot be traced; it is not run."""
+    if config.name in REFUSED:
+        raise InputError(f"{kind} {config.name} cannot be used: it {REFUSED[config.name]}")
+    if config.name not in known:
+        raise unknown(kind, config.name, known)
     try:
         jax.eval_shape(trial)
-    except Exception as error:
-        raise InputError(f"{kind} {given.name}({', '.join(given.arguments)}): {error}") from error
+    except BAD_ARGUMENTS as error:
+        raise InputError(f"{kind} {config.name}({', '.join(config.arguments)}): {error}") from error

@@ -19,14 +19,14 @@ from jaxbp.typed import Typed
 class OptimizerConfig(Typed):
     """The base of every optimizer's config."""
 
-    second_order: ClassVar[bool] = True  # asks for more than a gradient: the whole batch at once
+    second_order: ClassVar[bool] = True  # needs more than a gradient, and so the whole batch at once
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, with update(grads, state, params, value=loss, batch=, ctx=)."""
         raise NotImplementedError
 
     def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
-        """What makes the gradients that the optimizer takes."""
+        """The function (params, batch, ctx) -> Result whose gradients the optimizer takes."""
         return value_and_grad(model, loss)
 
     def check(self, params: PyTree) -> None:

@@ -30,10 +30,10 @@ class FirstOrder(OptimizerConfig):
         learning_rate: at the peak of the schedule
         schedule: how the learning rate changes over the run
         clip_value: every entry of the gradient is cut to +-clip_value, before clip_norm
-        clip_norm: a gradient of larger norm, over all parameters, is scaled to it
+        clip_norm: a gradient of larger norm, over all parameters, is scaled down to it
         groups: every parameter belongs to the first that matches; () treats all alike
-        plateau: reduces the learning rate by the training loss
-        private: clips every example's gradient, and adds noise
+        plateau: reduces the learning rate when the training loss stops falling
+        private: clips every example's gradient and adds noise
     """
 
     second_order: ClassVar[bool] = False
@@ -51,39 +51,48 @@ class FirstOrder(OptimizerConfig):
             raise InputError(f"{type(self).__name__}: groups must not freeze all parameters")
 
     def core(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-        """The optimizer proper."""
+        """The optimizer itself, without clipping, groups and plateau."""
         raise NotImplementedError
 
     def build(self, steps: int, objective: Objective | None = None) -> optax.GradientTransformationExtraArgs:
         """Noise, clipping, core, groups, plateau. The norm and the core do not see frozen parameters."""
         rate = self.schedule.build(self.learning_rate, steps)
-        parts = [self.private.noise()] if self.private else []
-        parts += [optax.clip(self.clip_value)] if self.clip_value else []
-        parts += [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
-        optimizer = optax.chain(*parts, self.core(rate))
+        before = [self.private.noise()] if self.private else []
+        before += [optax.clip(self.clip_value)] if self.clip_value else []
+        before += [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
+        optimizer = optax.chain(*before, self.core(rate))
         if not all(group.learning_rate_factor for group in self.groups):
-            moves = lambda params: jax.tree.map(lambda i: self.groups[i].learning_rate_factor > 0, self.check(params))
-            optimizer = optax.masked(optimizer, moves)
+            optimizer = optax.masked(optimizer, self.trained)
         groups = {i: group.build(rate) for i, group in enumerate(self.groups)}
-        parts = [optax.partition(groups, self.check)] if groups else []
-        parts += [self.plateau.build()] if self.plateau else []
-        return optax.chain(optimizer, *parts)
+        after = [optax.partition(groups, self.group_of)] if groups else []
+        after += [self.plateau.build()] if self.plateau else []
+        return optax.chain(optimizer, *after)
 
     def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
         return self.private.gradient(model, loss) if self.private else super().gradient(model, loss)
 
-    def check(self, params: PyTree) -> PyTree:
-        """Like params, arrays or shapes: each one's group. Raises InputError for a parameter or a group without any."""
+    def check(self, params: PyTree) -> None:
+        self.group_of(params)
+
+    def group_of(self, params: PyTree) -> PyTree:
+        """Like params, arrays or shapes: the number of each one's group, the first that matches its path.
+
+        Raises InputError for a parameter that matches no group, and for a group without a parameter.
+        """
         names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        there_are = f"(there are: {', '.join(names)})"
+        listed = f"(there are: {', '.join(names)})"
         matches = [[i for i, group in enumerate(self.groups) if re.fullmatch(group.paths, name)] for name in names]
         if self.groups and [] in matches:
-            raise InputError(f"groups: no pattern matches '{names[matches.index([])]}' {there_are}")
-        first = [min(indices, default=0) for indices in matches]
+            raise InputError(f"groups: no pattern matches '{names[matches.index([])]}' {listed}")
+        numbers = [min(indices, default=0) for indices in matches]
         for i, group in enumerate(self.groups):
-            if i not in first:
-                raise InputError(f"groups: '{group.paths}' matches nothing that no earlier group has {there_are}")
-        return jax.tree.unflatten(jax.tree.structure(params), first)
+            if i not in numbers:
+                raise InputError(f"groups: '{group.paths}' matches nothing that no earlier group has {listed}")
+        return jax.tree.unflatten(jax.tree.structure(params), numbers)
+
+    def trained(self, params: PyTree) -> PyTree:
+        """Like params: False where the group is frozen."""
+        return jax.tree.map(lambda i: self.groups[i].learning_rate_factor > 0, self.group_of(params))
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ class SGD(FirstOrder):
     """w -= learning_rate v with v = momentum v + g; Nesterov's form looks ahead, g + momentum v.
 
     Args:
-        momentum: of the velocity that is kept; 0 is plain gradient descent
+        momentum: fraction of the velocity that a step keeps; 0 is plain gradient descent
         nesterov: needs momentum
     """
 
@@ -132,7 +141,7 @@ class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101).
 
     Args:
-        weight_decay: learning_rate * weight_decay * w is taken off in every step
+        weight_decay: every step subtracts learning_rate * weight_decay * w
     """
 
     weight_decay: NotNegative = 1e-2

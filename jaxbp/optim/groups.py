@@ -1,4 +1,4 @@
-"""What becomes of an optimizer's updates: factors and weight decay by group of parameters, reduction on a plateau."""
+"""Changes to an optimizer's updates: factors and weight decay by group of parameters, reduction on a plateau."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Group(Typed):
     """Parameters with a learning rate and a weight decay of their own.
 
     Args:
-        paths: that a parameter's path such as '01_dense/w' matches in full
+        paths: regular expression that matches the whole path of a parameter, such as '01_dense/w'
         learning_rate_factor: on the optimizer's updates; 0 freezes to the bit
-        weight_decay: factor * learning_rate * weight_decay * w is taken off in every step
+        weight_decay: every step subtracts learning_rate_factor * learning_rate * weight_decay * w
     """
 
     paths: Pattern
@@ -33,11 +33,14 @@ class Group(Typed):
             raise InputError(f"Group: weight_decay must be 0 where learning_rate_factor is 0, got {self.weight_decay}")
 
     def build(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-        """What becomes of the optimizer's updates in this group."""
+        """The change to the optimizer's updates in this group."""
         if not self.learning_rate_factor:  # w + -0.0 is w to the bit
             return optax.stateless_with_tree_map(lambda u, _: jnp.full_like(u, -0.0))
-        scale, decay = optax.scale(self.learning_rate_factor), lambda step: -self.weight_decay * learning_rate(step)
-        return optax.chain(optax.add_decayed_weights(decay), scale) if self.weight_decay else scale
+        scale = optax.scale(self.learning_rate_factor)
+        if not self.weight_decay:
+            return scale
+        decay = lambda step: -self.weight_decay * learning_rate(step)
+        return optax.chain(optax.add_decayed_weights(decay), scale)
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,12 @@ class Plateau(Typed):
     """Scales all updates down where the training loss, averaged over `steps` steps, has stopped falling.
 
     Args:
-        steps: training steps whose mean loss is one evaluation; those of an epoch, where batches are small
+        steps: training steps whose mean loss is one evaluation; with small batches, those of an epoch
         factor: on the scale at each reduction
         patience: evaluations in a row without improvement before a reduction
         rtol: fraction of the best loss that counts as an improvement
         cooldown: evaluations after a reduction that do not count
-        min_scale: where the reductions end
+        min_scale: smallest scale
     """
 
     steps: Count = 1
@@ -61,7 +64,7 @@ class Plateau(Typed):
     min_scale: Fraction = 0.0
 
     def build(self) -> optax.GradientTransformationExtraArgs:
-        """What becomes of the updates; it takes value=loss."""
+        """The change to the updates; its update takes value=loss."""
         return optax.contrib.reduce_on_plateau(
             self.factor,
             self.patience,

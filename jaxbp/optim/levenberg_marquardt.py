@@ -10,8 +10,8 @@ With residuals r (one for each example and output, so that the loss is r^T r / 2
 
 (Levenberg 1944; Marquardt 1963, J. SIAM 11(2); for networks, Hagan & Menhaj 1994, IEEE Trans. Neural Networks 5(6)).
 The rows of J are per-example gradients: one reverse sweep for each output, all examples at once. J = U S V^T is
-decomposed once a step, after which every damping is tried for two small products, and J^T J, whose condition is that of
-J squared, is never formed.
+decomposed once a step. Then every damping costs two small products, and J^T J, whose condition is that of J squared, is
+never formed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxbp.analysis import curvature
-from jaxbp.core import Batch, Context, PyTree
+from jaxbp.core import Batch, Context, PyTree, add
 from jaxbp.errors import InputError
 from jaxbp.losses import SquaredError
 from jaxbp.optim.config import OptimizerConfig
@@ -39,18 +39,25 @@ class Damped(NamedTuple):
     damping: jax.Array
 
 
+class Attempt(NamedTuple):
+    """The search for a damping whose step lowers the loss."""
+
+    tries: int | jax.Array
+    damping: jax.Array  # of the next step
+    fell: jax.Array  # whether the last step lowered the loss
+
+
 def levenberg_marquardt(
     objective: Objective, damping: float = 1e-2, factor: float = 3.0, tries: int = 20
 ) -> optax.GradientTransformationExtraArgs:
     """update(grads, state, params, value=, batch=, ctx=): a step that lowers the loss, or zero after `tries` dampings.
 
-    Raises InputError for another loss than SquaredError, for an L1 penalty, and where a layer couples the examples of a
+    Raises InputError for another loss than SquaredError, for an L1 penalty, and where a layer mixes the examples of a
     batch. Memory: (residuals + parameters) (residuals or parameters, the smaller).
     """
-    if not isinstance(objective.loss, SquaredError):
-        raise InputError(f"Levenberg-Marquardt needs the loss SquaredError, got {type(objective.loss).__name__}")
+    squared_error(objective)
     if any(penalty.l1 for penalty in objective.penalties):
-        raise InputError("Levenberg-Marquardt: penalty.l1 must be 0, for it is no square")
+        raise InputError("Levenberg-Marquardt: penalty.l1 must be 0: an L1 term is not a sum of squares")
 
     def init(params: PyTree) -> Damped:
         return Damped(jnp.asarray(damping, jax.tree.leaves(params)[0].dtype))
@@ -59,33 +66,41 @@ def levenberg_marquardt(
         grads: PyTree, state: Damped, params: PyTree, *, value: jax.Array, batch: Batch, ctx: Context, **_: object
     ) -> tuple[PyTree, Damped]:
         j, r = linearized(objective, params, batch, ctx)
-        tree = ravel_pytree(params)[1]
+        unravel = ravel_pytree(params)[1]
         u, s, vt = jnp.linalg.svd(j, full_matrices=False)
-        along = u.T @ r
-        step = lambda damping: tree(-(s / (s * s + damping) * along) @ vt)
+        projected = u.T @ r
+        step = lambda damping: unravel(-(s / (s * s + damping) * projected) @ vt)
 
-        def attempt(carry: tuple) -> tuple:
-            tried, damping, _ = carry
-            trial = jax.tree.map(jnp.add, params, step(damping))
-            fell = objective.value(trial, batch, ctx) < value
-            return tried + 1, jnp.where(fell, damping / factor, damping * factor), fell
+        def attempt(last: Attempt) -> Attempt:
+            fell = objective.value(add(params, step(last.damping)), batch, ctx) < value
+            return Attempt(last.tries + 1, jnp.where(fell, last.damping / factor, last.damping * factor), fell)
 
-        going = lambda carry: (carry[0] < tries) & ~carry[2]
-        _, after, fell = jax.lax.while_loop(going, attempt, (0, state.damping, jnp.array(False)))
-        taken = step(after * factor)
-        least = jnp.finfo(after.dtype).tiny ** 0.5
-        return jax.tree.map(lambda t: jnp.where(fell, t, 0), taken), Damped(jnp.clip(after, least, 1 / least))
+        going_on = lambda last: (last.tries < tries) & ~last.fell
+        last = jax.lax.while_loop(going_on, attempt, Attempt(0, state.damping, jnp.array(False)))
+        taken = jax.tree.map(lambda s: jnp.where(last.fell, s, 0), step(last.damping * factor))
+        least = jnp.finfo(last.damping.dtype).tiny ** 0.5
+        return taken, Damped(jnp.clip(last.damping, least, 1 / least))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def squared_error(objective: Objective) -> SquaredError:
+    """The objective's loss. Raises InputError where it is another."""
+    if not isinstance(objective.loss, SquaredError):
+        raise InputError(f"Levenberg-Marquardt needs the loss SquaredError, got {type(objective.loss).__name__}")
+    return objective.loss
+
+
 def linearized(objective: Objective, params: PyTree, batch: Batch, ctx: Context) -> tuple[jax.Array, jax.Array]:
-    """-> (J [R, P], r [R]) with loss r^T r / 2 and gradient J^T r; an L2 penalty adds a row for each parameter."""
+    """-> (J [R, P], r [R]) with loss r^T r / 2 and gradient J^T r; an L2 penalty adds a row for each parameter.
+
+    Raises InputError for another loss than SquaredError.
+    """
     y, cache = objective.model.forward(params, batch["x"], ctx)
     outputs = y.shape[-1]
-    scale = jnp.sqrt(2 * objective.loss.factor(outputs) * batch["weight"])[..., None]
+    scale = jnp.sqrt(2 * squared_error(objective).factor(outputs) * batch["weight"])[..., None]
     units = jnp.eye(outputs, dtype=y.dtype).reshape(outputs, *(1,) * (y.ndim - 1), outputs)
-    roots = curvature.Roots(units * scale.astype(y.dtype), split=True)
+    roots = curvature.Roots(units * scale.astype(y.dtype), per_item=True)
     rows = curvature.rows(objective.model, params, cache, roots)
     r = scale * (y - batch["y"])  # [N, *items, O]
     r = jnp.moveaxis(r.reshape(len(r), -1), 0, 1).ravel()  # in the order of the rows: item, output, example
@@ -101,7 +116,7 @@ class LevenbergMarquardt(OptimizerConfig):
 
     Args:
         damping: at the start
-        factor: by which it falls after a success, and rises after a failure
+        factor: divides the damping after a success, multiplies it after a failure
     """
 
     damping: Positive = 1e-2

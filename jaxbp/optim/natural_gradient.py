@@ -4,14 +4,14 @@
                                                          Neural Computation 10(2); Martens 2020, arXiv 1412.1193)
 
 F = A^T A with a row of A for each example and output: the roots of the loss's curvature sent back through the model,
-exact for squared error and cross-entropy. Its inverse M = (F + damping)^-1 is taken anew for every batch, or carried
-along while F becomes (1 - rate) F + rate A^T A, the adaptive rule of Amari, Park & Fukumizu 2000 (Neural Computation
-12(6)) for R rows at once:
+exact for squared error and cross-entropy. M = (F + damping)^-1 is computed from each batch alone, or it is updated
+while F becomes (1 - rate) F + rate A^T A, the adaptive rule of Amari, Park & Fukumizu 2000 (Neural Computation 12(6))
+for R rows at once:
 
-    B  = M / (1 - rate) - rate damping (M / (1 - rate))^2                     what is forgotten; keeps M <= 1 / damping
-    M' = B - B A^T (1 / rate + A B A^T)^-1 A B                                what is new (Woodbury)
+    B  = M / (1 - rate) - rate damping (M / (1 - rate))^2                     forgets; keeps M <= 1 / damping
+    M' = B - B A^T (1 / rate + A B A^T)^-1 A B                                adds A^T A (Woodbury)
 
-which costs products, and a system of R equations in place of P.
+which costs matrix products, and a system of R equations in place of P.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from jaxbp.typed import Positive, Share
 
 
 class Inverse(NamedTuple):
-    """Of the estimated Fisher matrix, damping included [P, P]."""
+    """What the adaptive rule carries from step to step."""
 
-    inverse: jax.Array
+    inverse: jax.Array  # M [P, P]
 
 
 def natural_gradient(
@@ -44,30 +44,43 @@ def natural_gradient(
 ) -> optax.GradientTransformationExtraArgs:
     """update(grads, state, params, batch=, ctx=). rate: weight of each new batch in the estimate; None: each alone.
 
-    The estimate starts as the identity. Raises InputError for a loss that is no negative log-likelihood, and where a
-    layer couples the examples of a batch.
+    The estimate starts as the identity. Raises InputError for a loss that is not a negative log-likelihood, and where a
+    layer mixes the examples of a batch.
     """
     if not isinstance(objective.loss, LIKELIHOODS):
         raise InputError(
-            f"natural gradient: {type(objective.loss).__name__} is no negative log-likelihood, "
+            f"natural gradient: {type(objective.loss).__name__} is not a negative log-likelihood, "
             f"allowed are {', '.join(kind.__name__ for kind in LIKELIHOODS)}"
         )
-
-    def init(params: PyTree) -> Inverse | tuple:
-        flat = ravel_pytree(params)[0]
-        return () if rate is None else Inverse(jnp.eye(flat.size, dtype=flat.dtype))
+    if rate is not None:
+        return adaptive(objective, learning_rate, damping, rate)
 
     def update(
-        grads: PyTree, state: Inverse | tuple, params: PyTree, *, batch: Batch, ctx: Context, **_: object
-    ) -> tuple[PyTree, Inverse | tuple]:
+        grads: PyTree, state: tuple, params: PyTree, *, batch: Batch, ctx: Context, **_: object
+    ) -> tuple[PyTree, tuple]:
         a = fisher_rows(objective, params, batch, ctx)
-        g, tree = ravel_pytree(grads)
-        if rate is None:
-            step = jax.scipy.linalg.solve(a.T @ a + damping * jnp.eye(g.size, dtype=g.dtype), g, assume_a="pos")
-        else:
-            state = Inverse(updated(state.inverse, a, rate, damping))
-            step = state.inverse @ g
-        return tree(-learning_rate * step), state
+        g, unravel = ravel_pytree(grads)
+        step = jax.scipy.linalg.solve(a.T @ a + damping * jnp.eye(g.size, dtype=g.dtype), g, assume_a="pos")
+        return unravel(-learning_rate * step), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+
+def adaptive(
+    objective: Objective, learning_rate: float, damping: float, rate: float
+) -> optax.GradientTransformationExtraArgs:
+    """`natural_gradient` with the adaptive rule."""
+
+    def init(params: PyTree) -> Inverse:
+        flat = ravel_pytree(params)[0]
+        return Inverse(jnp.eye(flat.size, dtype=flat.dtype))
+
+    def update(
+        grads: PyTree, state: Inverse, params: PyTree, *, batch: Batch, ctx: Context, **_: object
+    ) -> tuple[PyTree, Inverse]:
+        inverse = updated(state.inverse, fisher_rows(objective, params, batch, ctx), rate, damping)
+        g, unravel = ravel_pytree(grads)
+        return unravel(-learning_rate * (inverse @ g)), Inverse(inverse)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -109,7 +122,7 @@ class NaturalGradient(OptimizerConfig):
 
 @dataclass(frozen=True)
 class AdaptiveNaturalGradient(NaturalGradient):
-    """Steps by an estimate of the inverse Fisher matrix that every batch adds to.
+    """Steps by an estimate of the inverse Fisher matrix that every batch updates.
 
     Args:
         rate: weight of a batch in the estimate

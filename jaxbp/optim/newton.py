@@ -2,17 +2,17 @@
 
     (A + damping) step = -gradient,      A the Hessian (Newton) or J^T H J, the generalised Gauss-Newton matrix
 
-solved so far as it pays (Nocedal & Wright 2006, algorithm 7.1): the iteration ends at a residual of a `tolerance` part
-of the gradient, and where it meets a direction of negative curvature, which a Hessian has and J^T H J never, with what
-it has so far. So the step goes downhill in any case. A backtracking line search (optax) then takes as much of it as
-lowers the loss enough.
+solved only as accurately as is worthwhile (Nocedal & Wright 2006, algorithm 7.1): the iteration ends when the residual
+is a `tolerance` part of the gradient. It also ends at a direction of negative curvature, which a Hessian can have and
+J^T H J cannot, with the step so far. So the step goes downhill in any case. A backtracking line search (optax) then
+shortens it until the loss falls enough.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,17 @@ from jaxbp.typed import Count, NotNegative, Share
 HALVINGS = 30  # of the step, at most
 
 
+class Iterate(NamedTuple):
+    """The carry of the conjugate gradients; trees like b."""
+
+    number: int | jax.Array
+    x: PyTree
+    residual: PyTree  # b - A x
+    direction: PyTree
+    square: jax.Array  # of the residual's norm
+    convex: jax.Array  # whether the last direction had positive curvature
+
+
 def conjugate_gradient(product: Callable[[PyTree], PyTree], b: PyTree, iterations: int, tolerance: float) -> PyTree:
     """x with A x = b to |b - A x| <= tolerance |b|; the x before a direction without positive curvature, or b itself.
 
@@ -33,22 +44,22 @@ def conjugate_gradient(product: Callable[[PyTree], PyTree], b: PyTree, iteration
     """
     size = dot(b, b)
 
-    def step(carry: tuple) -> tuple:
-        i, x, r, direction, square, _ = carry
-        turned = product(direction)
-        bend = dot(direction, turned)
-        positive = bend > 0
-        length = jnp.where(positive, square / jnp.where(positive, bend, 1), 0)
-        r = combined(1, r, -length, turned)
-        after = dot(r, r)
-        x = combined(1, x, length, direction)
-        return i + 1, x, r, combined(1, r, after / square, direction), after, positive
+    def step(last: Iterate) -> Iterate:
+        image = product(last.direction)
+        curvature = dot(last.direction, image)
+        convex = curvature > 0
+        length = jnp.where(convex, last.square / jnp.where(convex, curvature, 1), 0)
+        residual = combined(1, last.residual, -length, image)
+        square = dot(residual, residual)
+        x = combined(1, last.x, length, last.direction)
+        direction = combined(1, residual, square / last.square, last.direction)
+        return Iterate(last.number + 1, x, residual, direction, square, convex)
 
-    zero = jax.tree.map(jnp.zeros_like, b)
-    going = lambda carry: (carry[0] < iterations) & carry[-1] & (carry[-2] > tolerance**2 * size)
-    _, x, *_ = jax.lax.while_loop(going, step, (0, zero, b, b, size, size > 0))
-    started = dot(x, x) > 0
-    return jax.tree.map(lambda x, b: jnp.where(started, x, b), x, b)
+    going_on = lambda last: (last.number < iterations) & last.convex & (last.square > tolerance**2 * size)
+    first = Iterate(0, jax.tree.map(jnp.zeros_like, b), b, b, size, size > 0)
+    x = jax.lax.while_loop(going_on, step, first).x
+    moved = dot(x, x) > 0
+    return jax.tree.map(lambda x, b: jnp.where(moved, x, b), x, b)
 
 
 def newton(
@@ -59,11 +70,11 @@ def newton(
     tolerance: float = 0.1,
 ) -> optax.GradientTransformationExtraArgs:
     """update(grads, state, params, value=, batch=, ctx=): the step, as much of it as lowers the loss."""
-    of = getattr(objective, matrix)
+    matrix_product = {"hessian": objective.hessian, "gauss_newton": objective.gauss_newton}[matrix]
 
     def direction(grads: PyTree, params: PyTree, batch: Batch, ctx: Context) -> PyTree:
-        product = lambda v: combined(1, of(params, batch, v, ctx), damping, v)
-        return jax.tree.map(jnp.negative, conjugate_gradient(product, grads, iterations, tolerance))
+        damped = lambda v: combined(1, matrix_product(params, batch, v, ctx), damping, v)
+        return jax.tree.map(jnp.negative, conjugate_gradient(damped, grads, iterations, tolerance))
 
     return searched(optax.scale_by_backtracking_linesearch(HALVINGS, decrease_factor=0.5), objective, direction)
 
@@ -71,16 +82,16 @@ def newton(
 def searched(
     optimizer: optax.GradientTransformationExtraArgs,
     objective: Objective,
-    direction: Callable = lambda grads, params, batch, ctx: grads,
+    direction: Callable[..., PyTree] = lambda grads, params, batch, ctx: grads,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimizer of optax that searches along what `direction` says, with the loss at other parameters at hand."""
+    """An optimizer of optax that searches along `direction` and evaluates the objective at other parameters."""
 
     def update(
         grads: PyTree, state: PyTree, params: PyTree, *, value: jax.Array, batch: Batch, ctx: Context, **_: object
     ) -> tuple[PyTree, PyTree]:
         value_fn = lambda params: objective.value(params, batch, ctx)
-        along = direction(grads, params, batch, ctx)
-        return optimizer.update(along, state, params, value=value, grad=grads, value_fn=value_fn)
+        updates = direction(grads, params, batch, ctx)
+        return optimizer.update(updates, state, params, value=value, grad=grads, value_fn=value_fn)
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
@@ -105,7 +116,7 @@ class GaussNewton(OptimizerConfig):
 
 @dataclass(frozen=True)
 class Newton(GaussNewton):
-    """Newton's steps by the Hessian; where it bends down, what was found before.
+    """Newton's steps by the Hessian; where its curvature is negative, the step found up to there.
 
     Args:
         damping: added to the matrix
@@ -122,7 +133,7 @@ class LBFGS(OptimizerConfig):
     """optax's limited-memory BFGS with a zoom line search; for full batches (Liu & Nocedal 1989).
 
     Args:
-        memory_size: steps that the estimate of the curvature is made of
+        memory_size: the number of past steps that estimate the curvature
     """
 
     memory_size: Count = 10

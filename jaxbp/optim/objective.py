@@ -1,4 +1,4 @@
-"""What is made small, as a method may ask for it beyond one gradient."""
+"""The objective, for optimizers that need more than its gradient."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.analysis import products
-from jaxbp.backprop import penalized, value_and_grad
+from jaxbp.backprop import Result, penalized, value_and_grad
 from jaxbp.core import Batch, Context, Layer, PyTree, add
 from jaxbp.losses import Loss, Penalty
 
 
 @dataclass(frozen=True)
 class Objective:
-    """sum w l(model(x), y) + penalties, of a batch {"x", "y", "weight"}; spec: shape and dtype of one batch's x."""
+    """sum w l(model(x), y) + penalties, of a batch {"x", "y", "weight"}.
+
+    spec: shape and dtype of one batch's x (jax.ShapeDtypeStruct). Only K-FAC needs it.
+    """
 
     model: Layer
     loss: Loss
@@ -24,13 +27,13 @@ class Objective:
     spec: PyTree = None
 
     def value(self, params: PyTree, batch: Batch, ctx: Context) -> jax.Array:
-        """A forward pass alone."""
+        """The objective itself, by a forward pass alone."""
         y, _ = self.model.forward(params, batch["x"], ctx)
         value, _ = self.loss.forward(y, batch["y"], batch["weight"])
         return value + sum(penalty.value(params) for penalty in self.penalties)
 
-    def gradient(self) -> Callable:
-        """The value_and_grad of it."""
+    def gradient(self) -> Callable[..., Result]:
+        """(params, batch, ctx) -> Result, with the objective and its gradient."""
         return penalized(value_and_grad(self.model, self.loss), self.penalties)
 
     def hessian(self, params: PyTree, batch: Batch, v: PyTree, ctx: Context) -> PyTree:
@@ -50,6 +53,6 @@ class Objective:
         return total
 
 
-def combined(scale: jax.Array, a: PyTree, other: jax.Array, b: PyTree) -> PyTree:
-    """scale a + other b."""
-    return jax.tree.map(lambda a, b: scale * a + other * b, a, b)
+def combined(alpha: jax.Array | float, a: PyTree, beta: jax.Array | float, b: PyTree) -> PyTree:
+    """alpha a + beta b."""
+    return jax.tree.map(lambda a, b: alpha * a + beta * b, a, b)

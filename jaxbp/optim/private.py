@@ -1,18 +1,17 @@
-"""Differentially private training: every example's gradient is clipped, and noise hides what is left of any one.
+"""Differentially private training: every example's gradient is clipped, and noise hides what any one still shows.
 
     g_n -> c_n g_n,  c_n = min(1, norm / |g_n|)          an example moves the mean by at most norm share_n
     mean + noise_multiplier norm max_n share_n z,        z standard normal, share_n = 1 / N
 
-(Abadi et al. 2016, arXiv 1607.00133.) The noise is made for the mean that is taken, once a step: also where a batch is
-worked through in parts. What privacy it buys is a question for an accountant such as Google's dp-accounting, which
-needs noise_multiplier, batch size, examples and steps; batches here are shuffled epochs, not Poisson samples.
+(Abadi et al. 2016, arXiv 1607.00133.) The noise is added to the mean once a step, also where a batch is computed in
+parts. An accountant such as Google's dp-accounting says how much privacy this gives, from noise_multiplier, batch size,
+number of examples and steps; batches here are shuffled epochs, not Poisson samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ import optax
 
 from jaxbp.analysis import per_example
 from jaxbp.backprop import Result
-from jaxbp.core import Batch, Context, Layer, PyTree
+from jaxbp.core import Batch, Context, Layer, PyTree, state_after
 from jaxbp.losses import Loss
 from jaxbp.typed import NotNegative, Positive, Typed
 
@@ -31,30 +30,31 @@ class Private(Typed):
 
     Args:
         norm: to which an example's gradient is cut
-        noise_multiplier: standard deviation of the noise, as a multiple of one example's reach
-        sweeps: reverse sweeps: two in the memory of one, or one that keeps its factors
+        noise_multiplier: standard deviation of the noise, in units of what one example can change
+        memory: kept: one reverse sweep, whose factors stay in memory; recomputed: two sweeps in the memory of one
     """
 
     norm: Positive = 1.0
     noise_multiplier: NotNegative = 1.0
-    sweeps: Literal["one", "two"] = "two"
+    memory: per_example.Memory = "recomputed"
 
     def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
-        """In place of value_and_grad: the value is that of the loss, the gradient that of clipped examples."""
+        """In place of value_and_grad: the value of the loss, with the weighted sum of clipped gradients."""
 
         def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
-            share = per_example.shares(batch["weight"])
-            own = batch["weight"] / jnp.where(share > 0, share, 1).reshape(-1, *(1,) * (batch["weight"].ndim - 1))
-            swept = per_example.sweep(model, loss, params, batch | {"weight": own}, ctx)
-            grads, _ = per_example.clipped(model, params, swept, self.norm, share, self.sweeps)
-            value = loss.forward(swept.output, batch["y"], batch["weight"])[0]
-            state = None if ctx.state is None else model.next_state(ctx.state, swept.cache)
-            return Result(value, grads, state, swept.output)
+            weight = batch["weight"]
+            share = per_example.shares(weight)
+            own_weight = weight / jnp.where(share > 0, share, 1).reshape(-1, *(1,) * (weight.ndim - 1))
+            factored = per_example.factored_pass(model, loss, params, batch | {"weight": own_weight}, ctx)
+            grads, _ = per_example.clipped(model, params, factored, self.norm, share, self.memory)
+            value = loss.forward(factored.output, batch["y"], weight)[0]
+            state = state_after(model, ctx, factored.cache)
+            return Result(value, grads, state, factored.output)
 
         return run
 
     def noise(self) -> optax.GradientTransformationExtraArgs:
-        """update(grads, state, params, batch=, ctx=) adds it."""
+        """update(grads, state, params, batch=, ctx=) adds it. Raises InputError for a context without a key."""
 
         def update(
             grads: PyTree, state: tuple, params: PyTree, *, batch: Batch, ctx: Context, **_: object
@@ -63,6 +63,6 @@ class Private(Typed):
             keys = jax.random.split(ctx.draw("noise"), len(leaves))
             scale = self.noise_multiplier * self.norm * jnp.max(per_example.shares(batch["weight"]))
             noisy = [g + scale * jax.random.normal(key, g.shape, g.dtype) for g, key in zip(leaves, keys, strict=True)]
-            return tree.unflatten(noisy), state
+            return jax.tree.unflatten(tree, noisy), state
 
         return optax.GradientTransformationExtraArgs(lambda params: (), update)

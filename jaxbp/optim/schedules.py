@@ -32,7 +32,7 @@ class Cosine(Schedule):
     """Linear warm-up from 0, then half a cosine down (Loshchilov & Hutter 2017, arXiv 1608.03983).
 
     Args:
-        warmup: of the run's steps
+        warmup: fraction of the run's steps
         final: last learning rate as a fraction of the first
     """
 

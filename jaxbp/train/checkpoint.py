@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any instant, and files that rot.
 
-orbax writes the arrays aside; then come the facts, then a manifest with the sha256 of every file; then one rename. A
-checkpoint counts only if it has its final name and its manifest verifies. What does not is skipped with a message, and
-the one before it is used.
+orbax writes the arrays into a folder aside. Then come the facts, then a manifest with the sha256 of every file, then
+one rename. A checkpoint counts only if it has its final name and its manifest verifies. Any other is skipped with a
+message, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxbp.core import PyTree
 
 
 def reached(point: str) -> None:
-    """Called between the stages of a write; tests put a kill in its place."""
+    """Called between the stages of a write. Tests put a kill in its place."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Checkpoints:
     def save(self, step: int, tree: PyTree, facts: dict[str, Any]) -> None:
         """Writes the arrays of `tree` and the `facts` (plain data) as the checkpoint of `step`, whole or not at all."""
         final = self.folder / f"{step:010d}"
-        aside, old = self.folder / f"writing.{step:010d}", self.folder / f"deleting.{step:010d}"
+        aside = self.folder / f"writing.{step:010d}"
+        old = self.folder / f"deleting.{step:010d}"
         for leftover in (aside, old):
             shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -52,7 +54,7 @@ class Checkpoints:
         self._prune()
 
     def _prune(self) -> None:
-        """Deletes all but the newest `keep`, under another name first: what is half deleted is in no list."""
+        """Deletes all but the newest `keep`, after a rename: what is half deleted is in no list."""
         for path in self._newest_first()[self.keep :]:
             path.rename(path.with_name(f"deleting.{path.name}"))
         for path in [*self.folder.glob("deleting.*"), *self.folder.glob("writing.*")]:
@@ -85,52 +87,54 @@ def load_arrays(path: Path, like: PyTree) -> PyTree:
     abstract = jax.eval_shape(plain, like)
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.restore(path.absolute(), jax.tree.map(on_device, abstract))
-    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    whole = lambda leaf, like: jax.random.wrap_key_data(leaf) if is_key(like) else leaf
-    return jax.tree.map(whole, stored, like)
+    return jax.tree.map(lambda leaf, like: jax.random.wrap_key_data(leaf) if is_key(like) else leaf, stored, like)
 
 
 def plain(tree: PyTree) -> PyTree:
     """The tree with random keys as their numbers."""
-    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
 
 
+def is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
+    """Whether an array (or its spec) holds random keys."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def on_device(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """The spec with the place where it is to be restored."""
+    """The spec with the device on which it is to be restored."""
     return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
 def write_manifest(folder: Path) -> None:
-    """manifest.json, the last file written: the sha256 of every other one, all of them on the disk."""
-    sums = {str(path.relative_to(folder)): digest(path, sync=True) for path in files(folder)}
+    """Writes manifest.json, the last file: the sha256 of every other file, once all of them are on the disk."""
+    digests = {str(path.relative_to(folder)): digest(path, sync=True) for path in files(folder)}
     with (folder / "manifest.json").open("w") as manifest:
-        json.dump(sums, manifest, indent=0)
+        json.dump(digests, manifest, indent=0)
         manifest.flush()
         os.fsync(manifest.fileno())
 
 
 def verify(folder: Path) -> str | None:
-    """What is wrong with the checkpoint, None where every file is as its manifest says."""
+    """What is wrong with the checkpoint; None where every file is as its manifest says."""
     try:
-        sums = json.loads((folder / "manifest.json").read_text())
+        digests = json.loads((folder / "manifest.json").read_text())
         present = {str(path.relative_to(folder)) for path in files(folder)}
-        if not isinstance(sums, dict) or present != sums.keys():
+        if not isinstance(digests, dict) or present != digests.keys():
             return "its files are not those of its manifest"
-        wrong = [name for name, sha256 in sums.items() if digest(folder / name) != sha256]
+        wrong = [name for name, sha256 in digests.items() if digest(folder / name) != sha256]
     except (OSError, ValueError) as error:
         return f"it has no readable manifest ({error})"
     return f"{wrong[0]} is not what was written" if wrong else None
 
 
 def files(folder: Path) -> list[Path]:
-    """Every file below the folder but the manifest."""
+    """Every file below the folder except the manifest."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
 
 
 def digest(path: Path, sync: bool = False) -> str:
-    """sha256 of a file; with sync it is put on the disk first."""
-    with path.open("rb+" if sync else "rb") as file:
+    """sha256 of a file; with `sync` the file is flushed to the disk first."""
+    with path.open("rb+") if sync else path.open("rb") as file:
         if sync:
             os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()

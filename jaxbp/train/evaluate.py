@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,37 +16,42 @@ from jaxbp.losses import Loss
 
 CHUNK = 1000  # examples in memory at once
 
+Evaluation = Callable[[PyTree, PyTree, Dataset], dict[str, float]]
+Prediction = Callable[[PyTree, PyTree, np.ndarray], np.ndarray]
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
-def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Callable[[PyTree, PyTree, Dataset], dict[str, float]]:
-    """(params, model state, data) -> {"loss": mean over what counts, "accuracy": where `classify`}.
 
-    Every example is by itself: none goes on where another ended.
+def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
+    """(params, model state, data) -> {"loss": mean over what counts}, and "accuracy" where `classify`.
+
+    No example continues another: a recurrent state is not carried.
     """
     model = with_carry(model, False)
 
     @jax.jit
     def sums(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def chunk(xym: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-            x, target, mask = xym
+        def chunk_sums(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+            x, target, mask = chunk
             output, _ = model.forward(params, x, Context(None, state, train=False))
             value, _ = loss.forward(output, target, mask)
             return value, jnp.sum(mask * correct(output, target, loss.threshold)) if classify else value
 
-        return jax.tree.map(jnp.sum, jax.lax.map(chunk, (x, y, mask)))
+        return jax.tree.map(jnp.sum, jax.lax.map(chunk_sums, (x, y, mask)))
 
     def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
-        x, y = chunks(data.x), chunks(data.y)
-        real = (np.arange(x.shape[0] * x.shape[1]) < len(data)).astype(np.float32).reshape(x.shape[:2])
-        mask = chunks(data.counting())
-        value, hits = sums(params, state, x, y, mask * real.reshape(*real.shape, *(1,) * (mask.ndim - 2)))
+        x = chunks(data.x)
+        counting = chunks(data.counting())
+        filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
+        mask = counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
+        value, hits = sums(params, state, x, chunks(data.y), mask)
         count = float(data.counting().sum())
-        found = {"loss": float(value) / count}
-        return found | {"accuracy": float(hits) / count} if classify else found
+        metrics = {"loss": float(value) / count}
+        return metrics | {"accuracy": float(hits) / count} if classify else metrics
 
     return evaluate
 
 
-def make_prediction(model: Layer) -> Callable[[PyTree, PyTree, np.ndarray], np.ndarray]:
+def make_prediction(model: Layer) -> Prediction:
     """(params, model state, x [N, ...]) -> the model's outputs [N, ...] on the host."""
     model = with_carry(model, False)
 
@@ -67,17 +73,17 @@ def chunks(rows: np.ndarray) -> np.ndarray:
 
 
 def correct(output: jax.Array, target: jax.Array, threshold: float) -> jax.Array:
-    """[N]: whether the class of an output [N, O] is the target's, [N] or one-hot [N, O]; one output means yes or no."""
+    """[N]: whether the output [N, O] has the class of the target, [N] or one-hot [N, O]; one output means yes or no."""
     return predicted_class(output, threshold) == true_class(output, target)
 
 
-def predicted_class(output: jax.Array, threshold: float) -> jax.Array:
+def predicted_class(output: Array, threshold: float) -> Array:
     """[N]: the place of the largest of the outputs [N, O]; for one output whether it is above the threshold."""
     return output[..., 0] > threshold if output.shape[-1] == 1 else output.argmax(-1)
 
 
-def true_class(output: jax.Array, target: jax.Array) -> jax.Array:
-    """[N]: the class that a target [N] or [N, O] means beside such an output [N, O]; for one output yes or no."""
+def true_class(output: Array, target: Array) -> Array:
+    """[N]: the class of a target [N] or one-hot [N, O] for outputs [N, O]; for one output whether it is yes."""
     if output.shape[-1] == 1:
         return target.reshape(output.shape[:-1]) > 0.5
     return target.argmax(-1) if target.ndim == output.ndim else target

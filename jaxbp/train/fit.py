@@ -1,4 +1,4 @@
-"""Whether data, model, loss, optimizer and batch of a config fit together: asked of shapes, before anything runs."""
+"""Checks on shapes, before anything runs, that data, model, loss, optimizer and batch of a config fit together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxbp.core import Batch, Context, Layer, PyTree, leaf_layers, output_spec
 from jaxbp.data import Splits
 from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
-from jaxbp.optim import Objective
+from jaxbp.optim import FirstOrder, Objective
 
 
 def batch_spec(splits: Splits, rows: int) -> PyTree:
@@ -19,7 +19,7 @@ def batch_spec(splits: Splits, rows: int) -> PyTree:
 
 
 def check_fit(config: Config, model: Layer, splits: Splits) -> None:
-    """Raises InputError where data, model, loss, penalty and batch do not fit together; nothing is computed."""
+    """Raises InputError where data, model, loss, penalty and batch do not fit together. It computes nothing."""
     rows = config.run.batch_size or len(splits.train)
     if rows > len(splits.train):
         raise InputError(f"run.batch_size is {rows}, but the training part has {len(splits.train)} examples")
@@ -36,38 +36,41 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
         raise InputError(
             f"the model has {y.shape[-1]} outputs, but the data has {classes} classes: set model.outputs={classes}"
         )
-    counting = splits.train.counting()
-    jax.eval_shape(config.loss.forward, y, target, jax.ShapeDtypeStruct((rows, *counting.shape[1:]), jnp.float32))
+    weight = jax.ShapeDtypeStruct((rows, *splits.train.counting().shape[1:]), jnp.float32)
+    jax.eval_shape(config.loss.forward, y, target, weight)
     params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
     config.optimizer.check(params)
     objective = config.objective(spec)
     for penalty in objective.penalties:
         penalty.chosen(params)
-    check_optimizer(config, objective, params, target, jax.ShapeDtypeStruct((rows, *counting.shape[1:]), jnp.float32))
+    check_optimizer(config, objective, params, target, weight)
 
 
 def check_optimizer(config: Config, objective: Objective, params: PyTree, y: PyTree, weight: PyTree) -> None:
-    """Raises InputError where an optimizer that looks into the model does not fit it; the step is traced, not run."""
-    optimizer, model = config.optimizer, objective.model
+    """Raises InputError where an optimizer that looks into the model does not fit it. The step is traced, not run."""
+    optimizer = config.optimizer
+    model = objective.model
     measured = config.run.noise_scale_every is not None
-    if not (optimizer.second_order or optimizer.private or measured):
+    private = isinstance(optimizer, FirstOrder) and optimizer.private is not None
+    if not (optimizer.second_order or private or measured):
         return
     if config.run.micro_batches > 1 and (optimizer.second_order or measured):
         who = "run.noise_scale_every" if measured else type(optimizer).__name__
         raise InputError(f"{who} takes the whole batch: run.micro_batches must be 1, got {config.run.micro_batches}")
-    if measured and not optimizer.second_order and optimizer.private:
+    if measured and private:
         raise InputError("run.noise_scale_every must be None where gradients are clipped and noisy: optimizer.private")
 
     def step(params: PyTree, batch: Batch, key: jax.Array) -> PyTree:
-        ctx, update = Context(key, model.init_state(objective.spec)), config.build_optimizer(1, objective.spec)
-        found = optimizer.gradient(model, config.loss)(params, batch, ctx)
-        return update.update(found.grads, update.init(params), params, value=found.value, batch=batch, ctx=ctx)
+        ctx = Context(key, model.init_state(objective.spec))
+        result = optimizer.gradient(model, config.loss)(params, batch, ctx)
+        rule = config.build_optimizer(1, objective.spec)
+        return rule.update(result.grads, rule.init(params), params, value=result.value, batch=batch, ctx=ctx)
 
     jax.eval_shape(step, params, {"x": objective.spec, "y": y, "weight": weight}, jax.random.key(0))
 
 
 def check_carry(config: Config, model: Layer, rows: int, examples: int) -> None:
-    """Raises InputError where a state is carried from batch to batch, but row n of a batch does not go on as row n."""
+    """Raises InputError where a state is carried to the next batch, but row n there does not continue row n here."""
     if not any(isinstance(leaf, Recurrent) and leaf.carry for leaf in leaf_layers(model)):
         return
     streams = getattr(config.data, "streams", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,25 @@ from tqdm import tqdm
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
-from jaxbp.data import Dataset, Splits, epoch_order
+from jaxbp.data import Splits, epoch_order
 from jaxbp.machine import header, machine
 from jaxbp.train import failure
-from jaxbp.train.evaluate import make_evaluation
+from jaxbp.train.evaluate import Evaluation, make_evaluation
 from jaxbp.train.fit import batch_spec, check_fit
 from jaxbp.train.report import curves
-from jaxbp.train.report.deltas import draw_deltas, make_delta_norms
+from jaxbp.train.report.curves import Row
+from jaxbp.train.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
 from jaxbp.train.run import RunFolder, checkpointed, fingerprint
 from jaxbp.train.signals import leave, signals
-from jaxbp.train.step import Feed, State, accumulated, initial_state, make_program, make_step, prepared
+from jaxbp.train.step import Feed, Program, State, Sums, accumulated, initial_state, make_program, make_step, prepared
 
 
 def reached(point: str) -> None:
-    """Called after every call of the compiled program and every evaluation; tests put a kill in its place."""
+    """Called after every call of the compiled program and every evaluation. Tests put a kill in its place."""
 
 
 class NotFinite(FloatingPointError):
-    """A loss or gradient was not finite; the weights were not touched, and the run folder can replay the step."""
+    """A loss or gradient was not finite. The weights were not touched, and the run folder can replay the step."""
 
 
 @dataclass
@@ -45,21 +46,25 @@ class Session:
     splits: Splits
     folder: RunFolder
     model: Layer
-    program: Callable[..., State]
-    evaluate: Callable[[PyTree, PyTree, Dataset], dict[str, float]]
-    delta_norms: Callable[..., dict[str, list[float]]] | None  # of recurrent layers, where there are any
+    program: Program
+    evaluate: Evaluation
+    delta_norms: DeltaNorms | None  # None without recurrent layers
     data: str  # fingerprint
     steps: int  # in an epoch
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
     saved: float = field(default_factory=time.monotonic)
 
+    @property
+    def batch_size(self) -> int:
+        """Examples in a step."""
+        return self.config.run.batch_size or len(self.splits.train)
+
     def save(self, state: State) -> None:
-        """A checkpoint of this instant."""
-        spec = batch_spec(self.splits, self.config.run.batch_size or len(self.splits.train))
-        size = self.folder.metrics.stat().st_size
+        """Writes a checkpoint."""
+        spec = batch_spec(self.splits, self.batch_size)
         facts = self.facts | {
-            "metrics_bytes": size,
+            "metrics_bytes": self.folder.metrics.stat().st_size,
             "data": self.data,
             "machine": machine(),
             "input": [list(spec.shape), str(spec.dtype)],
@@ -73,14 +78,16 @@ class Session:
         return time.monotonic() - self.saved >= self.config.run.checkpoint_seconds
 
 
-def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None = None) -> dict[str, float]:
-    """Trains in the folder `path`, or goes on with the run there; -> metrics of the last epoch, or of the best.
+def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None = None) -> Row:
+    """Trains in the folder `path`, or resumes the run there; -> metrics of the last epoch, or of the best.
 
-    Killed at any instant and started again it ends with the same bytes, parameters and metrics. splits: other data than
-    the config's, such as a fold. Raises InputError before anything is written, NotFinite where a loss or gradient is
-    not, Interrupted after SIGTERM or Ctrl-C.
+    A run that is killed at any instant and started again ends with the same bytes: parameters and metrics. splits: data
+    in place of the config's, such as a fold. Raises InputError before it writes anything, NotFinite for a loss or
+    gradient that is not finite, and Interrupted after SIGTERM or Ctrl-C.
     """
-    splits, model, run = splits or config.data.load(), config.model.build(), config.run
+    splits = splits or config.data.load()
+    model = config.model.build()
+    run = config.run
     check_fit(config, model, splits)
     batch = run.batch_size or len(splits.train)
     steps = -(-len(splits.train) // batch)
@@ -105,12 +112,15 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
     folder.clear() if fresh else folder.check(config)
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, {"params": state.params, "model": state.model})
-    if found := folder.resume(checkpointed(state, config), session.data):
-        state, session.best = found[0]["state"], found[0]["best"]
-        session.facts = {key: found[1][key] for key in session.facts}
-    folder.write(config, found is None)
+    checkpoint = folder.resume(checkpointed(state, config), session.data)
+    if checkpoint:
+        arrays, facts = checkpoint
+        state = arrays["state"]
+        session.best = arrays["best"]
+        session.facts = {key: facts[key] for key in session.facts}
+    folder.write(config, checkpoint is None)
     print(header(state.params), flush=True)
-    if found:
+    if checkpoint:
         print(f"resumed at step {int(state.step)} of {run.epochs * steps}", flush=True)
     with signals() as caught:
         all_rounds(session, state, caught)
@@ -122,10 +132,13 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
 
 
 def all_rounds(session: Session, state: State, caught: list[int]) -> None:
-    """Rounds of `evaluate_every` epochs, each followed by an evaluation, from where the state is."""
-    run, steps = session.config.run, session.steps
+    """Rounds of `evaluate_every` epochs, each followed by an evaluation, from the state's own step on."""
+    run = session.config.run
+    steps = session.steps
     part = session.splits.train
-    x, y, counting = (None if a is None else jnp.asarray(a) for a in (part.x, part.y, part.mask))
+    x = jnp.asarray(part.x)
+    y = jnp.asarray(part.y)
+    counting = None if part.mask is None else jnp.asarray(part.mask)
     done = int(state.step)
     if done >= run.epochs * steps or session.facts["finished"]:
         return
@@ -133,11 +146,12 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
         for first, last in rounds(run.epochs, run.evaluate_every):
             if last * steps <= done:
                 continue
-            started, before = time.perf_counter(), int(state.step)
+            start_time = time.perf_counter()
+            start_step = int(state.step)
             feed = Feed(x, y, *epochs_order(session, first, last), counting)
             state = one_round(session, state, feed, first * steps, caught, bar)
-            seconds = time.perf_counter() - started
-            state = evaluated(session, state, last, (last * steps - before) / seconds, bar)
+            seconds = time.perf_counter() - start_time
+            state = evaluated(session, state, last, (last * steps - start_step) / seconds, bar)
             reached("evaluated")
             if session.facts["finished"] or last == run.epochs:
                 session.save(state)
@@ -148,17 +162,20 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
 
 
 def one_round(session: Session, state: State, feed: Feed, offset: int, caught: list[int], bar: tqdm) -> State:
-    """The steps of the feed, whose first is number `offset` of the run, from where the state is, steps_per_call a call.
+    """The steps of the feed from the state's own step on, steps_per_call a call. The feed begins at the run's `offset`.
 
-    What the bar shows and what is looked at for finiteness is a call old, so that nothing waits for it.
+    The progress bar and the check for finiteness read the previous call's sums, so the loop never waits for a result.
     """
-    steps, per_call, seen = len(feed.order), session.config.run.steps_per_call, None
+    steps = len(feed.order)
+    per_call = session.config.run.steps_per_call
+    sums: Sums | None = None
     for first in range(int(state.step) - offset, steps, per_call):
-        count, before = min(per_call, steps - first), seen
-        state, seen = session.program(state, feed, jnp.int32(first), jnp.int32(count))
+        count = min(per_call, steps - first)
+        previous = sums
+        state, sums = session.program(state, feed, jnp.int32(first), jnp.int32(count))
         bar.update(count)
-        if before is not None:
-            loss_sum, examples, finite = jax.device_get(before)
+        if previous is not None:
+            loss_sum, examples, finite = jax.device_get(previous)
             bar.set_postfix(loss=f"{loss_sum / max(examples, 1):.4f}", refresh=False)
             if not finite:
                 break
@@ -172,7 +189,7 @@ def one_round(session: Session, state: State, feed: Feed, offset: int, caught: l
 
 
 def stop_if_not_finite(session: Session, state: State, feed: Feed, offset: int) -> None:
-    """Ends the run at a step whose loss or gradient was not finite: names it, and leaves what replays it."""
+    """Raises NotFinite at a step whose loss or gradient was not finite, after writing what replays it."""
     if state.finite:
         return
     batch = feed.batch(state.step - offset)
@@ -186,23 +203,25 @@ def stop_if_not_finite(session: Session, state: State, feed: Feed, offset: int) 
 
 
 def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqdm) -> State:
-    """One row of metrics; keeps the best weights, and says whether the run has waited long enough for better ones."""
-    row = {"epoch": epoch, "step": int(state.step), "train_loss": float(state.loss_sum / state.examples)}
+    """Writes a row of metrics, keeps the best weights and decides whether to stop early; -> state with sums cleared."""
+    row: Row = {"epoch": epoch, "step": int(state.step), "train_loss": float(state.loss_sum / state.examples)}
     for name in ("validation", "test"):
         if part := getattr(session.splits, name):
-            found = session.evaluate(state.params, state.model, part)
-            row |= {f"{name}_{key}": value for key, value in found.items()}
+            metrics = session.evaluate(state.params, state.model, part)
+            row |= {f"{name}_{key}": value for key, value in metrics.items()}
     if session.config.run.noise_scale_every:
         measured = state.optimizer[0]
         if measured.noise.variance:  # else nothing was measured since the last evaluation
             row["noise_scale"] = float(measured.noise.scale)
         state = replace(state, optimizer=(measured.cleared(), *state.optimizer[1:]))
     if session.delta_norms:
-        row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch(session))
+        first_batch = session.splits.train.batch(slice(session.batch_size))
+        row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch)
     append(session.folder.metrics, row)
     append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed})
     bar.write(curves.line(row, session.config.run.epochs, speed))
-    patience, facts = session.config.run.patience, session.facts
+    patience = session.config.run.patience
+    facts = session.facts
     if patience is not None:
         if facts["best_loss"] is None or row["validation_loss"] < facts["best_loss"]:
             session.best = jax.tree.map(jnp.copy, {"params": state.params, "model": state.model})
@@ -213,13 +232,7 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
     return replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
 
 
-def first_batch(session: Session) -> dict[str, np.ndarray]:
-    """The first rows of the training part, each item with an equal weight."""
-    part = session.splits.train.take(np.arange(session.config.run.batch_size or len(session.splits.train)))
-    return {"x": part.x, "y": part.y, "weight": part.counting() / part.counting().sum()}
-
-
-def append(path: Path, row: dict[str, float]) -> None:
+def append(path: Path, row: Row) -> None:
     """One line of JSON at the end of the file."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
@@ -227,10 +240,11 @@ def append(path: Path, row: dict[str, float]) -> None:
 
 def epochs_order(session: Session, first: int, last: int) -> tuple[jax.Array, jax.Array]:
     """(order, mask) [steps, N] of the epochs from `first` to before `last`."""
-    run, examples = session.config.run, len(session.splits.train)
-    batch = run.batch_size or examples
-    orders = [epoch_order(run.seed, epoch, examples, batch, run.shuffle) for epoch in range(first, last)]
-    return tuple(jnp.asarray(np.concatenate(parts)) for parts in zip(*orders, strict=True))
+    run = session.config.run
+    examples = len(session.splits.train)
+    epochs = [epoch_order(run.seed, epoch, examples, session.batch_size, run.shuffle) for epoch in range(first, last)]
+    orders, masks = zip(*epochs, strict=True)
+    return jnp.asarray(np.concatenate(orders)), jnp.asarray(np.concatenate(masks))
 
 
 def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The run folder: what a run is made of, whether the same command may go on with it, and how it is loaded in Python.
+"""The run folder: its files, whether a command may resume the run in it, and how Python loads the trained model.
 
 config.json, provenance.json (one entry a session), metrics.jsonl (no times), timing.jsonl, checkpoints/, curves.png.
 """
@@ -26,7 +26,9 @@ from jaxbp.machine import machine, provenance
 from jaxbp.train.checkpoint import Checkpoints, load_arrays
 from jaxbp.train.step import initial_state
 
-MAY_CHANGE = r"run\.(epochs|steps_per_call|checkpoint_seconds|keep)|data\.(path|(train|test)_(images|labels))"
+MAY_CHANGE = (
+    r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints)|data\.(path|(train|test)_(images|labels))"
+)
 FILES = (
     "config.json",
     "provenance.json",
@@ -65,8 +67,8 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Its checkpoints, with the keep that its config says."""
-        return Checkpoints(self.path / "checkpoints", self.config().run.keep)
+        """Its checkpoints, of which as many stay as its config says."""
+        return Checkpoints(self.path / "checkpoints", self.config().run.keep_checkpoints)
 
     @property
     def metrics(self) -> Path:
@@ -74,23 +76,26 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def config(self) -> Config:
-        """The resolved config that the run was made with. Raises InputError where the folder holds none."""
+        """The resolved config of the run. Raises InputError where the folder holds none."""
         file = self.path / "config.json"
         if not file.is_file():
             raise InputError(f"{self.path} is not a run folder: it has no config.json")
         return from_json(json.loads(file.read_text()))
 
     def clear(self) -> None:
-        """Takes away what an earlier run left."""
+        """Deletes the files of an earlier run."""
         for name in FILES:
-            target = self.path / name
-            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def check(self, config: Config) -> None:
-        """Raises InputError where the folder holds a run of another config, apart from the fields of MAY_CHANGE."""
+        """Raises InputError where the folder holds a run of a config that differs in other fields than MAY_CHANGE."""
         if (self.path / "config.json").is_file():
-            changed = differences(to_json(self.config()), to_json(config))
-            refused = [text for key, text in changed.items() if not re.fullmatch(MAY_CHANGE, key)]
+            changes = differences(to_json(self.config()), to_json(config))
+            refused = [text for key, text in changes.items() if not re.fullmatch(MAY_CHANGE, key)]
             if refused:
                 raise InputError(
                     f"{self.path} holds a run of another config: {'; '.join(refused)} "
@@ -98,7 +103,7 @@ class RunFolder:
                 )
 
     def write(self, config: Config, first: bool) -> None:
-        """The config, and one more entry of provenance; metrics begin anew where this is the `first` session."""
+        """Writes the config and one more entry of provenance. The `first` session also empties the metrics."""
         self.path.mkdir(parents=True, exist_ok=True)
         log = self.path / "provenance.json"
         sessions = [] if first or not log.is_file() else json.loads(log.read_text())
@@ -108,27 +113,27 @@ class RunFolder:
             self.metrics.write_bytes(b"")
 
     def resume(self, like: PyTree, data: str) -> tuple[PyTree, dict[str, Any]] | None:
-        """(arrays, facts) of the newest valid checkpoint, metrics.jsonl cut to its length; None where there is none.
+        """(arrays, facts) of the newest valid checkpoint, or None; metrics.jsonl is cut to that checkpoint's length.
 
-        Raises InputError where the data is not what the run was made with.
+        Raises InputError where the data is not the run's, or metrics.jsonl has lost rows.
         """
         if not (self.path / "config.json").is_file():
             return None
         for folder, facts in self.checkpoints.valid():
             if facts["data"] != data:
                 raise InputError(f"the data differ from those that the run in {self.path} was made with")
-            if changed := differences(facts["machine"], machine()):
-                print(f"not bit-exact with the run so far, another machine or version: {'; '.join(changed.values())}")
-            tree = load_arrays(folder / "arrays", like)
+            if changes := differences(facts["machine"], machine()):
+                print(f"not bit-exact with the run so far, another machine or version: {'; '.join(changes.values())}")
+            arrays = load_arrays(folder / "arrays", like)
             if not self.metrics.is_file() or self.metrics.stat().st_size < facts["metrics_bytes"]:
                 raise InputError(f"{self.metrics} is shorter than the checkpoint of step {int(folder.name)} says")
             os.truncate(self.metrics, facts["metrics_bytes"])
-            return tree, facts
+            return arrays, facts
         return None
 
 
 def load(run: str | Path) -> Loaded:
-    """The model of a run folder with the weights of its newest checkpoint: the best ones where it stops early.
+    """The model of a run folder with the weights of its newest checkpoint; the best weights where the run stops early.
 
     Raises InputError where the folder holds no valid checkpoint.
     """
@@ -138,12 +143,14 @@ def load(run: str | Path) -> Loaded:
     if newest is None:
         raise InputError(f"there is no valid checkpoint in {folder.path}")
     path, facts = newest
-    model, spec = config.model.build(), jax.ShapeDtypeStruct(tuple(facts["input"][0]), facts["input"][1])
+    shape, dtype = facts["input"]
+    model = config.model.build()
+    spec = jax.ShapeDtypeStruct(tuple(shape), dtype)
     state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
-    stored = load_arrays(path / "arrays", checkpointed(state, config))
-    chosen = stored["best"] or {"params": stored["state"].params, "model": stored["state"].model}
+    arrays = load_arrays(path / "arrays", checkpointed(state, config))
+    weights = arrays["best"] or {"params": arrays["state"].params, "model": arrays["state"].model}
     classes = None if facts["classes"] is None else tuple(facts["classes"])
-    return Loaded(model, chosen["params"], chosen["model"], config, facts["data"], classes)
+    return Loaded(model, weights["params"], weights["model"], config, facts["data"], classes)
 
 
 def checkpointed(state: PyTree, config: Config) -> PyTree:
@@ -154,21 +161,23 @@ def checkpointed(state: PyTree, config: Config) -> PyTree:
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """'run.seed' -> 'run.seed was 0 and is 1' for every leaf in which two nested mappings differ."""
-    found = {}
+    changes: dict[str, str] = {}
     for key in sorted(old.keys() | new.keys()):
-        path, a, b = f"{prefix}{key}", old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found |= differences(a, b, f"{path}.")
-        elif json.dumps(a) != json.dumps(b):
-            found[path] = f"{path} was {a} and is {b}"
-    return found
+        path = f"{prefix}{key}"
+        before = old.get(key)
+        after = new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes |= differences(before, after, f"{path}.")
+        elif json.dumps(before) != json.dumps(after):
+            changes[path] = f"{path} was {before} and is {after}"
+    return changes
 
 
 def fingerprint(splits: Splits) -> str:
-    """sha256 of all that is in the data, so that a run is not resumed on other data."""
+    """sha256 of all arrays of the data, so that a run is not resumed on other data."""
     total = hashlib.sha256()
-    for part in (splits.train, splits.validation, splits.test):
-        for array in (a for a in (part.x, part.y, part.mask) if a is not None) if part else ():
-            total.update(str((array.shape, array.dtype)).encode())
-            total.update(np.ascontiguousarray(array).data)
+    parts = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
+    for array in (array for part in parts for array in (part.x, part.y, part.mask) if array is not None):
+        total.update(str((array.shape, array.dtype)).encode())
+        total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()

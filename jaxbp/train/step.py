@@ -1,7 +1,7 @@
 """One training step as a pure function, and the compiled program that runs it: all that a loop calls.
 
-The step is the only place where gradient and optimizer meet. The program is a while_loop over it with a
-traced number of steps, so 1, 100 and a ragged tail are one program, bit for bit.
+The step is the only place where gradient and optimizer meet. The program is a while_loop over it with a traced number
+of steps, so 1 step, 100 steps and a ragged tail run the same program, bit for bit.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class State:
     params: PyTree
     optimizer: PyTree
     model: PyTree  # running statistics and the like
-    key: jax.Array  # never changes: randomness is a function of it and of the step
+    key: jax.Array  # constant: randomness is a function of it and of the step
     loss_sum: jax.Array  # of loss times examples since the last report
     examples: jax.Array  # since the last report
-    finite: jax.Array  # False where the last loss or gradient was not finite: that update was not made
+    finite: jax.Array  # False where the last loss or gradient was not finite; that update was not made
 
 
 def initial_state(model: Layer, optimizer: optax.GradientTransformation, spec: PyTree, seed: int) -> State:
@@ -66,8 +66,8 @@ def make_step(
 ) -> Callable[[State, Batch], State]:
     """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] or [N, T] is 0 for what does not count.
 
-    gradient is a value_and_grad(model, loss); augment(key, x) changes the inputs, by a key of its own in every step.
-    The loss is the mean over what counts. Where it or a gradient is not finite nothing but `finite` changes.
+    gradient is a value_and_grad(model, loss). augment(key, x) changes the inputs; every step has a key of its own. The
+    loss is the mean over what counts. Where it or a gradient is not finite, only `finite` changes.
     """
 
     def step(state: State, batch: Batch) -> State:
@@ -97,7 +97,7 @@ def make_step(
 
 
 def prepared(state: State, batch: Batch, augment: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[Batch, Context]:
-    """What the gradient takes in this step: the batch with its weights, and a context with this step's key."""
+    """The gradient's arguments in this step: the batch with its weights, and a context with the step's key."""
     ctx = Context(jax.random.fold_in(state.key, state.step), state.model)
     weight = batch["mask"] / jnp.maximum(jnp.sum(batch["mask"]), 1)
     return {"x": augment(ctx.draw("augment"), batch["x"]), "y": batch["y"], "weight": weight}, ctx
@@ -109,23 +109,24 @@ def is_finite(tree: PyTree) -> jax.Array:
 
 
 def accumulated(gradient: Callable[..., Result], micro_batches: int) -> Callable[..., Result]:
-    """`gradient` of a batch in equal parts, one after the other: the same sum with the memory of a part.
+    """`gradient` of a batch in equal parts, one after the other: the same sum in the memory of one part.
 
-    The weights were made for the whole batch, so parts and ragged masks need no rule of their own. The state goes from
-    part to part, and each part has its own key.
+    The weights were made for the whole batch, so parts and ragged masks need no rule of their own. The state passes
+    from part to part, and each part has its own key.
     """
 
     def run(params: PyTree, batch: Batch, ctx: Context) -> Result:
         parts = jax.tree.map(lambda a: a.reshape(micro_batches, -1, *a.shape[1:]), batch)
 
-        def one(carry: tuple[PyTree, ...], part: tuple[jax.Array, PyTree]) -> tuple[tuple[PyTree, ...], PyTree]:
+        def add_part(carry: tuple[PyTree, ...], part: tuple[jax.Array, PyTree]) -> tuple[tuple[PyTree, ...], PyTree]:
             value, grads, state = carry
             i, batch = part
-            found = gradient(params, batch, Context(jax.random.fold_in(ctx.key, i), state, ctx.train))
-            return (value + found.value, add(grads, found.grads), found.state), found.output
+            key = None if ctx.key is None else jax.random.fold_in(ctx.key, i)
+            result = gradient(params, batch, Context(key, state, ctx.train))
+            return (value + result.value, add(grads, result.grads), result.state), result.output
 
         first = (jnp.zeros((), batch["weight"].dtype), jax.tree.map(jnp.zeros_like, params), ctx.state)
-        (value, grads, state), output = jax.lax.scan(one, first, (jnp.arange(micro_batches), parts))
+        (value, grads, state), output = jax.lax.scan(add_part, first, (jnp.arange(micro_batches), parts))
         return Result(value, grads, state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), output))
 
     return run
@@ -134,7 +135,7 @@ def accumulated(gradient: Callable[..., Result], micro_batches: int) -> Callable
 @partial(register, data_fields=["x", "y", "order", "mask", "counting"], meta_fields=[])
 @dataclass(frozen=True)
 class Feed:
-    """The training part, resident on the device, and the rows of each step to come."""
+    """The training part, resident on the device, and the rows of each coming step."""
 
     x: PyTree  # [examples, ...]
     y: PyTree
@@ -143,7 +144,7 @@ class Feed:
     counting: jax.Array | None = None  # [examples, T] float32, 0 where a time step does not count
 
     def batch(self, index: jax.Array) -> dict[str, jax.Array]:
-        """The batch of step `index`; its rows are known to exist."""
+        """The batch of step `index`: {"x", "y", "mask"}."""
         rows = jax.lax.dynamic_index_in_dim(self.order, index, keepdims=False)
         take = lambda data: data.at[rows].get(mode="promise_in_bounds")
         mask = jax.lax.dynamic_index_in_dim(self.mask, index, keepdims=False)
@@ -152,20 +153,24 @@ class Feed:
         return {"x": take(self.x), "y": take(self.y), "mask": mask}
 
 
-def make_program(step: Callable[[State, Batch], State]) -> Callable[..., tuple[State, tuple]]:
-    """(state, feed, first, count) -> (state after at most `count` steps of the feed from its step `first` on, seen).
+Sums = tuple[jax.Array, jax.Array, jax.Array]  # loss_sum, examples and finite of a State
+Program = Callable[[State, Feed, jax.Array, jax.Array], tuple[State, Sums]]
 
-    It stops where a step was not finite. The state is donated; seen, its sums and whether it is finite, is not.
+
+def make_program(step: Callable[[State, Batch], State]) -> Program:
+    """(state, feed, first, count) -> (state, sums) after at most `count` steps of the feed, from its step `first` on.
+
+    It stops where a step was not finite. The state is donated; the sums are copies that outlive it.
     """
 
     @partial(jax.jit, donate_argnums=0)
-    def program(state: State, feed: Feed, first: jax.Array, count: jax.Array) -> tuple[State, tuple]:
+    def program(state: State, feed: Feed, first: jax.Array, count: jax.Array) -> tuple[State, Sums]:
         def body(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
             i, state = carry
             return i + 1, step(state, feed.batch(first + i))
 
-        going = lambda carry: (carry[0] < count) & carry[1].finite
-        state = jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), state))[1]
+        unfinished = lambda carry: (carry[0] < count) & carry[1].finite
+        _, state = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state))
         return state, (state.loss_sum, state.examples, state.finite)
 
     return program

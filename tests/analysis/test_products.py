@@ -27,10 +27,10 @@ def setting(name):
 
 
 def flat(name):
-    """(flat params, outputs of flat params, value of outputs, its items), all by plain JAX on our forward."""
+    """(flat params, outputs of flat params, value of outputs), by plain JAX on our forward."""
     model, loss, params, batch, ctx = setting(name)
-    theta, tree = ravel_pytree(params)
-    outputs = lambda theta: model.forward(tree(theta), batch["x"], ctx)[0]
+    theta, unravel = ravel_pytree(params)
+    outputs = lambda theta: model.forward(unravel(theta), batch["x"], ctx)[0]
     value = lambda y: loss.forward(y, batch["y"], batch["weight"])[0]
     return theta, outputs, value
 
@@ -45,10 +45,10 @@ def matrix(name, product):
 def test_the_hessian(name):
     model, loss, *_ = setting(name)
     theta, outputs, value = flat(name)
-    want = jax.jit(jax.hessian(lambda theta: value(outputs(theta))))(theta)
-    got = matrix(name, products.hessian(jaxbp.value_and_grad(model, loss)))
-    assert worst(got, want) <= ACCURACY
-    assert worst(got, got.T) <= ACCURACY
+    expected = jax.jit(jax.hessian(lambda theta: value(outputs(theta))))(theta)
+    hessian = matrix(name, products.hessian(jaxbp.value_and_grad(model, loss)))
+    assert worst(hessian, expected) <= ACCURACY
+    assert worst(hessian, hessian.T) <= ACCURACY
 
 
 @EACH
@@ -57,14 +57,15 @@ def test_gauss_newton_and_the_true_fisher(name):
     theta, outputs, value = flat(name)
 
     @jax.jit
-    def want(theta):
+    def expected(theta):
         y = outputs(theta)
-        j, h = jax.jacobian(outputs)(theta).reshape(y.size, -1), jax.hessian(value)(y).reshape(y.size, -1)
+        j = jax.jacobian(outputs)(theta).reshape(y.size, -1)
+        h = jax.hessian(value)(y).reshape(y.size, -1)
         return j.T @ h @ j
 
-    got = matrix(name, products.gauss_newton(model, loss))
-    assert worst(got, want(theta)) <= ACCURACY
-    assert worst(matrix(name, products.fisher(model, loss, empirical=False)), got) == 0
+    gauss_newton = matrix(name, products.gauss_newton(model, loss))
+    assert worst(gauss_newton, expected(theta)) <= ACCURACY
+    assert worst(matrix(name, products.fisher(model, loss, empirical=False)), gauss_newton) == 0
 
 
 @EACH
@@ -73,34 +74,33 @@ def test_the_empirical_fisher_is_the_mean_of_outer_products(name):
     theta, outputs, _ = flat(name)
 
     @jax.jit
-    def want(theta):
-        alone = lambda theta: loss.items(outputs(theta), batch["y"])[0].ravel()
-        g = jax.jacobian(alone)(theta)  # of each item
+    def expected(theta):
+        items = lambda theta: loss.items(outputs(theta), batch["y"])[0].ravel()
+        g = jax.jacobian(items)(theta)
         return jnp.einsum("n,np,nq->pq", batch["weight"].ravel(), g, g)
 
-    assert worst(matrix(name, products.fisher(model, loss, empirical=True)), want(theta)) <= ACCURACY
+    assert worst(matrix(name, products.fisher(model, loss, empirical=True)), expected(theta)) <= ACCURACY
 
 
 @EACH
 def test_the_jacobian_and_its_transpose(name):
     model, _, params, batch, ctx = setting(name)
     theta, outputs, _ = flat(name)
-    want = jax.jit(jax.jacobian(outputs))(theta)
+    jacobian = jax.jit(jax.jacobian(outputs))(theta)
     v = jax.tree.map(lambda p: jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), params)
-    got = products.jacobian(model)(params, batch, v, ctx)
-    assert worst(got, want @ ravel_pytree(v)[0]) <= ACCURACY
-    u = jnp.cos(got)
+    forward = products.jacobian(model)(params, batch, v, ctx)
+    assert worst(forward, jacobian @ ravel_pytree(v)[0]) <= ACCURACY
+    u = jnp.cos(forward)
     back = products.jacobian_transpose(model)(params, batch, u, ctx)
-    assert worst(ravel_pytree(back)[0], jnp.tensordot(u, want, u.ndim)) <= ACCURACY
+    assert worst(ravel_pytree(back)[0], jnp.tensordot(u, jacobian, u.ndim)) <= ACCURACY
 
 
 @pytest.mark.slow
 def test_the_hessian_has_the_penalty():
     model, loss, params, batch, ctx = setting("relu")
-    made = lambda *penalties: products.hessian(jaxbp.value_and_grad(model, loss, penalties))
-    plain, more = made(), made(Penalty(l2=3.0))
     v = jax.tree.map(jnp.ones_like, params)
-    difference = jax.tree.map(jnp.subtract, more(params, batch, v, ctx), plain(params, batch, v, ctx))
+    product = lambda *penalties: products.hessian(jaxbp.value_and_grad(model, loss, penalties))(params, batch, v, ctx)
+    difference = jax.tree.map(jnp.subtract, product(Penalty(l2=3.0)), product())
     names = {jaxbp.core.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(difference)}
     assert all(np.allclose(leaf, 3.0 if name.endswith("/w") else 0.0) for name, leaf in names.items())
 
@@ -119,11 +119,11 @@ def test_gauss_newton_is_the_hessian_within_each_layer_of_a_piecewise_linear_net
 
 
 def test_a_loss_without_a_likelihood_has_no_true_fisher():
-    with pytest.raises(jaxbp.InputError, match=r"^fisher: AbsoluteError is no negative log-likelihood"):
+    with pytest.raises(jaxbp.InputError, match=r"^fisher: AbsoluteError is not a negative log-likelihood"):
         products.fisher(CURVED["relu"][0], AbsoluteError(), empirical=False)
 
 
-# --- what products tell ----------------------------------------------------------------------------------------------
+# --- matrices known by their products --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -133,11 +133,11 @@ def test_trace_and_diagonal_are_unbiased():
     a = matrix("mlp", products.gauss_newton(model, loss))
     samples = 20_000
     spread = np.sqrt(2 * (np.sum(a**2) - np.sum(np.diag(a) ** 2)) / samples)
-    got = jax.jit(lambda key: matrices.trace(product, params, key, samples))(jax.random.key(0))
-    assert abs(got - jnp.trace(a)) <= 4 * spread
-    each = jax.jit(lambda key: matrices.diagonal(product, params, key, samples))(jax.random.key(1))
-    off = np.sqrt((np.sum(a**2, 1) - np.diag(a) ** 2) / samples)
-    assert np.all(np.abs(ravel_pytree(each)[0] - np.diag(a)) <= 5 * off)
+    trace = jax.jit(lambda key: matrices.trace(product, params, key, samples))(jax.random.key(0))
+    assert abs(trace - jnp.trace(a)) <= 4 * spread
+    diagonal = jax.jit(lambda key: matrices.diagonal(product, params, key, samples))(jax.random.key(1))
+    spreads = np.sqrt((np.sum(a**2, 1) - np.diag(a) ** 2) / samples)
+    assert np.all(np.abs(ravel_pytree(diagonal)[0] - np.diag(a)) <= 5 * spreads)
     scaled = lambda v: jax.tree.map(lambda p, v: p * v, params, v)  # a diagonal matrix: exact after one sample
     assert worst(matrices.diagonal(scaled, params, jax.random.key(2), 1), params) <= ACCURACY
 
@@ -163,7 +163,7 @@ def test_extreme_eigenvalues(which, order):
         (1, "lagest", "unknown extreme_eigenvalues which 'lagest'; did you mean 'largest'"),
     ],
 )
-def test_eigenvalues_that_cannot_be_had_are_one_line(count, which, line):
+def test_impossible_eigenvalues_are_one_line(count, which, line):
     with pytest.raises(jaxbp.InputError, match=f"^{line}"):
         matrices.extreme_eigenvalues(lambda v: v, jnp.zeros(3), count, which)
 

@@ -1,4 +1,4 @@
-"""python -m jaxbp.check: what it prints, its exit status, and one line for what cannot be checked."""
+"""python -m jaxbp.check: its output, its exit status, and one line for what cannot be checked."""
 
 import json
 import subprocess
@@ -28,8 +28,8 @@ def numpy_gradient(params, x, y):
     return {"b": dy.sum(0), "w": dy.T @ np.asarray(x)}
 
 def wrong_gradient(params, x, y):
-    found = numpy_gradient(params, x, y)
-    return found | {"b": found["b"] / len(x)}
+    grads = numpy_gradient(params, x, y)
+    return grads | {"b": grads["b"] / len(x)}
 
 def vector_loss(params, x, y):
     return x[0]

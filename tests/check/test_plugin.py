@@ -1,4 +1,4 @@
-"""The pytest plugin in a project of somebody else's: its fixture, its marker, and that it costs nothing at start."""
+"""The pytest plugin in a project that is not jaxbp: its fixture, its marker, and that it costs nothing at start."""
 
 import subprocess
 import sys
@@ -73,11 +73,11 @@ def outcomes(tmp_path_factory):
     (folder / "test_project.py").write_text(PROJECT)
     done = run(folder, "-m", "pytest", "-q", "--junitxml=outcomes.xml")
     assert done.returncode == 1, done.stdout + done.stderr
-    found = {}
+    texts = {}
     for case in ElementTree.parse(folder / "outcomes.xml").iter("testcase"):
-        bad = [*case.iter("failure"), *case.iter("error")]
-        found[case.get("name")] = bad[0].text if bad else None
-    return found
+        failures = [*case.iter("failure"), *case.iter("error")]
+        texts[case.get("name")] = failures[0].text if failures else None
+    return texts
 
 
 def test_what_passes_and_what_fails(outcomes):
@@ -109,10 +109,12 @@ def test_what_cannot_be_checked_is_one_line(outcomes):
     assert "pytest_jaxbp.py" not in text
 
 
-@pytest.mark.parametrize(("name", "given"), [("test_misspelt_marker", "levle"), ("test_marker_by_position", "'full'")])
-def test_a_marker_with_other_arguments_is_refused(outcomes, name, given):
+@pytest.mark.parametrize(
+    ("name", "strange"), [("test_misspelt_marker", "levle"), ("test_marker_by_position", "'full'")]
+)
+def test_a_marker_with_other_arguments_is_refused(outcomes, name, strange):
     text = outcomes[name]
-    assert f"the marker gradients takes no argument {given} (only level, accuracy, seed, by name)" in text
+    assert f"the marker gradients takes no argument {strange} (only level, accuracy, seed, by name)" in text
     assert "pytest_jaxbp.py" not in text
 
 

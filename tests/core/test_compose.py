@@ -1,4 +1,6 @@
-"""Composition beyond conformance: memory choices agree, masks differ, graphs refuse what they cannot be, ties add."""
+"""Composition beyond conformance: memory choices, masks, ties, refused graphs, and what nested init traces."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import pytest
 
 import jaxbp
 from jaxbp.check import worst
-from jaxbp.compose import Graph, Node, Stack, parallel, residual
+from jaxbp.compose import Chain, Graph, Node, Stack, parallel, residual
+from jaxbp.core import output_spec
 
 X = jax.random.normal(jax.random.key(1), (5, 3))
 SPEC = jax.ShapeDtypeStruct(X.shape, X.dtype)
@@ -98,11 +101,11 @@ def test_residual_with_a_shortcut_and_parallel_sum():
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ((Node("a", jaxbp.Tanh(), ("y",)),), "input of node 'a' 'y'"),
-        ((Node("a", jaxbp.Tanh(), ("b",)), Node("b", jaxbp.Tanh(), ("x",))), "input of node 'a' 'b'"),
+        ((Node("a", jaxbp.Tanh(), ("y",)),), "unknown input of Graph node 'a': 'y'"),
+        ((Node("a", jaxbp.Tanh(), ("b",)), Node("b", jaxbp.Tanh(), ("x",))), "unknown input of Graph node 'a': 'b'"),
         ((Node("a", jaxbp.Tanh(), ("x",)), Node("a", jaxbp.Tanh(), ("x",))), "'a' is given twice"),
         ((Node("a", jaxbp.Tanh(), ("x",)), Node("b", jaxbp.Tanh(), ("x",))), "nothing uses 'a'"),
-        ((Node("a", jaxbp.Dense(3), ("x",), shares="c"),), "shares the parameters of 'c'"),
+        ((Node("a", jaxbp.Dense(3), ("x",), shares="c"),), "unknown parameter owner of Graph node 'a': 'c'"),
     ],
 )
 def test_a_graph_that_is_none_is_refused(nodes, message):
@@ -114,6 +117,31 @@ def test_tied_shapes_must_agree():
     model = Graph((Node("a", jaxbp.Dense(7), ("x",)), Node("b", jaxbp.Dense(7), ("a",), shares="a")))
     with pytest.raises(jaxbp.InputError, match="'b' cannot share the parameters of 'a'"):
         model.init(jax.random.key(0), SPEC)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model: model.init(jax.random.key(0), SPEC),
+        lambda model: model.init_state(SPEC),
+        partial(output_spec, spec=SPEC),
+    ],
+    ids=["init", "init_state", "output_spec"],
+)
+def test_nested_combinators_trace_a_leaf_at_most_once_a_level(ask):
+    traces = []
+
+    class Leaf(jaxbp.Layer):
+        def forward(self, params, x, ctx):
+            traces.append(x.shape)
+            return x, None
+
+    levels = [lambda body: Chain((body, jaxbp.Tanh())), residual, lambda body: Stack(body, 2)] * 3
+    model = Leaf()
+    for combine in levels:
+        model = combine(model)
+    ask(model)
+    assert 1 <= len(traces) <= len(levels) + 1
 
 
 @pytest.mark.parametrize(

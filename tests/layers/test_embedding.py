@@ -118,7 +118,7 @@ def test_tapped_delay(taps):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Embedding(0, 3), "vocabulary and features must be at least 1, got 0 and 3"),
+        (lambda: Embedding(0, 3), "Embedding: vocabulary must be at least 1, got 0"),
         (lambda: Embedding(3, 2, w_init="nomal"), "did you mean 'normal'"),
         (lambda: Embedding(3, 2).init(jax.random.key(0), jaxbp.shaped(5, 7)), "the input is integer ids, got float32"),
         (lambda: OneHot(0), "vocabulary must be at least 1, got 0"),

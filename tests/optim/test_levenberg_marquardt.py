@@ -27,9 +27,9 @@ from tests.support.optim import CTX, problem, updates
 def test_a_levenberg_marquardt_step_solves_its_equation(scale, penalties):
     objective, params, batch = problem(SquaredError(scale), penalties)
     j, r = linearized(objective, params, batch, CTX)
-    found = objective.gradient()(params, batch, CTX)
-    assert abs(jnp.vdot(r, r) / 2 - found.value) <= 1e-14
-    assert worst(j.T @ r, ravel_pytree(found.grads)[0]) <= 1e-12
+    result = objective.gradient()(params, batch, CTX)
+    assert abs(jnp.vdot(r, r) / 2 - result.value) <= 1e-14
+    assert worst(j.T @ r, ravel_pytree(result.grads)[0]) <= 1e-12
     after, state, _ = updates(levenberg_marquardt(objective, damping=0.3), objective, params, batch)
     step = ravel_pytree(jax.tree.map(jnp.subtract, after, params))[0]
     assert abs(state.damping - 0.1) <= 1e-12  # the first try was a success
@@ -82,30 +82,30 @@ def test_levenberg_marquardt_beside_scipys_from_fifty_starts(name, steps, limit)
     def ours(params):
         def step(carry, _):
             params, state = carry
-            found = gradient(params, batch, CTX)
-            change, state = optimizer.update(found.grads, state, params, value=found.value, batch=batch, ctx=CTX)
-            return (optax.apply_updates(params, change), state), found.value
+            result = gradient(params, batch, CTX)
+            change, state = optimizer.update(result.grads, state, params, value=result.value, batch=batch, ctx=CTX)
+            return (optax.apply_updates(params, change), state), result.value
 
         (params, _), values = jax.lax.scan(step, (params, optimizer.init(params)), None, length=steps)
         return jnp.append(values, objective.value(params, batch, CTX))
 
-    flat, tree = ravel_pytree(starts(objective.model, objective.spec, 1)[0])
+    flat, unravel = ravel_pytree(starts(objective.model, objective.spec, 1)[0])
     padding = np.zeros(max(flat.size - n, 0))  # MINPACK wants as many residuals as parameters
-    residuals = jax.jit(lambda flat: (objective.model.forward(tree(flat), batch["x"], CTX)[0] - batch["y"]).ravel())
+    residuals = jax.jit(lambda flat: (objective.model.forward(unravel(flat), batch["x"], CTX)[0] - batch["y"]).ravel())
     jacobian = jax.jit(jax.jacobian(residuals))
     errors, theirs, hits = [], [], []
     for params in starts(objective.model, objective.spec):
         values = np.asarray(ours(params))
         errors.append(values[-1])
         hits.append(np.argmax(values < 1e-6) if (values < 1e-6).any() else np.inf)
-        found = least_squares(
+        solution = least_squares(
             lambda flat: np.append(residuals(flat), padding),
             ravel_pytree(params)[0],
             method="lm",
             max_nfev=500 if name == "sine" else None,
             jac=lambda flat: np.concatenate([jacobian(flat), np.zeros((len(padding), flat.size))]),
         )
-        theirs.append(2 * found.cost / n)
+        theirs.append(2 * solution.cost / n)
     errors, theirs = np.array(errors), np.array(theirs)
     print(
         f"{name}: below 1e-6 {np.sum(errors < 1e-6)} and {np.sum(theirs < 1e-6)} of 50; median error "

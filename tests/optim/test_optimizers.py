@@ -47,16 +47,17 @@ def run(optimizer, steps, dtype=np.float64, params=PARAMS):
 
 
 def updates(config, values=(0.0,), grads=None):
-    """What the updates for the same gradient are, one after the other, one for each value of the loss."""
-    optimizer, params = config.build(len(values)), jax.tree.map(jnp.asarray, PARAMS)
+    """The successive updates for the same gradient, one for each value of the loss."""
+    optimizer = config.build(len(values))
+    params = jax.tree.map(jnp.asarray, PARAMS)
     grads = jax.tree.map(jnp.asarray, grads) if grads else jax.grad(loss)(params)
 
     def step(state, value):
         update, state = optimizer.update(grads, state, params, value=value)
         return state, update
 
-    found = jax.jit(lambda values: jax.lax.scan(step, optimizer.init(params), values)[1])(jnp.asarray(values))
-    return [jax.tree.map(lambda update, i=i: np.asarray(update[i]), found) for i in range(len(values))]
+    stacked = jax.jit(lambda values: jax.lax.scan(step, optimizer.init(params), values)[1])(jnp.asarray(values))
+    return [jax.tree.map(lambda update, i=i: np.asarray(update[i]), stacked) for i in range(len(values))]
 
 
 def refused(make):
@@ -107,9 +108,10 @@ PAIRS = {
 
 @pytest.mark.parametrize(("config", "parts"), PAIRS.values(), ids=PAIRS)
 def test_five_steps_are_those_of_optax(config, parts, float64):
-    found, expected = run(config.build(5), 5), run(optax.chain(*parts()), 5)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), found, expected)
-    assert all(np.any(w != new) for w, new in zip(jax.tree.leaves(PARAMS), jax.tree.leaves(found), strict=True))
+    params = run(config.build(5), 5)
+    expected = run(optax.chain(*parts()), 5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), params, expected)
+    assert all(np.any(w != new) for w, new in zip(jax.tree.leaves(PARAMS), jax.tree.leaves(params), strict=True))
 
 
 # --- Every name of optax ----------------------------------------------------------------------------------------------
@@ -133,12 +135,13 @@ NO_SCHEDULES = {"join_schedules", "sgdr_schedule"}
 
 @pytest.mark.parametrize("name", optimizer_names())
 def test_an_optimizer_by_name_does_three_steps(name):
-    optimizer, params = Optax(0.01, name=name, arguments=EXTRA.get(name, ())).build(3), PARAMS["00_dense"]
-    found = run(optimizer, 3, np.float32, params)
-    for w in jax.tree.leaves(found):
+    optimizer = Optax(0.01, name=name, arguments=EXTRA.get(name, ())).build(3)
+    start = PARAMS["00_dense"]
+    params = run(optimizer, 3, np.float32, start)
+    for w in jax.tree.leaves(params):
         assert w.dtype == np.float32
         assert np.all(np.isfinite(w))
-    assert loss(found) < loss(jax.tree.map(np.float32, params)) + 0.1
+    assert loss(params) < loss(jax.tree.map(np.float32, start)) + 0.1
 
 
 def test_every_optimizer_of_optax_is_accepted_or_refused():
@@ -231,6 +234,9 @@ def test_the_peak_of_every_schedule_is_the_learning_rate():
         (lambda: OptaxSchedule("linear_schedule", ("end_valu=1",)), "did you mean 'end_value'?"),
         (lambda: OptaxSchedule("cosine_decay_schedule"), "missing 1 required positional argument: 'decay_steps'"),
         (lambda: OptaxSchedule("cosine_decay_schedule", ("decay_steps=0",)), "requires positive decay_steps"),
+        (lambda: OptaxSchedule("piecewise_constant_schedule", ("boundaries_and_scales=3",)), "has no attribute"),
+        (lambda: Optax(name="muon", arguments=("ns_coeffs=-1",)), "muon(ns_coeffs=-1): tuple index out of range"),
+        (lambda: Optax(name="radam", arguments=("b2=True",)), "radam(b2=True): float division by zero"),
         (lambda: SGD(clip_norm=0.0), "SGD: clip_norm must be a finite number above 0 or None, got 0.0"),
         (lambda: SGD(clip_value=-1.0), "SGD: clip_value must be a finite number above 0 or None, got -1.0"),
         (lambda: SGD(groups=(Group(".*", 0.0),)), "SGD: groups must not freeze all parameters"),
@@ -249,6 +255,15 @@ def test_the_peak_of_every_schedule_is_the_learning_rate():
 )
 def test_what_is_refused(make, text):
     assert text in refused(make)
+
+
+def test_an_error_that_no_argument_causes_is_not_made_one_of_input(monkeypatch):
+    def broken(value):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(SCHEDULES, "constant_schedule", (broken, "value"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        OptaxSchedule("constant_schedule")
 
 
 # --- Clipping, groups, plateau ----------------------------------------------------------------------------------------
@@ -273,11 +288,11 @@ def test_clipping():
     ids=["adamw", "sgd", "muon"],
 )
 def test_a_frozen_parameter_stays_to_the_bit(config):
-    found = run(replace(config, groups=(Group("00_dense/.*", 0.0), Group(".*"))).build(3), 3, np.float32)
+    params = run(replace(config, groups=(Group("00_dense/.*", 0.0), Group(".*"))).build(3), 3, np.float32)
     start = jax.tree.map(np.float32, PARAMS)
     for name in ("b", "w"):
-        assert np.asarray(found["00_dense"][name]).tobytes() == start["00_dense"][name].tobytes()
-        assert np.all(found["02_dense"][name] != start["02_dense"][name])
+        assert np.asarray(params["00_dense"][name]).tobytes() == start["00_dense"][name].tobytes()
+        assert np.all(params["02_dense"][name] != start["02_dense"][name])
 
 
 def test_the_norm_is_that_of_what_moves():
@@ -304,8 +319,8 @@ def test_decay_follows_factor_and_schedule(float64):
     """No gradient: w loses factor * learning_rate * weight_decay of itself. The first group that matches counts."""
     schedule = OptaxSchedule("piecewise_constant_schedule", ("boundaries_and_scales={1: 0.5}",))
     config = SGD(0.1, schedule, groups=(Group("00.*/w", 2.0, 0.3), Group(".*", weight_decay=0.5)))
-    found = updates(config, (0.0, 0.0), grads=jax.tree.map(np.zeros_like, PARAMS))
-    for update, rate in zip(found, (0.1, 0.05), strict=True):
+    decays = updates(config, (0.0, 0.0), grads=jax.tree.map(np.zeros_like, PARAMS))
+    for update, rate in zip(decays, (0.1, 0.05), strict=True):
         np.testing.assert_allclose(update["00_dense"]["w"], -2 * rate * 0.3 * PARAMS["00_dense"]["w"], rtol=1e-12)
         np.testing.assert_allclose(update["02_dense"]["b"], -rate * 0.5 * PARAMS["02_dense"]["b"], rtol=1e-12)
 
@@ -327,15 +342,17 @@ def test_groups_that_do_not_cover(groups, text):
 
 def test_groups_that_cover():
     shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, PARAMS))
-    assert SGD(groups=tuple(map(Group, ("00.*", ".*")))).check(shapes)["02_dense"] == {"b": 1, "w": 1}
+    assert SGD(groups=tuple(map(Group, ("00.*", ".*")))).group_of(shapes)["02_dense"] == {"b": 1, "w": 1}
     SGD().check(shapes)
     SGD().check({})
 
 
 def test_plateau_waits_for_patience():
     """The first of the evaluations, each of two steps, is the best; the fourth is the third without improvement."""
-    of = lambda config, values: [update["00_dense"]["b"][0] for update in updates(config, values)]
-    rates = lambda plateau, values: of(SGD(1.0, plateau=plateau), values)
+
+    def rates(plateau, values):
+        return [update["00_dense"]["b"][0] for update in updates(SGD(1.0, plateau=plateau), values)]
+
     assert rates(Plateau(2, patience=3), [1.0] * 16) == pytest.approx([1.0] * 7 + [0.1] * 6 + [0.01] * 3)
     rested = rates(Plateau(2, patience=3, cooldown=1, min_scale=0.05), [1.0] * 18)
     assert rested == pytest.approx([1.0] * 7 + [0.1] * 8 + [0.05] * 3)
@@ -398,8 +415,8 @@ def test_json_that_is_no_group():
 )
 def test_overrides(optimizer, word, changed):
     extra = ["--config.optimizer.arguments="] if "name" in changed else []
-    found = override(replace(CONFIG, optimizer=optimizer), [f"--config.optimizer.{word}", *extra])
-    assert found.optimizer == replace(optimizer, **changed)
+    config = override(replace(CONFIG, optimizer=optimizer), [f"--config.optimizer.{word}", *extra])
+    assert config.optimizer == replace(optimizer, **changed)
 
 
 def test_an_override_that_is_refused():

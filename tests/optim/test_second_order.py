@@ -16,7 +16,7 @@ import jaxbp
 from jaxbp import Context, optim
 from jaxbp.analysis import matrices, per_example
 from jaxbp.check import worst
-from jaxbp.config import Config, Run
+from jaxbp.config import Config, Run, load
 from jaxbp.data import Embedded, Encoder
 from jaxbp.losses import AbsoluteError, BinaryCrossEntropy, Penalty, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
@@ -24,7 +24,9 @@ from jaxbp.optim import SGD, Objective, OptimizerConfig, Private, levenberg_marq
 from jaxbp.optim.natural_gradient import fisher_rows, updated
 from jaxbp.optim.newton import conjugate_gradient
 from jaxbp.train.loop import train
+from jaxbp.train.step import accumulated
 from tests.support.optim import CTX, problem, updates
+from tests.support.paths import ROOT
 from tests.support.runs import weights
 
 # --- Newton, Gauss-Newton, natural gradient, K-FAC, L-BFGS -----------------------------------------------------------
@@ -46,12 +48,12 @@ def test_conjugate_gradients():
     assert x @ b > 0
 
 
-QUICK = {  # of a problem whose curvature is the same everywhere: one step is all
+QUICK = {  # where the curvature is the same everywhere, one step reaches the minimum
     "newton": lambda o: newton(o, "hessian", tolerance=1e-12),
     "gauss_newton": lambda o: newton(o, "gauss_newton", tolerance=1e-12),
     "natural": lambda o: natural_gradient(o, 1.0, 1e-12),
     "lm": lambda o: levenberg_marquardt(o, 1e-12),
-    "kfac": lambda o: optim.kfac(o, damping=1e-9, least=1e-12),
+    "kfac": lambda o: optim.kfac(o, optim.KFAC(damping=1e-9, least=1e-12)),
 }
 
 
@@ -103,8 +105,8 @@ def test_the_adaptive_inverse_follows_the_averaged_fisher_matrix():
         a = random.normal(size=(2, size)) * [1, 1, 1, 0.1, 0.1, 0]  # a direction that never comes
         fisher = (1 - rate) * fisher + rate * a.T @ a
         inverse = updated(inverse, jnp.asarray(a), rate, damping)
-    want = np.linalg.inv(fisher + damping * np.eye(size))
-    assert np.abs(inverse - want).max() <= 0.02 * np.abs(want).max()
+    expected = np.linalg.inv(fisher + damping * np.eye(size))
+    assert np.abs(inverse - expected).max() <= 0.02 * np.abs(expected).max()
     assert np.linalg.eigvalsh(inverse).min() > 0
     assert np.linalg.eigvalsh(inverse).max() <= 1 / damping
 
@@ -115,11 +117,13 @@ def test_lbfgs_is_optaxs():
     objective, params, batch = problem(BinaryCrossEntropy(), (Penalty(l2=0.01),))
     ours, _, values = updates(optim.LBFGS(memory_size=5).build(1, objective), objective, params, batch, steps=4)
     value = lambda params: objective.value(params, batch, CTX)
-    theirs, plain = params, optax.lbfgs(memory_size=5)
-    state, gradient = plain.init(params), jax.jit(jax.value_and_grad(value))
+    theirs = params
+    lbfgs = optax.lbfgs(memory_size=5)
+    state = lbfgs.init(params)
+    gradient = jax.jit(jax.value_and_grad(value))
     for _ in range(4):
-        found, grads = gradient(theirs)
-        change, state = plain.update(grads, state, theirs, value=found, grad=grads, value_fn=value)
+        loss, grads = gradient(theirs)
+        change, state = lbfgs.update(grads, state, theirs, value=loss, grad=grads, value_fn=value)
         theirs = optax.apply_updates(theirs, change)
     assert worst(ours, theirs) <= 1e-8
     assert values[-1] < values[0]
@@ -156,14 +160,10 @@ SECOND_ORDER = {  # config: its keys' other values, each of which must change wh
 
 
 def test_every_second_order_optimizer_and_key_is_in_the_table():
-    kinds = [
-        value
-        for value in vars(optim).values()
-        if isinstance(value, type) and issubclass(value, OptimizerConfig) and value is not OptimizerConfig
-    ]
-    assert {kind: {field.name for field in fields(kind)} for kind in kinds} == {
-        type(config): others.keys() for config, others in SECOND_ORDER.items()
-    }
+    configs = [kind for kind in vars(optim).values() if isinstance(kind, type) and issubclass(kind, OptimizerConfig)]
+    keys = {kind: {field.name for field in fields(kind)} for kind in configs if kind.second_order}
+    del keys[OptimizerConfig]
+    assert keys == {type(config): others.keys() for config, others in SECOND_ORDER.items()}
 
 
 @pytest.mark.slow
@@ -199,13 +199,13 @@ CONFIG = Config(
         ({"optimizer": optim.LevenbergMarquardt()}, "Levenberg-Marquardt needs the loss SquaredError"),
         (
             {"optimizer": optim.LevenbergMarquardt(), "loss": SquaredError(), "penalty": Penalty(l1=0.1)},
-            "Levenberg-Marquardt: penalty.l1 must be 0",
+            "Levenberg-Marquardt: penalty.l1 must be 0: an L1 term is not a sum of squares",
         ),
         (
             {"optimizer": optim.NaturalGradient(), "loss": AbsoluteError()},
-            "natural gradient: AbsoluteError is no negative",
+            "natural gradient: AbsoluteError is not a negative",
         ),
-        ({"loss": AbsoluteError()}, "sampled: AbsoluteError is no negative log-likelihood"),
+        ({"loss": AbsoluteError()}, "sampled: AbsoluteError is not a negative log-likelihood"),
         (
             {"run": Run(epochs=1, batch_size=4, micro_batches=2)},
             "KFAC takes the whole batch: run.micro_batches must be 1",
@@ -232,6 +232,22 @@ def test_a_factor_that_is_too_large_is_refused():
         jax.eval_shape(optim.kfac(objective).init, {"w": jnp.zeros((9000, 3)), "b": jnp.zeros(9000)})
 
 
+def test_kfac_without_a_spec_is_one_line():
+    with pytest.raises(jaxbp.InputError, match=r"^K-FAC: the objective needs the spec of a batch's x: jax\.Shape"):
+        optim.kfac(Objective(jaxbp.Dense(2), SquaredError()))
+
+
+@pytest.mark.parametrize(("name", "purpose"), [("kfac", "targets"), ("private", "noise")])
+def test_a_context_without_a_key_is_one_line(name, purpose):
+    objective, params, batch = problem(dtype=jnp.float32)
+    optimizer = optim.kfac(objective) if name == "kfac" else Private().noise()
+    step = lambda params: optimizer.update(
+        params, optimizer.init(params), params, value=jnp.zeros(()), batch=batch, ctx=Context()
+    )
+    with pytest.raises(jaxbp.InputError, match=f"^{purpose} are drawn at random: give the context a key"):
+        jax.eval_shape(step, params)
+
+
 @pytest.mark.slow
 def test_a_second_order_run_goes_on_to_the_same_bytes(tmp_path):
     train(CONFIG, tmp_path / "whole")
@@ -244,27 +260,23 @@ def test_a_second_order_run_goes_on_to_the_same_bytes(tmp_path):
 
 @pytest.mark.slow
 def test_the_sine_config_fits_in_fifty_iterations(tmp_path):
-    from jaxbp.config import load
-
-    found = train(load("configs/sine_lm.py"), tmp_path / "run")
-    assert found["step"] <= 50
-    assert found["train_loss"] < 1e-6
-    assert found["test_loss"] < 1e-6
+    metrics = train(load(ROOT / "configs/sine_lm.py"), tmp_path / "run")
+    assert metrics["step"] <= 50
+    assert metrics["train_loss"] < 1e-6
+    assert metrics["test_loss"] < 1e-6
 
 
 # --- privacy and noise -----------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def private(noise_multiplier=0.0, sweeps="two", micro_batches=1):
-    """The gradient that an optimizer with privacy takes, of a batch with a masked row, and what is added to it."""
-    from jaxbp.train.step import accumulated
-
+def private(noise_multiplier=0.0, memory="recomputed", micro_batches=1):
+    """(objective, params, batch with a masked row, Result of a private gradient, what adds the noise to it)."""
     objective, params, batch = problem(SoftmaxCrossEntropy())
     batch = batch | {"y": jnp.arange(7) % 2, "weight": jnp.array([1, 1, 0, 1, 1, 1, 1]) / 6}
     batch = jax.tree.map(lambda a: jnp.concatenate([a, a[:1]]), batch)  # 8 rows
     batch["weight"] = batch["weight"].at[7].set(0)
-    config = SGD(private=Private(0.2, noise_multiplier, sweeps))
+    config = SGD(private=Private(0.2, noise_multiplier, memory))
     gradient = config.gradient(objective.model, objective.loss)
     gradient = accumulated(gradient, micro_batches) if micro_batches > 1 else gradient
     return objective, params, batch, gradient(params, batch, CTX), config.private.noise()
@@ -273,22 +285,22 @@ def private(noise_multiplier=0.0, sweeps="two", micro_batches=1):
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_a_private_gradient_is_the_mean_of_clipped_ones():
-    objective, params, batch, found, _ = private()
+    objective, params, batch, result, _ = private()
     ones = batch | {"weight": (batch["weight"] > 0).astype(jnp.float64)}
-    want = per_example.clipped_gradient(objective.model, objective.loss, 0.2, "sum")(params, ones)
-    assert worst(found.grads, jax.tree.map(lambda g: g / 6, want.grads)) <= 1e-12
-    assert float(want.norms.max()) > 0.2  # something is clipped
-    assert abs(found.value - objective.value(params, batch, CTX)) <= 1e-12
-    for other in (private(sweeps="one"), private(micro_batches=2)):
-        assert worst(other[3].grads, found.grads) <= 1e-12
+    clipped = per_example.clipped_gradient(objective.model, objective.loss, 0.2, "sum")(params, ones)
+    assert worst(result.grads, jax.tree.map(lambda g: g / 6, clipped.grads)) <= 1e-12
+    assert float(clipped.norms.max()) > 0.2  # something is clipped
+    assert abs(result.value - objective.value(params, batch, CTX)) <= 1e-12
+    for other in (private(memory="kept"), private(micro_batches=2)):
+        assert worst(other[3].grads, result.grads) <= 1e-12
 
 
 @pytest.mark.usefixtures("float64")
 def test_the_noise_is_a_multiple_of_what_one_example_can_do():
-    _, params, batch, found, noise = private(noise_multiplier=3.0)
-    one = lambda key: noise.update(found.grads, (), params, batch=batch, ctx=Context(key))[0]
-    drawn = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4000))
-    for noisy, plain in zip(jax.tree.leaves(drawn), jax.tree.leaves(found.grads), strict=True):
+    _, params, batch, result, noise = private(noise_multiplier=3.0)
+    draw = lambda key: noise.update(result.grads, (), params, batch=batch, ctx=Context(key))[0]
+    drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 4000))
+    for noisy, plain in zip(jax.tree.leaves(drawn), jax.tree.leaves(result.grads), strict=True):
         np.testing.assert_allclose(jnp.mean(noisy, 0), plain, atol=0.01)
         np.testing.assert_allclose(jnp.std(noisy, 0), 3.0 * 0.2 / 6, rtol=0.1)
 
@@ -302,10 +314,10 @@ def test_private_training_goes_through_the_whole_loop(tmp_path):
         SGD(0.5, momentum=0.9, private=Private(1.0, 1.0)),
         Run(epochs=5, batch_size=256),
     )
-    found = train(config, tmp_path / "run")
-    assert found["test_accuracy"] > 0.85
+    metrics = train(config, tmp_path / "run")
+    assert metrics["test_accuracy"] > 0.85
     coupled = jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Dense(2)))
-    with pytest.raises(jaxbp.InputError, match=r"^no example has a gradient of its own through 'batchnorm'"):
+    with pytest.raises(jaxbp.InputError, match=r"^per-example gradients are undefined here: 'batchnorm' mixes"):
         SGD(private=Private()).gradient(coupled, SoftmaxCrossEntropy())(
             coupled.init(jax.random.key(0), jax.ShapeDtypeStruct((4, 2), jnp.float32)),
             {"x": jnp.ones((4, 2)), "y": jnp.zeros(4, jnp.int32), "weight": jnp.ones(4)},
@@ -326,10 +338,10 @@ def test_the_noise_meter_measures_as_often_as_it_says():
     rows = jax.tree.map(lambda a: a[jnp.array([0, 1, 3, 4, 6])], masked)
     plain = replace(objective, penalties=())
     norms = per_example.squared_norms(plain.model, plain.loss)(params, rows)
-    want = per_example.noise(sum(jax.tree.leaves(norms)), plain.gradient()(params, rows, CTX).grads)
-    np.testing.assert_allclose(state.noise, 3 * np.array(want), rtol=1e-4)
+    noise = per_example.noise(sum(jax.tree.leaves(norms)), plain.gradient()(params, rows, CTX).grads)
+    np.testing.assert_allclose(state.noise, 3 * np.array(noise), rtol=1e-4)
     assert np.all(np.array(state.cleared().noise) == 0)
-    assert state.cleared().count == 7
+    assert state.cleared().steps == 7
 
 
 @pytest.mark.slow

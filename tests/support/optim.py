@@ -1,4 +1,4 @@
-"""A small problem for optimizers that look into the model, and many of their updates in one program."""
+"""A small problem for optimizers that use the model, and many of their updates in one program."""
 
 import functools
 
@@ -27,7 +27,7 @@ def problem(loss=SquaredError(), penalties=(), hidden=4, dtype=jnp.float64):
 
 
 def updates(optimizer, objective, params, batch, steps=1):
-    """(params after so many steps, the values on the way) in one compiled program."""
+    """(params and optimizer state after the steps, the values before each and at the end), one compiled program."""
     gradient = objective.gradient()
 
     @jax.jit
@@ -35,9 +35,9 @@ def updates(optimizer, objective, params, batch, steps=1):
         def step(carry, i):
             params, state = carry
             ctx = Context(jax.random.fold_in(CTX.key, i))
-            found = gradient(params, batch, ctx)
-            change, state = optimizer.update(found.grads, state, params, value=found.value, batch=batch, ctx=ctx)
-            return (optax.apply_updates(params, change), state), found.value
+            result = gradient(params, batch, ctx)
+            change, state = optimizer.update(result.grads, state, params, value=result.value, batch=batch, ctx=ctx)
+            return (optax.apply_updates(params, change), state), result.value
 
         (params, state), values = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))
         return params, state, jnp.append(values, objective.value(params, batch, CTX))

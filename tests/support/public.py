@@ -1,4 +1,4 @@
-"""Public functions that bring their own derivative: arguments, a plain reference where one is needed, what is expected.
+"""Public functions that bring their own derivative: arguments, a plain reference where one is needed, the verdict.
 
 Every jax.custom_vjp and jax.custom_jvp of jax, optax, flax and equinox that runs on a CPU in float64 is here once:
 
@@ -7,8 +7,8 @@ Every jax.custom_vjp and jax.custom_jvp of jax, optax, flax and equinox that run
 - a departure: the rule is another thing on purpose, and the check must say so, leaf by leaf;
 - refused: it raises when differentiated, on purpose.
 
-A reference is given where autodiff of the forward cannot serve: a loop of unknown length, a primitive without a rule,
-bits taken apart, or a point where the naive derivative is wrong and the custom rule is there to mend it.
+An entry has a reference where autodiff of the forward cannot serve: a loop of unknown length, a primitive without a
+rule, bits taken apart, or a point where the naive derivative is wrong and the custom rule mends it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +29,21 @@ from jaxbp.check import Cause
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 
 FLOAT32 = 1e-5  # the accuracy of a rule that casts to float32: some roundings of 6e-8
-Made = tuple[Callable, tuple, Callable | None]  # the function, its arguments, the reference
+Example = tuple[Callable, tuple, Callable | None]  # the function, its arguments, the reference
 
 
 @dataclass(frozen=True)
 class Public:
-    """One function; make() imports its package and gives the function, the arguments and the reference or None."""
+    """One function. make() imports its package, and returns the function, the arguments and the reference or None."""
 
     package: str
     name: str
-    make: Callable[[], Made]
+    make: Callable[[], Example]
     accuracy: float = FLOAT64_TOLERANCE
     stated: str = ""  # where the accuracy is stated
     departs: dict[str, str] = field(default_factory=dict)  # leaf that must fail -> words of its cause ("": any)
     refused: str = ""  # words of the error that differentiating raises
-    fast: bool = False
+    suite: Literal["fast", "slow", "nightly"] = "nightly"  # "slow" runs in CI too: some of every package and kind
 
     def __str__(self) -> str:
         return f"{self.package}-{self.name}"
@@ -53,7 +53,7 @@ TABLE: list[Public] = []
 
 
 def public(package: str, *arguments: Any, reference: Callable | None = None, **facts: Any) -> Callable:
-    """Enters make() -> function, named after it, into the table, with its arguments."""
+    """Enters a function `make() -> public function` into the table under its name, with arguments."""
 
     def enter(make: Callable[[], Callable]) -> Callable:
         TABLE.append(Public(package, make.__name__, lambda: (make(), arguments, reference), **facts))
@@ -152,9 +152,9 @@ def plain(name: str, function: Callable, *arguments: Any, reference: Callable | 
     TABLE.append(Public("jax", name, lambda: (function, arguments, reference), **facts))
 
 
-plain("relu", jax.nn.relu, normal(3, 5), fast=True)
+plain("relu", jax.nn.relu, normal(3, 5), suite="fast")
 plain("relu6", jax.nn.relu6, 3 * normal(3, 5))
-plain("softmax", jax.nn.softmax, normal(3, 5), fast=True)
+plain("softmax", jax.nn.softmax, normal(3, 5), suite="fast")
 plain("softmax_where", lambda x: jax.nn.softmax(x, where=np.arange(5) != 2), normal(3, 5))
 plain("log1mexp", jax.nn.log1mexp, between(0.1, 3, 7))
 plain("logaddexp", lambda x, y: jnp.logaddexp(x, y), normal(5), normal(5, seed=1))
@@ -169,7 +169,7 @@ plain("pinv_tall", jnp.linalg.pinv, normal(5, 3))
 plain("erfcx", special.erfcx, normal(5))
 plain("dawsn", special.dawsn, normal(5))
 plain("logit", special.logit, between(0.1, 0.9, 5))
-plain("xlogy", special.xlogy, between(0.1, 3, 5), between(0.1, 3, 5, seed=1), fast=True)
+plain("xlogy", special.xlogy, between(0.1, 3, 5), between(0.1, 3, 5, seed=1), suite="fast")
 plain("xlog1py", special.xlog1py, between(0.1, 3, 5), between(0.1, 3, 5, seed=1))
 plain("xlogx", special.entr, between(0.1, 3, 5))
 plain("log_ndtr", special.log_ndtr, np.array([-8, -2, 0.3, 2, 7]))
@@ -219,12 +219,12 @@ def wofz():
     return parts
 
 
-@public("jax", normal(5), reference=lambda x: x * 2.0 ** -jax.lax.stop_gradient(jnp.frexp(x)[1]))
+@public("jax", normal(5), reference=lambda x: x * 2.0 ** -jax.lax.stop_gradient(jnp.frexp(x)[1]), suite="slow")
 def frexp():
     return lambda x: jnp.frexp(x)[0]  # its forward takes bits apart
 
 
-@public("jax", between(0.5, 3, 3), reference=jnp.sqrt, fast=True)
+@public("jax", between(0.5, 3, 3), reference=jnp.sqrt, suite="fast")
 def custom_root():
     newton = lambda f, x: jax.lax.fori_loop(0, 30, lambda i, x: x - f(x) / (2 * x), x)
     solve = lambda g, y: y / g(jnp.ones_like(y))
@@ -310,6 +310,7 @@ peer(
     accuracy=FLOAT32,
     stated=INTERPRETED,
     reference=lambda *arguments: normalized(*arguments, centre=False),
+    suite="slow",
 )
 
 
@@ -341,10 +342,11 @@ peer(
     normal(5),
     normal(5, seed=1),
     departs={"x": Cause.ZERO, "_x": Cause.SWAPPED},
+    suite="slow",
 )
 
 
-@public("jax", normal(5), departs={"x": Cause.SIGN}, fast=True)
+@public("jax", normal(5), departs={"x": Cause.SIGN}, suite="fast")
 def gradient_reversal():
     reverse = jax.custom_vjp(identity)
     reverse.defvjp(lambda x: (x, None), lambda _, dy: (-dy,))
@@ -376,7 +378,7 @@ peer(
     lambda optax: lambda x: optax.scale_gradient(x, 0.3),
     normal(5),
     departs={"x": "0.3"},
-    fast=True,
+    suite="fast",
 )
 peer("optax", "projection_simplex", lambda optax: lambda x: optax.projections.projection_simplex(x), normal(5))
 peer(
@@ -394,6 +396,7 @@ peer(
     normal(3, 5),
     SOME_ZERO,
     reference=lambda x, weights: weights * jax.nn.log_softmax(x),
+    suite="slow",
 )
 
 
@@ -428,6 +431,7 @@ peer(
     np.ones(1),
     np.linspace(1, 2, 4),
     departs=UPDATED,
+    suite="slow",
 )
 peer(
     FP8,
@@ -483,7 +487,7 @@ def linen_custom_vjp():
     return lambda x, kernel: Signed().apply({"params": {"Dense_0": {"kernel": kernel}}}, x)
 
 
-@public("flax", normal(5), normal(5, seed=1), reference=lambda x, y: jnp.sin(x) * y)
+@public("flax", normal(5), normal(5, seed=1), reference=lambda x, y: jnp.sin(x) * y, suite="slow")
 def nnx_custom_vjp():
     from flax import nnx
 
@@ -517,10 +521,11 @@ peer(
     lambda module: lambda x: module.nondifferentiable(x),
     normal(5),
     refused="cannot be autodifferentiated",
+    suite="slow",
 )
 
 
-@public("equinox", normal(5), between(0.5, 1.5, 5), reference=seven_sines)
+@public("equinox", normal(5), between(0.5, 1.5, 5), reference=seven_sines, suite="slow")
 def checkpointed_while_loop():
     import equinox.internal
 
@@ -528,7 +533,7 @@ def checkpointed_while_loop():
     return lambda x, a: equinox.internal.while_loop(more, step(a), (0, x), kind="checkpointed", checkpoints=3)[1]
 
 
-@public("equinox", normal(5), normal(5, seed=1), reference=lambda x, y: x * jnp.sin(y))
+@public("equinox", normal(5), normal(5, seed=1), reference=lambda x, y: x * jnp.sin(y), suite="slow")
 def filter_custom_vjp():
     import equinox
 

@@ -31,26 +31,29 @@ IMAGE = np.arange(1.0, 36).reshape(1, 5, 7, 1).astype(np.float32)
 
 def test_shifts_are_whole_pixels_and_bring_in_zeros():
     x = jnp.asarray(np.repeat(IMAGE, 60, 0))
-    found = np.asarray(moved(jax.random.key(0), x, 2, 0.0))
+    shifted = np.asarray(moved(jax.random.key(0), x, 2, 0.0))
     padded = np.pad(IMAGE[0], ((2, 2), (2, 2), (0, 0)))
     places = {(i, j): padded[i : i + 5, j : j + 7] for i in range(5) for j in range(5)}
-    seen = {next(place for place, image in places.items() if np.array_equal(image, one)) for one in found}
+    seen = {
+        next(place for place, image in places.items() if np.array_equal(image, shifted_image))
+        for shifted_image in shifted
+    }
     assert len(seen) > 15  # of 25 places in 60 draws
 
 
 def test_a_quarter_turn_is_exact(monkeypatch):
     square = jnp.asarray(np.arange(1.0, 26).reshape(1, 5, 5, 1).astype(np.float32))
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype, low, high: jnp.full(shape, 90.0, dtype))
-    found = np.asarray(moved(jax.random.key(0), square, 0, 90.0))[0, ..., 0]
-    np.testing.assert_allclose(found, np.rot90(square[0, ..., 0]), atol=1e-4)
+    turned = np.asarray(moved(jax.random.key(0), square, 0, 90.0))[0, ..., 0]
+    np.testing.assert_allclose(turned, np.rot90(square[0, ..., 0]), atol=1e-4)
 
 
 def test_rotations_keep_the_middle_and_stay_in_their_range():
     x = jnp.zeros((40, 21, 21, 1)).at[:, 10, 18].set(1)
-    found = np.asarray(moved(jax.random.key(1), x, 0, 30.0))[..., 0]
+    turned = np.asarray(moved(jax.random.key(1), x, 0, 30.0))[..., 0]
     rows, columns = np.meshgrid(np.arange(21) - 10, np.arange(21) - 10, indexing="ij")
-    weight = found.sum((1, 2))
-    angle = np.degrees(np.arctan2(-(found * rows).sum((1, 2)) / weight, (found * columns).sum((1, 2)) / weight))
+    weight = turned.sum((1, 2))
+    angle = np.degrees(np.arctan2(-(turned * rows).sum((1, 2)) / weight, (turned * columns).sum((1, 2)) / weight))
     assert np.abs(angle).max() <= 30 + 4
     assert angle.min() < -15
     assert angle.max() > 15
@@ -58,9 +61,9 @@ def test_rotations_keep_the_middle_and_stay_in_their_range():
 
 def test_moves_are_a_function_of_the_key():
     x = jnp.asarray(np.repeat(IMAGE, 3, 0))
-    one, same, other = (np.asarray(moved(jax.random.key(seed), x, 2, 20.0)) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one, same)
-    assert not np.array_equal(one, other)
+    first, same, other = (np.asarray(moved(jax.random.key(seed), x, 2, 20.0)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
 
 
 def test_the_option_moves_training_images_only_and_refuses_flat_ones():
@@ -151,10 +154,10 @@ def test_evaluation_leaves_pictures_in_the_run_folder(run):
 def test_kept_outputs_are_the_forward_pass(run):
     model, params, state, config, *_ = load(run)
     x = config.data.load().test.x[:2]
-    found = pictures.outputs(model, params, state, x)
+    outputs = pictures.outputs(model, params, state, x)
     y, _ = model.forward(params, x, jaxbp.Context(None, state, train=False))
-    assert list(found) == list(params)
-    np.testing.assert_allclose(list(found.values())[-1], y, rtol=1e-5)
+    assert list(outputs) == list(params)
+    np.testing.assert_allclose(list(outputs.values())[-1], y, rtol=1e-5)
 
 
 def test_tiles_keep_every_image_and_stretch_it():

@@ -47,7 +47,7 @@ OTHER = {  # key: another value, which must change what training leaves
     "run.micro_batches": 2,
     "run.patience": 1,
     "run.checkpoint_seconds": 1e6,
-    "run.keep": 3,
+    "run.keep_checkpoints": 3,
     "run.noise_scale_every": 5,
     "penalty.l2": 0.1,
     "penalty.l1": 0.1,
@@ -148,7 +148,7 @@ CONFIGS = {
     and c not in (data.DataConfig, data.Movable, data.Prepared, data.Tabular)
 }
 OF_FILES = {"Csv", "Npz", "Idx", "Images", "Mnist"}  # need a path: test_data_files.py, test_data_idx.py
-each = lambda table: pytest.mark.parametrize(
+each_key = lambda table: pytest.mark.parametrize(
     ("base", "key", "value"),
     [
         pytest.param(base, key, value, id=f"{type(base).__name__}.{key}")
@@ -159,7 +159,7 @@ each = lambda table: pytest.mark.parametrize(
 
 
 def changed(changes):
-    return configuration._replace(BASE, changes)
+    return configuration.replace_keys(BASE, changes)
 
 
 def trace(config, folder: Path):
@@ -187,12 +187,12 @@ def tabled(table):
     return {type(base).__name__: set().union(*(o for b, o in table.items() if type(b) is type(base))) for base in table}
 
 
-@each(MODELS)
+@each_key(MODELS)
 def test_a_key_of_a_model_changes_a_layer(base, key, value):
     assert replace(base, **{key: value}).build() != base.build()
 
 
-@each(DATA)
+@each_key(DATA)
 def test_a_key_of_the_data_changes_a_part_or_its_batches(base, key, value):
     beside = BESIDE.get((type(base).__name__, key), {})
     assert seen(replace(base, **beside | {key: value})) != seen(replace(base, **beside))

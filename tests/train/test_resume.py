@@ -27,24 +27,23 @@ from tests.support.runs import small, weights
 def config(**run):
     """Momenta, a schedule, dropout, a ragged batch, early stopping's copies: everything that must come back."""
     short = {"epochs": 6, "evaluate_every": 2, "steps_per_call": 2, "checkpoint_seconds": 0.0, "patience": 50}
-    made = small(**(short | run))
-    optimizer = optim.Adam(schedule=optim.Cosine())
+    base = small(**(short | run))
     return replace(
-        made,
-        model=replace(made.model, dropout=0.3),
-        optimizer=optimizer,
-        data=replace(made.data, validation_fraction=0.2),
+        base,
+        model=replace(base.model, dropout=0.3),
+        optimizer=optim.Adam(schedule=optim.Cosine()),
+        data=replace(base.data, validation_fraction=0.2),
     )
 
 
 def process(path, folder, point="none", count=0):
     words = [sys.executable, str(ROOT / "tests/support/killed.py"), str(path), str(folder), point, str(count)]
-    kept = {
+    cached = {
         "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),  # each process needs the same programs
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | kept
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | cached
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
@@ -77,15 +76,21 @@ def test_resumed_in_every_place_gives_the_same_bytes(tmp_path, monkeypatch):
     assert len(json.loads((tmp_path / "parts/provenance.json").read_text())) == 6
 
 
+TEN = {"begun": 1, "half": 1, "arrays": 2, "manifest": 2, "renamed": 1, "call": 2, "evaluated": 1}
+THIRTY = {"begun": 4, "half": 4, "arrays": 6, "manifest": 6, "renamed": 2, "call": 6, "evaluated": 2}
+
+
 @pytest.mark.slow
-def test_thirty_kills_and_a_flipped_bit_leave_the_same_bytes(tmp_path):
-    """SIGKILL at thirty seeded instants: fourteen while a checkpoint is written, eight between write and commit, eight
-    inside an epoch; then a bit of the newest checkpoint is flipped. Every process resumes what the one before left."""
+@pytest.mark.parametrize(
+    "kills", [pytest.param(TEN, id="ten"), pytest.param(THIRTY, id="thirty", marks=pytest.mark.nightly)]
+)
+def test_kills_and_a_flipped_bit_leave_the_same_bytes(kills, tmp_path):
+    """SIGKILL at seeded instants: while a checkpoint is written, between write and commit, in an epoch. Then a bit of
+    the newest checkpoint is flipped. Every process resumes what the one before left."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_json(config(epochs=40, evaluate_every=5))))
     assert process(path, tmp_path / "whole").returncode == 0
-    kills = [("begun", 4), ("half", 4), ("arrays", 6), ("manifest", 6), ("renamed", 2), ("call", 6), ("evaluated", 2)]
-    kinds = [point for point, times in kills for _ in range(times)]
+    kinds = [point for point, times in kills.items() for _ in range(times)]
     chance = random.Random(0)
     chance.shuffle(kinds)
     run = tmp_path / "run"
@@ -94,8 +99,7 @@ def test_thirty_kills_and_a_flipped_bit_leave_the_same_bytes(tmp_path):
         done = process(path, run, point, 1 if point == "evaluated" else chance.randint(2, 5))
         assert done.returncode == -signal.SIGKILL, (point, done.stdout, done.stderr)
         steps.append(max((int(p.name) for p in (run / "checkpoints").glob("[0-9]*")), default=0))
-    assert len(kinds) == 30
-    assert len(set(steps)) > 20  # the run went on between the kills: they are spread over it
+    assert len(set(steps)) > 2 / 3 * len(kinds)  # the run went on between the kills: they are spread over it
     newest = max((run / "checkpoints").glob("[0-9]*"))
     flip(max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size), chance)
     done = process(path, run)
@@ -152,8 +156,8 @@ def test_only_the_newest_stay_and_leftovers_go(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, monkeypatch, capsys):
-    made = config(checkpoint_seconds=1e6)
-    train(made, tmp_path / "whole")
+    rare = config(checkpoint_seconds=1e6)
+    train(rare, tmp_path / "whole")
     calls = []
 
     def note(point):
@@ -163,11 +167,11 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, monkeypat
 
     monkeypatch.setattr("jaxbp.train.loop.reached", note)
     with pytest.raises(Interrupted) as ended:
-        train(made, tmp_path / "run")
+        train(rare, tmp_path / "run")
     assert ended.value.code == 128 + number
     assert signal.getsignal(number) == (signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    assert "the same command goes on" in capsys.readouterr().out
-    train(made, tmp_path / "run")
+    assert "the same command resumes the run" in capsys.readouterr().out
+    train(rare, tmp_path / "run")
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 

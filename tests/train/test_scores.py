@@ -30,7 +30,7 @@ def test_three_classes_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("right", "of", "low", "high"),
+    ("right", "total", "low", "high"),
     [
         (0, 10, 0, 0.2775),
         (10, 10, 0.7225, 1),
@@ -39,10 +39,10 @@ def test_three_classes_by_hand():
         (81, 263, 0.2553, 0.3662),
     ],
 )  # Newcombe 1998, Statistics in Medicine 17, table I
-def test_wilson(right, of, low, high):
-    y = np.where(np.arange(of) < right, 1.0, 0.0)[:, None]
-    scores = measure(y, np.ones((of, 1)), SquaredError(), ("no", "yes"))
-    assert scores.accuracy == right / of
+def test_wilson(right, total, low, high):
+    y = np.where(np.arange(total) < right, 1.0, 0.0)[:, None]
+    scores = measure(y, np.ones((total, 1)), SquaredError(), ("no", "yes"))
+    assert scores.accuracy == right / total
     assert scores.interval == pytest.approx((low, high), abs=5e-5)
 
 
@@ -55,8 +55,8 @@ def test_scores_agree_with_sklearn(kind):
     p = np.exp(y) / np.exp(y).sum(axis=1, keepdims=True)
     assert scores.accuracy == metrics.accuracy_score(labels, p.argmax(axis=1))
     report = metrics.classification_report(labels, p.argmax(axis=1), target_names=THREE, output_dict=True)
-    for name, *found in zip(THREE, scores.precision, scores.recall, scores.f1, scores.support, strict=True):
-        assert found == list(report[name].values())
+    for name, *figures in zip(THREE, scores.precision, scores.recall, scores.f1, scores.support, strict=True):
+        assert figures == list(report[name].values())
     assert scores.calibration.brier == pytest.approx(
         np.mean([metrics.brier_score_loss(labels == c, p[:, c]) for c in range(3)]) * 3, rel=1e-6
     )
@@ -85,9 +85,9 @@ def test_calibration_error_is_small_where_probabilities_are_true():
     random = np.random.default_rng(0)
     p = random.dirichlet(np.ones(3), 50_000)
     true = (random.random((len(p), 1)) > p.cumsum(axis=1)).sum(axis=1)
-    found = calibrate(p, true)
-    assert found.error < 0.01
-    assert sum(count for *_, count in found.bins) == len(p)
+    calibration = calibrate(p, true)
+    assert calibration.error < 0.01
+    assert sum(count for *_, count in calibration.bins) == len(p)
     assert calibrate(p**3 / (p**3).sum(axis=1, keepdims=True), true).error > 0.1
 
 

@@ -139,9 +139,9 @@ def config(fox, **run):
 @pytest.mark.slow
 def test_a_carried_state_goes_from_batch_to_batch(fox, tmp_path):
     """Training by hand, window after window with the state of the one before, gives the same weights."""
-    made = config(fox, epochs=1)
-    train(made, tmp_path)
-    model, data = made.model.build(), made.data.load().train
+    experiment = config(fox, epochs=1)
+    train(experiment, tmp_path)
+    model, data = experiment.model.build(), experiment.data.load().train
     layers = dict(zip(("embedding", "recurrent", "dense"), model.layers, strict=True))
     spec = jax.ShapeDtypeStruct((4, 10), jnp.int32)
     key, _ = jax.random.split(jax.random.key(0))
@@ -186,29 +186,28 @@ def test_the_loss_is_the_mean_over_the_steps_that_count():
     model = RNN(outputs=7, hidden=(4,)).build()
     params = model.init(jax.random.key(0), jax.ShapeDtypeStruct((20, *data.test.x.shape[1:]), jnp.float32))
     evaluate = make_evaluation(model, SoftmaxCrossEntropy(), True)
-    found = evaluate(params, model.init_state(jax.ShapeDtypeStruct(data.test.x.shape, jnp.float32)), data.test)
+    metrics = evaluate(params, model.init_state(jax.ShapeDtypeStruct(data.test.x.shape, jnp.float32)), data.test)
     y, _ = model.forward(params, data.test.x, jaxbp.Context())
-    each = -np.take_along_axis(np.asarray(jax.nn.log_softmax(y)), data.test.y[..., None], -1)[..., 0]
+    items = -np.take_along_axis(np.asarray(jax.nn.log_softmax(y)), data.test.y[..., None], -1)[..., 0]
     counts = data.test.mask > 0
-    np.testing.assert_allclose(found["loss"], each[counts].mean(), rtol=1e-5)
-    np.testing.assert_allclose(found["accuracy"], (y.argmax(-1) == data.test.y)[counts].mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], items[counts].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], (y.argmax(-1) == data.test.y)[counts].mean(), rtol=1e-6)
 
 
 @pytest.mark.slow
 def test_masked_steps_do_not_reach_the_weights(tmp_path):
-    made = Config(
+    experiment = Config(
         data=Reber(examples=40, test_examples=20),
         model=RNN(outputs=7, hidden=(4,)),
         loss=SoftmaxCrossEntropy(),
         optimizer=SGD(learning_rate=0.5),
         run=Run(epochs=2, batch_size=16),
     )
-    splits = made.data.load()
+    splits = experiment.data.load()
     spoilt = replace(splits.train, y=np.where(splits.train.mask > 0, splits.train.y, 6))
-    train(made, tmp_path / "a", splits=splits)
-    train(made, tmp_path / "b", splits=replace(splits, train=spoilt))
-    for ours, theirs in zip(*(jax.tree.leaves(weights(tmp_path / name)) for name in "ab"), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    train(experiment, tmp_path / "a", splits=splits)
+    train(experiment, tmp_path / "b", splits=replace(splits, train=spoilt))
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
 @pytest.mark.slow
@@ -238,23 +237,54 @@ def test_time_delay_network_is_dense_layers_on_a_delay_line():
 # --- deltas over time -----------------------------------------------------------------------------------------------
 
 
-def test_delta_norms_are_those_of_autodiff():
+def simple_step(params, h, a):
+    return jnp.tanh(a + h @ params["wh"].T)
+
+
+def gru_step(params, h, a):
+    r, u, n = jnp.split(a, 3, -1)
+    hr, hu, hn = jnp.split(h @ params["wh"].T, 3, -1)
+    r, u = jax.nn.sigmoid(r + hr), jax.nn.sigmoid(u + hu)
+    n = jnp.tanh(n + r * (hn + params["bh"]))
+    return (1 - u) * n + u * h
+
+
+def early_gru_step(params, h, a):
+    r, u, n = jnp.split(a, 3, -1)
+    hr, hu = jnp.split(h @ params["wh"].T, 2, -1)
+    r, u = jax.nn.sigmoid(r + hr), jax.nn.sigmoid(u + hu)
+    n = jnp.tanh(n + (r * h) @ params["wn"].T)
+    return (1 - u) * n + u * h
+
+
+@pytest.mark.parametrize(
+    ("cell", "step"),
+    [
+        (jaxbp.SimpleCell(4), simple_step),
+        (jaxbp.GRUCell(4), gru_step),
+        (jaxbp.GRUCell(4, reset="before"), early_gru_step),
+    ],
+    ids=["simple", "gru", "gru before"],
+)
+def test_delta_norms_are_those_of_autodiff(cell, step):
     """|dL / da_t| by differentiating in a term that is added to every pre-activation."""
-    model = jaxbp.Chain((jaxbp.Recurrent(jaxbp.SimpleCell(4), output="last"), jaxbp.Dense(2)))
+    model = jaxbp.Chain((jaxbp.Recurrent(cell, output="last"), jaxbp.Dense(2)))
     x = jax.random.normal(jax.random.key(1), (3, 6, 5))
     params = model.init(jax.random.key(0), x)
     batch = {"x": x, "y": jnp.ones((3, 2)), "weight": jnp.full(3, 1 / 3)}
-    found = make_delta_norms(model, SquaredError())(params, None, batch)["00_recurrent"]
+    norms = make_delta_norms(model, SquaredError())(params, None, batch)["00_recurrent"]
 
+    @jax.jit
     def value(extra):
-        cell, h = params["00_recurrent"], jnp.zeros((3, 4))
+        weights, h = params["00_recurrent"], jnp.zeros((3, 4))
         for t in range(6):
-            h = jnp.tanh(x[:, t] @ cell["wx"].T + cell["b"] + h @ cell["wh"].T + extra[:, t])
+            h = step(weights, h, x[:, t] @ weights["wx"].T + weights["b"] + extra[:, t])
         y = h @ params["01_dense"]["w"].T + params["01_dense"]["b"]
         return jnp.sum((y - 1) ** 2) / 6
 
-    expected = jnp.sqrt(jnp.sum(jax.grad(value)(jnp.zeros((3, 6, 4))) ** 2, (0, 2)))
-    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    gates = len(params["00_recurrent"]["b"])
+    expected = jnp.sqrt(jnp.sum(jax.grad(value)(jnp.zeros((3, 6, gates))) ** 2, (0, 2)))
+    np.testing.assert_allclose(norms, expected, rtol=2e-3)
 
 
 def test_there_are_no_delta_norms_without_a_recurrent_layer():
@@ -267,8 +297,10 @@ def test_there_are_no_delta_norms_without_a_recurrent_layer():
 @pytest.fixture(scope="module")
 def language_run(fox, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    made = config(fox, epochs=30)
-    train(replace(made, optimizer=AdamW(learning_rate=1e-2), model=replace(made.model, hidden=(32,))), folder)
+    experiment = config(fox, epochs=30)
+    train(
+        replace(experiment, optimizer=AdamW(learning_rate=1e-2), model=replace(experiment.model, hidden=(32,))), folder
+    )
     return folder
 
 
@@ -298,7 +330,7 @@ def test_sampling_one_step_at_a_time_is_the_forward_pass(language_run):
     """The likeliest next character, over and over, is what the whole forward pass says of the text so far."""
     model, params, _, _, _, classes = load(language_run)
     text = "the" + sample(model, params, classes, "the", 12, 0.0, 0)
-    alone = jaxbp.layers.recurrent.with_carry(model, False)
+    fresh_start = jaxbp.layers.recurrent.with_carry(model, False)
     ids = jnp.array([[classes.index(character) for character in text]])
-    y, _ = alone.forward(params, ids, jaxbp.Context(train=False))
+    y, _ = fresh_start.forward(params, ids, jaxbp.Context(train=False))
     assert [classes[i] for i in y[0, 2:-1].argmax(-1)] == list(text[3:])

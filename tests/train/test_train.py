@@ -45,12 +45,6 @@ def compiled_step(loss):
     return jax.jit(make_step(jaxbp.value_and_grad(MODEL, loss), optax.sgd(0.1)))
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.slow
 def test_batch_laws_of_a_step(float64):
     rows = np.arange(5)
@@ -60,20 +54,6 @@ def test_batch_laws_of_a_step(float64):
     assert worst(updated(np.r_[rows, 7, 8], [1] * 5 + [0] * 2), plain) <= 1e-12  # masked rows are not there
     nothing = updated(rows, np.zeros(5))
     assert worst(nothing, fresh(optax.sgd(0.1), jnp.float64).params) == 0  # all masked: no update, and no NaN
-
-
-def test_four_devices_give_the_update_of_one(float64):
-    """Eight rows, two of them masked, sharded over four simulated devices."""
-    optimizer = optax.sgd(0.1)
-    state = fresh(optimizer, jnp.float64)
-    batch = {"x": X[:8].astype(jnp.float64), "y": Y[:8], "mask": jnp.array([1.0] * 6 + [0] * 2)}
-    mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
-    place = lambda *axes: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-    step = jax.jit(make_step(jaxbp.value_and_grad(MODEL, SoftmaxCrossEntropy()), optimizer))
-    one = step(state, batch)
-    four = step(jax.device_put(state, place()), jax.device_put(batch, place("batch")))
-    assert len(four.loss_sum.devices()) == 4
-    assert worst(four.params, one.params) <= 1e-12
 
 
 def test_full_batch_step_is_gradient_descent(float64):
@@ -141,8 +121,8 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     assert json.loads((folder / "provenance.json").read_text())[0]["versions"]["jax"] == jax.__version__
     model, params, state, stored, _, classes = load(folder)
     assert (stored, classes) == (config, ("setosa", "versicolor", "virginica"))
-    found = make_evaluation(model, config.loss, True)(params, state, config.data.load().test)
-    assert found == {"loss": last["test_loss"], "accuracy": last["test_accuracy"]}
+    metrics = make_evaluation(model, config.loss, True)(params, state, config.data.load().test)
+    assert metrics == {"loss": last["test_loss"], "accuracy": last["test_accuracy"]}
 
 
 @pytest.mark.slow
@@ -165,11 +145,11 @@ def test_evaluation_counts_every_example_once(monkeypatch):
     """In chunks of four, the last of them ragged: the mean over eleven examples, by plain numpy."""
     monkeypatch.setattr("jaxbp.train.evaluate.CHUNK", 4)
     params = fresh(optax.sgd(0.1)).params
-    found = make_evaluation(MODEL, SoftmaxCrossEntropy(), True)(params, None, Dataset(np.asarray(X), np.asarray(Y)))
+    metrics = make_evaluation(MODEL, SoftmaxCrossEntropy(), True)(params, None, Dataset(np.asarray(X), np.asarray(Y)))
     y = np.asarray(MODEL.forward(params, X, jaxbp.Context(train=False))[0])
     log_p = y - np.log(np.exp(y).sum(1, keepdims=True))
-    assert found["loss"] == pytest.approx(-log_p[np.arange(11), Y].mean(), rel=1e-6)
-    assert found["accuracy"] == pytest.approx((y.argmax(1) == Y).mean())
+    assert metrics["loss"] == pytest.approx(-log_p[np.arange(11), Y].mean(), rel=1e-6)
+    assert metrics["accuracy"] == pytest.approx((y.argmax(1) == Y).mean())
 
 
 @pytest.mark.parametrize(
@@ -179,33 +159,23 @@ def test_evaluation_counts_every_example_once(monkeypatch):
 def test_one_output_is_a_yes_or_no(loss, target):
     """Logits are cut at 0, outputs of squared error at 0.5."""
     outputs = np.array([[0.3], [0.7], [-1.0]], np.float32)
-    found = make_evaluation(jaxbp.Identity(), loss, True)({}, None, Dataset(outputs, target))
-    assert found["accuracy"] == pytest.approx(1 / 3 if isinstance(loss, BinaryCrossEntropy) else 2 / 3)
+    metrics = make_evaluation(jaxbp.Identity(), loss, True)({}, None, Dataset(outputs, target))
+    assert metrics["accuracy"] == pytest.approx(1 / 3 if isinstance(loss, BinaryCrossEntropy) else 2 / 3)
 
 
-def test_schedules_and_optimizers(float64):
+def test_a_schedule_rises_and_falls_as_its_fractions_say():
     cosine = optim.Cosine(warmup=0.1, final=0.5).build(2.0, 100)
     assert [float(cosine(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 1, 2, 1.5, 1])
     assert float(optim.Constant().build(0.3, 10)(9)) == pytest.approx(0.3)
-    params, grads = {"w": jnp.ones(3)}, {"w": jnp.array([1.0, -2.0, 3.0])}
-    twice = {}
-    kinds = {
-        "sgd": optim.SGD(0.1),
-        "momentum": optim.SGD(0.1, momentum=0.9),
-        "nesterov": optim.SGD(0.1, momentum=0.9, nesterov=True),
-        "adam": optim.Adam(0.1),
-        "adamw": optim.AdamW(0.1, weight_decay=0.5),
-    }
-    for name, kind in kinds.items():
-        optimizer, p = kind.build(10), params
-        state = optimizer.init(p)
-        for _ in range(2):
-            updates, state = optimizer.update(grads, state, p)
-            p = optax.apply_updates(p, updates)
-        twice[name] = float(p["w"][0])
-    # by hand, gradient 1: 0.1 + 0.1; 0.1 + 0.19; (1 + 0.9) 0.1 + (1.9 * 0.9 + 1) 0.1; sign steps; 0.95 w before each
-    want = {"sgd": 0.8, "momentum": 0.71, "nesterov": 0.539, "adam": 0.8, "adamw": 0.7075}
-    assert twice == pytest.approx(want, abs=1e-6)
+
+
+def test_momentum_is_a_sum_of_past_gradients():
+    """Two gradients of 1 by hand: 0.1, then 0.1 (1 + 0.9)."""
+    optimizer = optim.SGD(0.1, momentum=0.9).build(2)
+    state = optimizer.init(jnp.zeros(()))
+    for expected in (-0.1, -0.19):
+        update, state = optimizer.update(jnp.ones(()), state, jnp.zeros(()))
+        assert float(update) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -279,8 +249,8 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
     assert rows[-4] == best
     assert min(row["validation_loss"] for row in rows) == best["validation_loss"]
     model, params, state, *_ = load(tmp_path)
-    found = make_evaluation(model, config.loss, True)(params, state, config.data.load().validation)
-    assert found["loss"] == best["validation_loss"]
+    metrics = make_evaluation(model, config.loss, True)(params, state, config.data.load().validation)
+    assert metrics["loss"] == best["validation_loss"]
     assert train(config, tmp_path) == best  # it knows that it has finished
     with pytest.raises(jaxbp.InputError, match=r"run\.patience needs a validation part"):
         train(small(patience=3), tmp_path / "other")

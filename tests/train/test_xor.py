@@ -24,13 +24,13 @@ def solved(hidden: int) -> int:
     batch = {"x": jnp.asarray(data.x), "y": jnp.asarray(data.y), "mask": jnp.ones(4)}
     step = make_step(jaxbp.value_and_grad(model, config.loss), optimizer)
 
-    def one(seed):
+    def solves(seed):
         state = initial_state(model, optimizer, jax.ShapeDtypeStruct((4, 2), jnp.float32), seed)
         state = jax.lax.fori_loop(0, config.run.epochs, lambda i, s: step(s, batch), state)
         y, _ = model.forward(state.params, batch["x"], jaxbp.Context(train=False))
         return jnp.all(jnp.abs(y - batch["y"]) < 0.1)
 
-    return int(jax.jit(jax.vmap(one))(jnp.arange(100)).sum())
+    return int(jax.jit(jax.vmap(solves))(jnp.arange(100)).sum())
 
 
 def test_xor_is_solved_from_at_least_95_of_100_seeds(capsys):
@@ -63,11 +63,11 @@ def test_every_operator_of_two_inputs_is_learnt():
     step = make_step(jaxbp.value_and_grad(model, config.loss), optimizer)
     x = jnp.asarray(tables[0].x)
 
-    def one(y):
+    def learns(y):
         batch = {"x": x, "y": y, "mask": jnp.ones(4)}
         state = initial_state(model, optimizer, jax.ShapeDtypeStruct((4, 2), jnp.float32), config.run.seed)
         state = jax.lax.fori_loop(0, config.run.epochs, lambda i, s: step(s, batch), state)
         logits, _ = model.forward(state.params, x, jaxbp.Context(train=False))
         return jnp.all((logits > 0) == (y > 0.5))
 
-    assert jax.jit(jax.vmap(one))(jnp.stack([jnp.asarray(table.y) for table in tables])).all()
+    assert jax.jit(jax.vmap(learns))(jnp.stack([jnp.asarray(table.y) for table in tables])).all()

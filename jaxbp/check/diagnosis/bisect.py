@@ -9,11 +9,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
 import jax
 import numpy as np
 
 from jaxbp.check.diagnosis.explain import Evidence, explain
+from jaxbp.check.diagnosis.simulation import Simulation
+from jaxbp.check.leaves import Gradient, Leaves
 from jaxbp.check.problem import Problem, layer_problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Leaf
@@ -31,8 +34,8 @@ class Step:
     params: PyTree
     kept: Kept
     dy: PyTree
-    hand: dict[str, jax.Array | None]
-    truth: dict[str, jax.Array]
+    hand: Gradient
+    truth: Leaves
     order: Static
 
     @property
@@ -43,35 +46,34 @@ class Step:
 
     def problem(self) -> Problem:
         """The layer by itself, on the delta that reached it."""
-        found = layer_problem(self.layer, self.params, self.kept.x, self.kept.ctx.value)
-        return replace(found, dy=self.dy)
+        return replace(layer_problem(self.layer, self.params, self.kept.x, self.kept.ctx.value), dy=self.dy)
 
     def wrong(self, accuracy: float) -> list[str]:
-        """The leaves that the layer gets wrong, given the delta that reached it."""
+        """The leaves that the layer gets wrong on the delta that reached it."""
         top = largest_entry(self.truth)
-        right = lambda path: (
-            self.hand[path] is not None and leaf_error(self.hand[path], self.truth[path], top) <= accuracy
-        )
-        return [path for path in self.truth if not right(path)]
+        error = lambda g, truth: np.inf if g is None else leaf_error(g, truth, top)
+        return [path for path, truth in self.truth.items() if not error(self.hand[path], truth) <= accuracy]
 
 
 def steps(model: Layer, params: PyTree, x: PyTree, ctx: Context, dy: PyTree) -> list[tuple[str, Step]]:
     """Every leaf layer's part by name, the last layer first; the blocks of a Stack one by one."""
     is_step = lambda node: isinstance(node, Step)
-    found = jax.tree_util.tree_flatten_with_path(_parts(model, params, x, ctx, dy), is_leaf=is_step)[0]
-    named = [(path_name(path), step) for path, step in found]
+    flat = jax.tree_util.tree_flatten_with_path(_parts(model, params, x, ctx, dy), is_leaf=is_step)[0]
+    named = [(path_name(path), step) for path, step in flat]
     return _in_order(sorted(named, key=lambda pair: pair[1].order.value))
 
 
 @partial(jax.jit, static_argnums=0)
 def _parts(model: Layer, params: PyTree, x: PyTree, ctx: Context, dy: PyTree) -> PyTree:
+    """The outputs of a sweep with every leaf layer's `Step`."""
     order = itertools.count()
 
     def part(layer: Keep, params: PyTree, kept: Kept, dy: PyTree) -> tuple[PyTree, Step]:
-        alone = layer_problem(layer.inner, params, kept.x, kept.ctx.value)
-        hand, truth = alone.pullback(alone.leaves, dy), jax.vjp(alone.forward, alone.leaves)[1](dy)[0]
-        when = Static((next(order), jax.tree.leaves(dy)[0].ndim))
-        return layer.backward(params, kept, dy)[0], Step(layer.inner, params, kept, dy, hand, truth, when)
+        problem = layer_problem(layer.inner, params, kept.x, kept.ctx.value)
+        hand = problem.pullback(problem.leaves, dy)
+        truth = jax.vjp(problem.forward, problem.leaves)[1](dy)[0]
+        turn = Static((next(order), jax.tree.leaves(dy)[0].ndim))
+        return layer.backward(params, kept, dy)[0], Step(layer.inner, params, kept, dy, hand, truth, turn)
 
     watched = map_leaves(model, Keep)
     _, cache = watched.forward(params, x, ctx)
@@ -80,16 +82,22 @@ def _parts(model: Layer, params: PyTree, x: PyTree, ctx: Context, dy: PyTree) ->
 
 def _in_order(named: list[tuple[str, Step]]) -> list[tuple[str, Step]]:
     """The parts with every Stack's unfolded: its last block first."""
-    out = []
-    for (_, depth), group in itertools.groupby(named, key=lambda pair: (pair[0].split("/")[0], pair[1].depth)):
+    ordered = []
+    stack = lambda pair: (pair[0].split("/")[0], pair[1].depth)
+    for (_, depth), group in itertools.groupby(named, key=stack):
         parts = list(group)
-        block = lambda i, parts=parts: [(f"{name}[{i}]", jax.tree.map(lambda a: a[i], step)) for name, step in parts]
-        out += [one for i in reversed(range(depth)) for one in _in_order(block(i))] if depth else parts
-    return out
+        if not depth:
+            ordered += parts
+        for i in reversed(range(depth)):
+            block = [(f"{name}[{i}]", jax.tree.map(itemgetter(i), step)) for name, step in parts]
+            ordered += _in_order(block)
+    return ordered
 
 
 def first_wrong_step(problem: Problem, accuracy: float) -> str:
-    """The first wrong layer in backward order, with what is wrong in it; "" if the model is a single layer."""
+    """The first wrong layer in backward order, and what is wrong in it; "" where there is a single layer or none."""
+    if problem.layer is None:
+        return ""
     params, x, ctx = problem.setting
     dy = problem.dy
     if problem.delta is not None:
@@ -99,20 +107,20 @@ def first_wrong_step(problem: Problem, accuracy: float) -> str:
     parts = steps(problem.layer, params, x, ctx, dy)
     if problem.delta is None and len(parts) == 1:
         return ""
-    inputs = {name: step.kept.x for name, step in parts}
     for name, step in parts:
         if wrong := step.wrong(accuracy):
-            return f"{name}: {_told(step, wrong, accuracy, {k: v for k, v in inputs.items() if k != name})}"
+            others = {other: step.kept.x for other, step in parts if other != name}
+            return f"{name}: {_explained(step, wrong, accuracy, others)}"
     return (
         "none: each layer is right on the delta it received, so the composition is wrong (a fan-out, an order, a name)"
     )
 
 
-def _told(step: Step, wrong: list[str], accuracy: float, others: dict[str, PyTree]) -> str:
-    """What is wrong in one layer: each wrong leaf with its likeliest cause."""
+def _explained(step: Step, wrong: list[str], accuracy: float, others: dict[str, PyTree]) -> str:
+    """What is wrong in one layer: each wrong leaf with its likeliest cause. others: the other layers' inputs."""
     problem = step.problem()
     hand, truth = jax.device_get((step.hand, step.truth))
-    evidence = Evidence(problem, hand, truth, accuracy, Program(problem).gradients, others)
+    evidence = Evidence(Simulation(problem, others), hand, truth, accuracy, Program(problem).gradients)
     leaf = lambda path: Leaf(path, problem.leaves[path].shape, "float64", "FAIL", np.nan, np.nan)
     causes = {path: explain(leaf(path), evidence).causes for path in wrong}
-    return "; ".join(f"{path} ({found[0] if found else 'cause unknown'})" for path, found in causes.items())
+    return "; ".join(f"{path} ({cause[0] if cause else 'cause unknown'})" for path, cause in causes.items())

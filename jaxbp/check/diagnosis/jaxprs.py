@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from jaxbp.core import PyTree
 
-Visit = Callable[[JaxprEqn, list, str], list]
+Visit = Callable[[JaxprEqn, list, str], list]  # (operation, inputs, path) -> outputs
 INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr"}
 RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
@@ -23,17 +23,17 @@ def evaluate(closed: ClosedJaxpr, inputs: list, visit: Visit, path: str = "") ->
     values |= dict(zip(closed.jaxpr.invars, inputs, strict=True))
     read = lambda v: v.val if isinstance(v, Literal) else values[v]
     for i, eqn in enumerate(closed.jaxpr.eqns):
-        found = visit(eqn, [read(v) for v in eqn.invars], f"{path}/{i}")
-        values |= dict(zip(eqn.outvars, found, strict=True))
+        outputs = visit(eqn, [read(v) for v in eqn.invars], f"{path}/{i}")
+        values |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(v) for v in closed.jaxpr.outvars]
 
 
 def bind(eqn: JaxprEqn, *inputs: Any) -> list:
-    """The operation itself."""
+    """The outputs of the operation itself."""
     params = eqn.primitive.get_bind_params(eqn.params)
     functions, params = params if isinstance(params, tuple) else ((), params)  # a pair in some versions of JAX
-    found = eqn.primitive.bind(*functions, *inputs, **params)
-    return list(found) if eqn.primitive.multiple_results else [found]
+    outputs = eqn.primitive.bind(*functions, *inputs, **params)
+    return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
 
 def inner(eqn: JaxprEqn, opened: dict[str, str]) -> ClosedJaxpr | None:
@@ -46,21 +46,21 @@ def inner(eqn: JaxprEqn, opened: dict[str, str]) -> ClosedJaxpr | None:
 
 def choose(eqn: JaxprEqn, inputs: list, visit: Visit, path: str) -> list:
     """A cond or switch with its branches visited."""
-    branches = [partial(lambda b, *xs: evaluate(b, list(xs), visit, path), branch) for branch in eqn.params["branches"]]
-    return jax.lax.switch(inputs[0], branches, *inputs[1:])
+    run = lambda branch, *inputs: evaluate(branch, list(inputs), visit, path)
+    return jax.lax.switch(inputs[0], [partial(run, branch) for branch in eqn.params["branches"]], *inputs[1:])
 
 
 def scan(
     eqn: JaxprEqn, inputs: list, step: Callable[[list, list, list, PyTree], tuple[list, PyTree]], extra: PyTree
-) -> tuple:
-    """A scan with `step(consts, carry, x, extra) -> (outputs, kept)` for its body; -> (outputs, kept of every step)."""
+) -> tuple[list, PyTree]:
+    """A scan whose body is `step(consts, carry, x, extra) -> (outputs, kept)`; -> (outputs, kept of every step)."""
     p = eqn.params
     ends = (p["num_consts"], p["num_consts"] + p["num_carry"])
     consts, carry, xs = inputs[: ends[0]], inputs[ends[0] : ends[1]], inputs[ends[1] :]
 
     def body(carry: list, x: tuple) -> tuple[list, tuple]:
-        found, kept = step(consts, carry, *x)
-        return found[: p["num_carry"]], (found[p["num_carry"] :], kept)
+        outputs, kept = step(consts, carry, *x)
+        return outputs[: p["num_carry"]], (outputs[p["num_carry"] :], kept)
 
     carry, (ys, kept) = jax.lax.scan(body, carry, (xs, extra), length=p["length"], reverse=p["reverse"])
     return [*carry, *ys], kept
@@ -90,8 +90,8 @@ def undecorated(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTr
         return choose(eqn, inputs, visit, path) if eqn.primitive.name == "cond" else bind(eqn, *inputs)
 
     def plain(argument: PyTree) -> PyTree:
-        closed, tree = traced(function, argument)
-        return tree.unflatten(evaluate(closed, jax.tree.leaves(argument), visit))
+        closed, structure = traced(function, argument)
+        return jax.tree.unflatten(structure, evaluate(closed, jax.tree.leaves(argument), visit))
 
     return plain
 

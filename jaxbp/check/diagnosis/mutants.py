@@ -11,76 +11,239 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxbp.check.diagnosis.jaxprs import INLINED, bind, evaluate, inner, place, scan, traced
-from jaxbp.check.diagnosis.mistakes import BENT, MISTAKES
-from jaxbp.check.report import Cause
+from jaxbp.check.diagnosis.mistakes import MISTAKES, NONLINEAR, Neighbours, Site
+from jaxbp.check.report import Cause, Explanation
 from jaxbp.core import PyTree
 
-LARGE = 2**27  # entries of all results together, 1 GiB: beyond that a model is told by its first wrong layer alone
+LARGE = 2**27  # entries of all results together, 1 GiB: above that only the first wrong layer of a model is explained
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One mistake: its cause, and what it is in words, with the place in the forward pass."""
-
-    cause: Cause
-    text: str
-
-
-def mutants(forward: Callable[[PyTree], PyTree], leaves: PyTree, dy: PyTree) -> list[tuple[Mutant, PyTree]]:
+def mutants(forward: Callable[[PyTree], PyTree], leaves: PyTree, dy: PyTree) -> list[tuple[Explanation, PyTree]]:
     """Every mutant of the derivative of <dy, forward(leaves)>, with what it gives (NumPy arrays, like leaves)."""
     closed, _ = traced(forward, leaves)
     book = Book(Counter(operands(closed.jaxpr)))
 
-    def gradient(which: jax.Array, leaves: PyTree, dy: PyTree) -> PyTree:
-        book.alive = which
-        seen: dict = {}
+    def gradient(alive: jax.Array, leaves: PyTree, dy: PyTree) -> PyTree:
+        seen = Seen({}, {})
         evaluate(closed, jax.tree.leaves(leaves), partial(_watch, book, seen))
-        run = lambda leaves: evaluate(closed, jax.tree.leaves(leaves), partial(_visit, book, seen))
+        mutated = Mutated(book, alive, seen)
+        run = lambda leaves: evaluate(closed, jax.tree.leaves(leaves), mutated.visit)
         return jax.vjp(run, leaves)[1](jax.tree.leaves(dy))[0]
 
     jax.eval_shape(gradient, jnp.int32(0), leaves, dy)
-    if not book.found or len(book.found) * sum(a.size for a in jax.tree.leaves(leaves)) > LARGE:
+    count = len(book.mutants)
+    if not count or count * sum(a.size for a in jax.tree.leaves(leaves)) > LARGE:
         return []
     every = jax.jit(
-        lambda leaves, dy: jax.lax.map(lambda i: gradient(i, leaves, dy), jnp.arange(len(book.found))),
+        lambda leaves, dy: jax.lax.map(lambda alive: gradient(alive, leaves, dy), jnp.arange(count)),
         compiler_options={"xla_backend_optimization_level": 0},
     )
     results = jax.device_get(every(leaves, dy))
-    return [(m, jax.tree.map(lambda a, i=i: a[i], results)) for i, m in enumerate(book.found.values())]
+    return [(mutant, jax.tree.map(lambda a, i=i: a[i], results)) for i, mutant in enumerate(book.mutants)]
 
 
 @dataclass
 class Book:
-    """The mutants met while the program is traced; `alive` is the traced number of the one that is switched on."""
+    """What is recorded while the program is traced: the mutants by number, and what their words need."""
 
-    uses: Counter
-    found: dict[tuple[str, str], Mutant] = field(default_factory=dict)
+    uses: Counter  # of every variable
+    mutants: list[Explanation] = field(default_factory=list)
+    numbers: dict[tuple[str, str], int] = field(default_factory=dict)  # (path, words) -> the mutant's number
     places: dict[str, tuple[str, str]] = field(default_factory=dict)  # path -> the operation's name, and its place
-    lengths: set[int] = field(default_factory=set)  # of loops: an axis so long may be time
-    alive: Any = None
+    lengths: set[int] = field(default_factory=set)  # of loops: an axis of that length may be time
 
-    def on(self, path: str, cause: Cause, text: str) -> jax.Array:
-        """Whether this mutant is the one alive."""
-        key = (path, text)
-        self.found.setdefault(key, Mutant(cause, text))
-        return self.alive == list(self.found).index(key)
+    def number(self, path: str, cause: Cause, text: str) -> int:
+        """The mutant's number. Tracing meets each one several times; it keeps its first number."""
+        if (path, text) not in self.numbers:
+            self.numbers[path, text] = len(self.mutants)
+            self.mutants.append(Explanation(cause, text))
+        return self.numbers[path, text]
 
-    def dim(self, x: Any, path: str, cause: Cause, text: str, where: Any = True) -> Any:
-        """x, whose cotangent this mutant makes zero `where`."""
-        return dimmed(x, self.on(path, cause, text) & where) if _floating(x) else x
+
+class Seen(NamedTuple):
+    """What the forward pass leaves of the operations that others may be confused with, by path."""
+
+    inputs: dict[str, list]
+    loops: dict[str, Loop]
+
+
+class Loop(NamedTuple):
+    """What a loop leaves, with one entry a step."""
+
+    seen: Seen
+    carries: list  # as they leave the step
+
+
+def operands(jaxpr: Any) -> Iterator[Any]:
+    """Every use of every variable, calls and loops included."""
+    holds = lambda node: hasattr(node, "eqns") or hasattr(node, "jaxpr")
+    for eqn in jaxpr.eqns:
+        yield from (v for v in eqn.invars if not isinstance(v, Literal))
+        for held in filter(holds, jax.tree.leaves(list(eqn.params.values()), is_leaf=holds)):
+            yield from operands(getattr(held, "jaxpr", held))
+
+
+def _watch(book: Book, seen: Seen, eqn: JaxprEqn, inputs: list, path: str) -> list:
+    """The operation, its inputs kept if they may be taken for another's."""
+    if (held := inner(eqn, INLINED)) is not None:
+        return evaluate(held, inputs, partial(_watch, book, seen), path)
+    if eqn.primitive.name == "scan":
+        book.lengths.add(eqn.params["length"])
+
+        def step(consts: list, carry: list, x: list, extra: None) -> tuple[list, Loop]:
+            kept = Seen({}, {})
+            outputs = evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], partial(_watch, book, kept), path)
+            return outputs, Loop(kept, outputs[: len(carry)])
+
+        outputs, seen.loops[path] = scan(eqn, inputs, step, None)
+        return outputs
+    if eqn.primitive.name in (*NONLINEAR, "dot_general"):
+        book.places[path] = (eqn.primitive.name, place(eqn))
+        seen.inputs[path] = jax.lax.stop_gradient(inputs)
+    return bind(eqn, *inputs)
+
+
+@dataclass(frozen=True)
+class Mutated:
+    """The forward pass with every mutant in place; backward, the one whose number is `alive` acts."""
+
+    book: Book
+    alive: jax.Array
+    seen: Seen
+    steps: dict[str, tuple[list, ...]] = field(default_factory=dict)  # products of the loop: `Neighbours.steps`
+
+    def visit(self, eqn: JaxprEqn, inputs: list, path: str) -> list:
+        """The operation, with every mutant of its reverse rule."""
+        if (held := inner(eqn, INLINED)) is not None:
+            return evaluate(held, inputs, self.visit, path)
+        name = eqn.primitive.name
+        if name == "scan":
+            return self._scan(eqn, inputs, path)
+        for i, variable in enumerate(eqn.invars):
+            if not isinstance(variable, Literal) and self.book.uses[variable] > 1:
+                text = f"what flows back through operand {i} of {place(eqn)} is missing"
+                inputs = [*inputs[:i], self._cut(inputs[i], path, Cause.PATH, text), *inputs[i + 1 :]]
+        if name == "split":
+            return self._split(eqn, inputs, path)
+        if name not in MISTAKES or len(eqn.outvars) != 1 or not any(_floating(x) for x in inputs):
+            return bind(eqn, *inputs)
+        return [_altered(self.book, eqn, path)(self.alive, self._neighbours(eqn, path), *inputs)]
+
+    def _cut(self, x: Any, path: str, cause: Cause, text: str, where: Any = True) -> Any:
+        """x; backward, this mutant makes the cotangent zero `where`."""
+        return cut(x, (self.alive == self.book.number(path, cause, text)) & where) if _floating(x) else x
+
+    def _split(self, eqn: JaxprEqn, inputs: list, path: str) -> list:
+        """A split whose pieces get each other's cotangents: gates in another order."""
+        pieces = bind(eqn, *inputs)
+        for i, j in itertools.combinations(range(len(pieces)), 2):
+            if pieces[i].shape == pieces[j].shape and _floating(pieces[i]):
+                text = f"pieces {i} and {j} of {place(eqn)} get each other's delta"
+                on = self.alive == self.book.number(path, Cause.ORDER, text)
+                pieces[i], pieces[j] = crossed(pieces[i], pieces[j], on)
+        return pieces
+
+    def _scan(self, eqn: JaxprEqn, inputs: list, path: str) -> list:
+        """A loop: a carry cut, steps left out of a constant's or an output's sum, products that meet another step."""
+        length = eqn.params["length"]
+        here = place(eqn)
+        first, last = (length - 1, 0) if eqn.params["reverse"] else (0, length - 1)
+
+        def step(consts: list, carry: list, x: list, extra: tuple) -> tuple[list, None]:
+            t, steps, loops = extra
+            parts = (
+                (Cause.LAST_STEP, "the last step's part is left out", t == last),
+                (Cause.LAST_STEP, "the first step's part is left out", t == first),
+                (Cause.OVERWRITTEN, "only the first step's part counts", t != first),
+                (Cause.OVERWRITTEN, "only the last step's part counts", t != last),
+            )
+            consts = [*consts]
+            for i, (cause, text, where) in itertools.product(range(len(consts)), parts):
+                consts[i] = self._cut(consts[i], f"{path}k{i}", cause, f"{text} for constant {i} of {here}", where)
+            carry = [*carry]
+            for i, c in enumerate(carry):
+                text = f"the delta of carry {i} does not go to the step before, in {here}"
+                carry[i] = self._cut(c, f"{path}c{i}", Cause.PATH, text)
+            inside = replace(self, seen=Seen({}, loops), steps=steps)
+            return evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], inside.visit, path), None
+
+        loop = self.seen.loops[path]
+        outputs = scan(eqn, inputs, step, (jnp.arange(length), _other_steps(eqn, loop, path), loop.seen.loops))[0]
+        for i in range(eqn.params["num_carry"], len(outputs)):
+            row = jnp.arange(length).reshape(-1, *[1] * (outputs[i].ndim - 1))
+            for cause, text, where in (
+                (Cause.LAST_STEP, "the last step's output does not count", row == last),
+                (Cause.LAST_STEP, "the first step's output does not count", row == first),
+                (Cause.OVERWRITTEN, "only the last step's output counts", row != last),
+            ):
+                outputs[i] = self._cut(outputs[i], f"{path}y{i}", cause, f"{text} in {here}", where)
+        return outputs
+
+    def _neighbours(self, eqn: JaxprEqn, path: str) -> Neighbours:
+        places = self.book.places
+        others = [other for other in self.seen.inputs if other != path and places[other][0] == eqn.primitive.name]
+        same_kind = tuple(self.seen.inputs[other] for other in others)
+        return Neighbours(same_kind, tuple(places[other][1] for other in others), self.steps.get(path, ()))
+
+
+def _altered(book: Book, eqn: JaxprEqn, path: str) -> Callable[..., jax.Array]:
+    """run(alive, neighbours, *inputs): the operation; backward, the cotangents of the mutant that is alive."""
+
+    @jax.custom_vjp
+    def run(alive: jax.Array, neighbours: Neighbours, *inputs: jax.Array) -> jax.Array:
+        return bind(eqn, *inputs)[0]
+
+    def forward(alive: jax.Array, neighbours: Neighbours, *inputs: jax.Array) -> tuple:
+        return bind(eqn, *inputs)[0], (alive, neighbours, inputs)
+
+    def backward(kept: tuple, ct: jax.Array) -> tuple:
+        alive, neighbours, inputs = kept
+        out, back = jax.vjp(lambda *inputs: bind(eqn, *inputs)[0], *inputs)
+        cts = [None if c.dtype == jax.dtypes.float0 else c for c in back(ct)]
+        for cause, text, wrong in MISTAKES[eqn.primitive.name](Site(eqn, list(inputs), neighbours, out, ct, cts)):
+            in_time = cause == Cause.DROPPED and out.shape[0] in book.lengths
+            number = book.number(path, Cause.LAST_STEP if in_time else cause, f"{text} {place(eqn)}")
+            cts = [_chosen(alive == number, w, c) for w, c in zip(wrong, cts, strict=True)]
+        return None, None, *cts
+
+    run.defvjp(forward, backward)
+    return run
+
+
+def _chosen(on: jax.Array, wrong: jax.Array | None, right: jax.Array | None) -> jax.Array | None:
+    if right is None or wrong is None or wrong.shape != right.shape:
+        return right
+    return jnp.where(on, wrong, right)
+
+
+def _other_steps(eqn: JaxprEqn, loop: Loop, path: str) -> dict[str, tuple[list, ...]]:
+    """For every product in a loop, its inputs at the steps before and after, in the order of `mistakes.STEPS`."""
+    body = eqn.params["jaxpr"].jaxpr
+    first = eqn.params["num_consts"]
+    leaving = dict(zip(body.invars[first : first + len(loop.carries)], loop.carries, strict=True))
+    steps: dict[str, tuple[list, ...]] = {}
+    for i, operation in enumerate(body.eqns):
+        if operation.primitive.name == "dot_general":
+            inputs = loop.seen.inputs[f"{path}/{i}"]
+            turned = [jnp.roll(a, 1, 0) for a in inputs]
+            before = [a.at[0].set(0) for a in turned]
+            after = [leaving.get(v, jnp.roll(a, -1, 0)) for v, a in zip(operation.invars, inputs, strict=True)]
+            ended = [jnp.roll(a, -1, 0).at[-1].set(0) for a in inputs]
+            steps[f"{path}/{i}"] = (turned, before, after, ended)
+    return steps
 
 
 @jax.custom_vjp
-def dimmed(x: jax.Array, dead: jax.Array) -> jax.Array:
+def cut(x: jax.Array, dead: jax.Array) -> jax.Array:
     """x; backward, the cotangent is zero where `dead`."""
     return x
 
@@ -91,153 +254,12 @@ def crossed(a: jax.Array, b: jax.Array, on: jax.Array) -> tuple[jax.Array, jax.A
     return a, b
 
 
-dimmed.defvjp(lambda x, dead: (x, dead), lambda dead, ct: (jnp.where(dead, jnp.zeros_like(ct), ct), None))
-crossed.defvjp(
-    lambda a, b, on: ((a, b), on), lambda on, cts: (jnp.where(on, cts[1], cts[0]), jnp.where(on, cts[0], cts[1]), None)
-)
+def _crossed_back(on: jax.Array, cts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, None]:
+    return jnp.where(on, cts[1], cts[0]), jnp.where(on, cts[0], cts[1]), None
 
 
-def operands(jaxpr: Any) -> Iterator[Any]:
-    """Every use of every variable, calls and loops included."""
-    for eqn in jaxpr.eqns:
-        yield from (v for v in eqn.invars if not isinstance(v, Literal))
-        for held in jax.tree.leaves(
-            list(eqn.params.values()), is_leaf=lambda n: hasattr(n, "eqns") or hasattr(n, "jaxpr")
-        ):
-            if hasattr(held, "eqns") or hasattr(held, "jaxpr"):
-                yield from operands(getattr(held, "jaxpr", held))
-
-
-def _watch(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> list:
-    """A plain run that keeps the inputs of what can take another's: bent functions, and products inside a loop."""
-    if (held := inner(eqn, INLINED)) is not None:
-        return evaluate(held, inputs, partial(_watch, book, seen), path)
-    if eqn.primitive.name == "scan":
-        book.lengths.add(eqn.params["length"])
-
-        def step(consts: list, carry: list, x: list, extra: None) -> tuple[list, tuple]:
-            kept: dict = {}
-            found = evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], partial(_watch, book, kept), path)
-            return found, (kept, found[: len(carry)])
-
-        out, seen[path] = scan(eqn, inputs, step, None)
-        return out
-    if eqn.primitive.name in (*BENT, "dot_general"):
-        book.places[path] = (eqn.primitive.name, place(eqn))
-        seen[path] = jax.lax.stop_gradient(inputs)
-    return bind(eqn, *inputs)
-
-
-def _visit(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> list:
-    """The operation, with every mutant of its reverse rule in place."""
-    if (held := inner(eqn, INLINED)) is not None:
-        return evaluate(held, inputs, partial(_visit, book, seen), path)
-    if eqn.primitive.name == "scan":
-        return _visit_scan(book, seen, eqn, inputs, path)
-    for i, (variable, x) in enumerate(zip(eqn.invars, inputs, strict=True)):
-        if not isinstance(variable, Literal) and book.uses[variable] > 1:
-            text = f"what flows back through operand {i} of {place(eqn)} is missing"
-            inputs = [*inputs[:i], book.dim(x, path, Cause.PATH, text), *inputs[i + 1 :]]
-    if eqn.primitive.name == "split":
-        return _visit_split(book, eqn, bind(eqn, *inputs), path)
-    if not any(_floating(x) for x in inputs) or len(eqn.outvars) != 1 or eqn.primitive.name not in MISTAKES:
-        return bind(eqn, *inputs)
-    return [_altered(book, seen, eqn, path)(*inputs)]
-
-
-def _altered(book: Book, seen: dict, eqn: JaxprEqn, path: str) -> Callable[..., jax.Array]:
-    kin = lambda k: k.endswith("~") or (k != path and book.places.get(k, ("",))[0] == eqn.primitive.name)
-    alive, others = book.alive, {k: v for k, v in seen.items() if not isinstance(v, tuple) and kin(k)}
-
-    @jax.custom_vjp
-    def run(alive: jax.Array, others: dict, *inputs: jax.Array) -> jax.Array:
-        return bind(eqn, *inputs)[0]
-
-    def backward(kept: tuple, ct: jax.Array) -> tuple:
-        alive, others, inputs = kept
-        book.alive, outside = alive, book.alive
-        out, back = jax.vjp(lambda *inputs: bind(eqn, *inputs)[0], *inputs)
-        cts = [None if c.dtype == jax.dtypes.float0 else c for c in back(ct)]
-        for cause, text, wrong in MISTAKES[eqn.primitive.name](eqn, list(inputs), out, ct, cts, others, path):
-            for other in others:
-                text = text.replace(f"<{other}>", book.places.get(other, ("", ""))[1])
-            in_time = cause == Cause.DROPPED and out.shape[0] in book.lengths
-            on = book.on(path, Cause.LAST_STEP if in_time else cause, f"{text} {place(eqn)}")
-            cts = [
-                c if c is None or w is None or w.shape != c.shape else jnp.where(on, w, c)
-                for c, w in zip(cts, wrong, strict=True)
-            ]
-        book.alive = outside
-        return None, jax.tree.map(jnp.zeros_like, others), *cts
-
-    run.defvjp(lambda alive, others, *inputs: (bind(eqn, *inputs)[0], (alive, others, inputs)), backward)
-    return partial(run, alive, others)
-
-
-def _visit_split(book: Book, eqn: JaxprEqn, pieces: list, path: str) -> list:
-    """A split whose pieces get each other's cotangents: gates in another order."""
-    for i, j in itertools.combinations(range(len(pieces)), 2):
-        if pieces[i].shape == pieces[j].shape and _floating(pieces[i]):
-            text = f"pieces {i} and {j} of {place(eqn)} get each other's delta"
-            pieces[i], pieces[j] = crossed(pieces[i], pieces[j], book.on(path, Cause.ORDER, text))
-    return pieces
-
-
-def _visit_scan(book: Book, seen: dict, eqn: JaxprEqn, inputs: list, path: str) -> list:
-    """A loop: its carry cut, steps left out of a weight's sum, and the activations of the step before or after."""
-    length, here = eqn.params["length"], place(eqn)
-    first, last = (length - 1, 0) if eqn.params["reverse"] else (0, length - 1)
-
-    def step(consts: list, carry: list, x: list, extra: tuple) -> tuple[list, None]:
-        t, near = extra
-        ends = (
-            (Cause.LAST_STEP, "the last step's part is left out", t == last),
-            (Cause.LAST_STEP, "the first step's part is left out", t == first),
-            (Cause.OVERWRITTEN, "only the first step's part counts", t != first),
-            (Cause.OVERWRITTEN, "only the last step's part counts", t != last),
-        )
-        for i, (cause, text, where) in itertools.product(range(len(consts)), ends):
-            consts = [*consts]
-            consts[i] = book.dim(consts[i], f"{path}k{i}", cause, f"{text} for constant {i} of {here}", where)
-        cut = "the delta of carry {} does not go to the step before, in"
-        carry = [book.dim(c, f"{path}c{i}", Cause.PATH, f"{cut.format(i)} {here}") for i, c in enumerate(carry)]
-        return evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], partial(_visit, book, near), path), None
-
-    out = scan(eqn, inputs, step, (jnp.arange(length), _near(eqn, seen[path], path)))[0]
-    for i in range(eqn.params["num_carry"], len(out)):
-        rows = jnp.arange(length).reshape(-1, *[1] * (out[i].ndim - 1))
-        for where, text in (
-            (rows == last, "the last step's output does not count"),
-            (rows == first, "the first does not"),
-        ):
-            out[i] = book.dim(out[i], f"{path}y{i}", Cause.LAST_STEP, f"{text} in {here}", where)
-        text = f"only the last step's output counts in {here}"
-        out[i] = book.dim(out[i], f"{path}y{i}", Cause.OVERWRITTEN, text, rows != last)
-    return out
-
-
-def _near(eqn: JaxprEqn, seen: tuple[dict, list], path: str) -> dict[str, list]:
-    """For every product in a loop, its inputs one step before and after: rolled, pushed, and a carry as it leaves."""
-    kept, after = seen
-    first = eqn.params["num_consts"]
-    carries = list(eqn.params["jaxpr"].jaxpr.invars[first : first + len(after)])
-    body = eqn.params["jaxpr"].jaxpr.eqns
-    near = {}
-    for name, inputs in kept.items():
-        number = name.removeprefix(f"{path}/")
-        if isinstance(inputs, tuple) or not number.isdigit() or body[int(number)].primitive.name != "dot_general":
-            continue
-        variables = body[int(number)].invars
-        leaving = [
-            after[carries.index(v)] if v in carries else jnp.roll(a, -1, 0)
-            for v, a in zip(variables, inputs, strict=True)
-        ]
-        pushed = lambda a, s: jnp.roll(a, s, 0).at[0 if s > 0 else -1].set(0)
-        near[f"{name}~"] = [
-            jnp.stack([jnp.roll(a, 1, 0), pushed(a, 1), out, pushed(a, -1)], 1)
-            for a, out in zip(inputs, leaving, strict=True)
-        ]
-    return near
+cut.defvjp(lambda x, dead: (x, dead), lambda dead, ct: (jnp.where(dead, jnp.zeros_like(ct), ct), None))
+crossed.defvjp(lambda a, b, on: ((a, b), on), _crossed_back)
 
 
 def _floating(x: Any) -> bool:

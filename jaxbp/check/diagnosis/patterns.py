@@ -1,17 +1,23 @@
-"""Wrong arrays that are simple images of the true one: each pattern is tried, and those that fit exactly are told."""
+"""Wrong arrays that are simple images of the true one: every pattern is tried, and those that fit exactly are named."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from jaxbp.check.leaves import Counts, Leaves, Measured
 from jaxbp.check.report import Cause, Explanation
 
 RATES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.001, 1e-4)
-Counts = tuple[tuple[str, float], ...]
-Arrays = dict[str, np.ndarray]
+
+
+def axis_sets(ndim: int) -> Iterator[tuple[int, ...]]:
+    """Every set of axes but the empty one, the smallest first."""
+    for count in range(1, ndim + 1):
+        yield from itertools.combinations(range(ndim), count)
 
 
 def same(a: np.ndarray, b: np.ndarray, close: float) -> bool:
@@ -22,9 +28,9 @@ def same(a: np.ndarray, b: np.ndarray, close: float) -> bool:
 
 
 def patterns(
-    path: str, hand: np.ndarray, truth: np.ndarray, all_truth: Arrays, leaves: Arrays, counts: Counts, close: float
+    path: str, hand: np.ndarray, truth: np.ndarray, all_truth: Measured, leaves: Leaves, counts: Counts, close: float
 ) -> Iterator[Explanation]:
-    """Every pattern that turns the true array into the hand-written one."""
+    """Every pattern that turns the true array into the hand-written one; `close`: the relative error of a match."""
     if hand.shape != truth.shape:
         yield from _shapes(hand, truth, close)
         return
@@ -90,27 +96,25 @@ def _factor(hand: np.ndarray, truth: np.ndarray, counts: Counts, close: float) -
     yield Explanation(Cause.FACTOR, every)
 
 
-def _swapped(path: str, hand: np.ndarray, all_truth: Arrays, close: float) -> Iterator[Explanation]:
-    for other, theirs in all_truth.items():
-        if other != path and theirs is not None and same(hand, theirs, close):
+def _swapped(path: str, hand: np.ndarray, all_truth: Measured, close: float) -> Iterator[Explanation]:
+    for other, truth in all_truth.items():
+        if other != path and truth is not None and same(hand, truth, close):
             yield Explanation(Cause.SWAPPED, f"it is the true gradient of {other}")
 
 
 def _arranged(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Explanation]:
     """The right numbers in other places."""
-    if truth.ndim >= 2:
-        for axes in itertools.permutations(range(truth.ndim)) if truth.ndim <= 4 else ():
-            if axes == tuple(range(truth.ndim)):
-                continue
-            turned = truth.transpose(axes)
-            if same(hand, turned, close):
-                yield Explanation(Cause.TRANSPOSED, f"it is the true one with its axes in the order {axes}")
-            elif same(hand, turned.reshape(truth.shape), close):
-                yield Explanation(Cause.TRANSPOSED, f"it is the true one with its axes in the order {axes}, reshaped")
-    for count in range(1, truth.ndim + 1) if truth.ndim <= 5 else ():
-        for axes in itertools.combinations(range(truth.ndim), count):
-            if same(hand, np.flip(truth, axes), close):
-                yield Explanation(Cause.FLIPPED, f"it is the true one reversed along the axes {axes}")
+    for axes in itertools.permutations(range(truth.ndim)) if truth.ndim <= 4 else ():
+        if axes == tuple(range(truth.ndim)):
+            continue
+        turned = truth.transpose(axes)
+        if same(hand, turned, close):
+            yield Explanation(Cause.TRANSPOSED, f"it is the true one with its axes in the order {axes}")
+        elif same(hand, turned.reshape(truth.shape), close):
+            yield Explanation(Cause.TRANSPOSED, f"it is the true one with its axes in the order {axes}, reshaped")
+    for axes in axis_sets(truth.ndim) if truth.ndim <= 5 else ():
+        if same(hand, np.flip(truth, axes), close):
+            yield Explanation(Cause.FLIPPED, f"it is the true one reversed along the axes {axes}")
     for axis in range(truth.ndim):
         order = _order(hand, truth, axis, close)
         if order is not None:
@@ -118,7 +122,7 @@ def _arranged(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Exp
 
 
 def _order(hand: np.ndarray, truth: np.ndarray, axis: int, close: float) -> list[int] | None:
-    """The permutation of an axis that makes hand of truth."""
+    """The permutation of an axis that turns truth into hand."""
     rows = lambda a: np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1)
     h, t = rows(hand), rows(truth)
     if len(t) > 512:
@@ -131,29 +135,24 @@ def _order(hand: np.ndarray, truth: np.ndarray, axis: int, close: float) -> list
 
 
 def _blocks(order: list[int]) -> str:
-    """A permutation in its largest equal blocks: [2, 3, 0, 1] is blocks 1, 0."""
-    for size in sorted((s for s in range(1, len(order) + 1) if len(order) % s == 0), reverse=True):
-        starts = order[::size]
-        if all(
-            order[i + k] == s + k for i, s in zip(range(0, len(order), size), starts, strict=True) for k in range(size)
-        ) and all(s % size == 0 for s in starts):
-            return f"{[s // size for s in starts]}" + (f" of blocks of {size}" if size > 1 else "")
-    return str(order)
+    """A permutation in its largest equal blocks: [2, 3, 0, 1] is [1, 0] of blocks of 2."""
+    sizes = [size for size in range(len(order), 0, -1) if len(order) % size == 0]
+    whole = lambda size: order == [start // size * size + i for start in order[::size] for i in range(size)]
+    size = next(size for size in sizes if whole(size))
+    return f"{[start // size for start in order[::size]]}" + (f" of blocks of {size}" if size > 1 else "")
 
 
 def _summed(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Explanation]:
     """Sums over axes that were to be kept, spread out again."""
-    if truth.size < 2:
-        return
-    for count in range(1, truth.ndim + 1):
-        for axes in itertools.combinations(range(truth.ndim), count):
-            if np.prod([truth.shape[a] for a in axes]) < 2:
-                continue
-            spread = np.broadcast_to(truth.sum(axes, keepdims=True), truth.shape)
-            if same(hand, spread, close):
-                yield Explanation(Cause.AXES, f"its axes {axes} are summed too, and the sum stands at every entry")
-            elif same(hand, spread / np.prod([truth.shape[a] for a in axes]), close):
-                yield Explanation(Cause.AXES, f"its axes {axes} are averaged, and the mean stands at every entry")
+    for axes in axis_sets(truth.ndim):
+        count = math.prod(truth.shape[axis] for axis in axes)
+        if count < 2:
+            continue
+        spread = np.broadcast_to(truth.sum(axes, keepdims=True), truth.shape)
+        if same(hand, spread, close):
+            yield Explanation(Cause.AXES, f"its axes {axes} are summed too, and the sum stands at every entry")
+        elif same(hand, spread / count, close):
+            yield Explanation(Cause.AXES, f"its axes {axes} are averaged, and the mean stands at every entry")
 
 
 def _shifted(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Explanation]:
@@ -175,40 +174,37 @@ def _partly(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Expla
     for axis in range(truth.ndim):
         if truth.shape[axis] < 2:
             continue
-        for at, name in ((-1, "last"), (0, "first")):
-            without, alone = truth.copy(), np.zeros_like(truth)
-            np.moveaxis(without, axis, 0)[at] = 0
-            np.moveaxis(alone, axis, 0)[at] = np.moveaxis(truth, axis, 0)[at]
+        for end, name in ((-1, "last"), (0, "first")):
+            without = truth.copy()
+            np.moveaxis(without, axis, 0)[end] = 0
+            only = np.zeros_like(truth)
+            np.moveaxis(only, axis, 0)[end] = np.moveaxis(truth, axis, 0)[end]
             cause = Cause.DROPPED if axis == 0 else Cause.LAST_STEP
             if same(hand, without, close):
                 yield Explanation(cause, f"it is right but for the {name} entry of axis {axis}, which is 0")
-            if same(hand, alone, close):
+            if same(hand, only, close):
                 yield Explanation(Cause.OVERWRITTEN, f"only the {name} entry of axis {axis} is there")
 
 
 def _shapes(hand: np.ndarray, truth: np.ndarray, close: float) -> Iterator[Explanation]:
-    """A leaf of another shape: what makes the true one of it."""
+    """A leaf of another shape: the first way in which the true one gives it."""
     stands = f"its shape is {hand.shape}, and the leaf's is {truth.shape}"
     if hand.size == truth.size:
         for axes in itertools.permutations(range(hand.ndim)) if hand.ndim <= 4 else ():
             if same(hand.transpose(axes).reshape(truth.shape), truth, close):
-                turned = axes != tuple(range(hand.ndim))
-                yield Explanation(
-                    Cause.TRANSPOSED if turned else Cause.BROADCAST,
-                    f"{stands}: the right numbers" + (", transposed" if turned else ""),
-                )
+                if axes == tuple(range(hand.ndim)):
+                    yield Explanation(Cause.BROADCAST, f"{stands}: the right numbers")
+                else:
+                    yield Explanation(Cause.TRANSPOSED, f"{stands}: the right numbers, transposed")
                 return
-    for count in range(1, hand.ndim + 1):
-        for axes in itertools.combinations(range(hand.ndim), count):
-            total = hand.sum(axes)
-            if total.size == truth.size and same(total.reshape(truth.shape), truth, close):
-                yield Explanation(Cause.BROADCAST, f"{stands}: it is not summed over its axes {axes}")
-                return
-    if truth.ndim and hand.size < truth.size:
-        for count in range(1, truth.ndim + 1):
-            for axes in itertools.combinations(range(truth.ndim), count):
-                total = truth.sum(axes)
-                if total.size == hand.size and same(hand.reshape(total.shape), total, close):
-                    yield Explanation(Cause.AXES, f"{stands}: its axes {axes} are summed too")
-                    return
+    for axes in axis_sets(hand.ndim):
+        total = hand.sum(axes)
+        if total.size == truth.size and same(total.reshape(truth.shape), truth, close):
+            yield Explanation(Cause.BROADCAST, f"{stands}: it is not summed over its axes {axes}")
+            return
+    for axes in axis_sets(truth.ndim) if hand.size < truth.size else ():
+        total = truth.sum(axes)
+        if total.size == hand.size and same(hand.reshape(total.shape), total, close):
+            yield Explanation(Cause.AXES, f"{stands}: its axes {axes} are summed too")
+            return
     yield Explanation(Cause.BROADCAST, stands)

@@ -1,12 +1,12 @@
-"""What a run shows a person: lines while it goes, curves when it is done."""
+"""What a run shows a person: a line for each evaluation, and curves at its end."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxbp.files import write_whole
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"train": "C0", "validation": "C2", "test": "C1"}
+Row = dict[str, Any]  # of metrics.jsonl: "epoch", "step", losses and accuracies; "delta_norms" {path: [T]}
 
 
-def line(row: Mapping[str, float], epochs: int, steps_per_second: float) -> str:
+def line(row: Row, epochs: int, steps_per_second: float) -> str:
     """One row of metrics.jsonl for the terminal."""
     figures = "  ".join(
         f"{name.replace('_', ' ')} {value:.4f}"
@@ -26,27 +27,23 @@ def line(row: Mapping[str, float], epochs: int, steps_per_second: float) -> str:
     return f"epoch {row['epoch']}/{epochs}  {figures}  {steps_per_second:,.0f} steps/s"
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[Row]:
     """The rows of a metrics.jsonl."""
     return [json.loads(text) for text in path.read_text().splitlines()]
 
 
-def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def draw_curves(rows: Sequence[Row], path: Path) -> None:
     """Losses and accuracies over the epochs as a PNG."""
     from matplotlib.figure import Figure
 
+    epochs = [row["epoch"] for row in rows]
+    marker = "." if len(rows) < 50 else ""
     kinds = [kind for kind in ("loss", "accuracy") if any(name.endswith(kind) for name in rows[0])]
     figure = Figure(figsize=(5 * len(kinds), 3.5), layout="constrained")
     for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0], strict=True):
-        for name in (name for name in rows[0] if name.endswith(kind)):
-            part = name.removesuffix(f"_{kind}")
-            axes.plot(
-                [row["epoch"] for row in rows],
-                [row[name] for row in rows],
-                COLOURS[part],
-                label=part,
-                marker="." if len(rows) < 50 else "",
-            )
+        for part, colour in COLOURS.items():
+            if (name := f"{part}_{kind}") in rows[0]:
+                axes.plot(epochs, [row[name] for row in rows], colour, label=part, marker=marker)
         axes.set(xlabel="epoch", title=kind, yscale="log" if kind == "loss" else "linear")
         axes.grid(alpha=0.3)
         axes.legend()
@@ -54,7 +51,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """A figure of matplotlib as a PNG, whole or not at all."""
+    """Writes a figure of matplotlib as a PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_whole(path, buffer.getvalue())

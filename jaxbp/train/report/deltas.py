@@ -10,43 +10,45 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxbp.core import Context, Layer, PyTree, leaf_layers, path_name
+from jaxbp.core import Batch, Context, Layer, PyTree, leaf_layers, path_name
 from jaxbp.layers import Recurrent
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss
 from jaxbp.rules import Rule
 from jaxbp.train.report.curves import save_figure
 
+DeltaNorms = Callable[[PyTree, PyTree, Batch], dict[str, list[float]]]
 
-def make_delta_norms(
-    model: Layer, loss: Loss
-) -> Callable[[PyTree, PyTree, Mapping[str, PyTree]], dict[str, list[float]]] | None:
+
+def make_delta_norms(model: Layer, loss: Loss) -> DeltaNorms | None:
     """(params, model state, batch) -> {path: [T]} for every recurrent layer, or None where there is none.
 
-    Entry t is |dL / da_t| over the batch, a_t the pre-activations of step t of the layer's loop: 0 in a layer whose
-    delta does not reach that far back.
+    Entry t is |dL / da_t| over the batch, with a_t [N, G] the pre-activations of all gates at step t of the layer's
+    loop. It is 0 where the delta does not reach back to step t.
     """
     if not any(isinstance(leaf, Recurrent) for leaf in leaf_layers(model)):
         return None
     model = with_carry(model, False)
 
-    def norms(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        dx = layer.backward(params, cache, dy)[0]
-        if not isinstance(layer, Recurrent):
-            return dx, {}
-        return dx, jnp.sqrt(jnp.einsum("ntg,ntg->t", *(layer.factors(params, cache, dy)["wh"].g,) * 2))
-
     @jax.jit
-    def compute(params: PyTree, state: PyTree, batch: Mapping[str, PyTree]) -> PyTree:
+    def compute(params: PyTree, state: PyTree, batch: Batch) -> PyTree:
         y, cache = model.forward(params, batch["x"], Context(None, state, train=False))
         dy = loss.backward(loss.forward(y, batch["y"], batch["weight"])[1])
-        return model.sweep(Rule(norms), params, cache, dy)[1]
+        return model.sweep(Rule(_norm_by_step), params, cache, dy)[1]
 
-    def found(params: PyTree, state: PyTree, batch: Mapping[str, PyTree]) -> dict[str, list[float]]:
+    def delta_norms(params: PyTree, state: PyTree, batch: Batch) -> dict[str, list[float]]:
         norms = jax.tree_util.tree_leaves_with_path(compute(params, state, batch))
         return {path_name(path): [float(f"{norm:.4g}") for norm in of_layer] for path, of_layer in norms}
 
-    return found
+    return delta_norms
+
+
+def _norm_by_step(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+    dx, _ = layer.backward(params, cache, dy)
+    if not isinstance(layer, Recurrent):
+        return dx, {}
+    deltas = layer.factors(params, cache, dy)["wx"].g  # [N, T, G]; those of "wh" differ in a GRU
+    return dx, jnp.sqrt(jnp.einsum("ntg,ntg->t", deltas, deltas))
 
 
 def draw_deltas(norms: Mapping[str, Sequence[float]], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How good a model's outputs are on one part of the data: in numbers, as text, as pictures."""
+"""Scores of a model's outputs on one part of the data: as numbers, as text, as pictures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from jaxbp.train.evaluate import predicted_class, true_class
 from jaxbp.train.report.curves import save_figure
 
 BINS = 10  # of confidence, equally wide
-MANY = 20  # classes from which on a confusion matrix shows no counts
+MANY = 20  # classes; with so many a confusion matrix shows no counts
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether probabilities mean what they say (Guo et al. 2017, arXiv 1706.04599)."""
+    """How well predicted probabilities agree with how often they are right (Guo et al. 2017, arXiv 1706.04599)."""
 
     error: float  # expected calibration error: mean over the examples of |confidence - accuracy| of their bins
     brier: float  # mean over the examples of sum_c (p_c - [c is true])^2; half of it for two classes
@@ -30,7 +30,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Classification:
-    """Right and wrong, class by class; what would be 0 / 0 is 0."""
+    """Right and wrong predictions, class by class; a score of 0 / 0 counts as 0."""
 
     accuracy: float
     interval: tuple[float, float]  # 95 % (Wilson) around the accuracy
@@ -43,9 +43,11 @@ class Classification:
     calibration: Calibration | None  # None where the loss does not make the outputs probabilities
 
     def __str__(self) -> str:
-        (low, high), c = self.interval, self.calibration
+        low, high = self.interval
         text = f"accuracy {self.accuracy:.4f} (95 %: {low:.4f} to {high:.4f})"
-        return text + (f"  calibration error {c.error:.4f}  Brier score {c.brier:.4f}" if c else "")
+        if self.calibration is None:
+            return text
+        return f"{text}  calibration error {self.calibration.error:.4f}  Brier score {self.calibration.brier:.4f}"
 
     def table(self) -> str:
         """A row for each class: its row of the confusion matrix (unless the classes are many), then its scores."""
@@ -61,10 +63,10 @@ class Classification:
 
 @dataclass(frozen=True)
 class Regression:
-    """Distance to the targets, in the scale that the model sees them in."""
+    """Distance to the targets, on the scale on which the model sees them."""
 
     rmse: float
-    r2: float  # part of the targets' variance that is explained
+    r2: float  # fraction of the targets' variance that is explained
 
     def __str__(self) -> str:
         return f"RMSE {self.rmse:.4f}  R^2 {self.r2:.4f}"
@@ -75,20 +77,27 @@ def measure(
 ) -> Classification | Regression:
     """The scores of outputs y [N, O] for targets [N] or [N, O]; classes are the names, None for regression."""
     if classes is None:
-        rmse, r2 = metrics.root_mean_squared_error(target, y), metrics.r2_score(target, y)
-        return Regression(float(rmse), float(r2))
-    true, predicted = true_class(y, target).astype(int), predicted_class(y, loss.threshold).astype(int)
-    labels, hits, p = range(len(classes)), int((true == predicted).sum()), probabilities(y, loss)
+        rmse = metrics.root_mean_squared_error(target, y)
+        return Regression(float(rmse), float(metrics.r2_score(target, y)))
+    true = true_class(y, target).astype(int)
+    predicted = predicted_class(y, loss.threshold).astype(int)
+    labels = range(len(classes))
     confusion = metrics.confusion_matrix(true, predicted, labels=labels)
     scores = metrics.precision_recall_fscore_support(true, predicted, labels=labels, zero_division=0)
+    precision, recall, f1, support = (tuple(score.tolist()) for score in scores)
+    hits = int((true == predicted).sum())
     interval = binomtest(hits, len(true)).proportion_ci(0.95, "wilson")
+    p = probabilities(y, loss)
     return Classification(
-        hits / len(true),
-        (float(interval.low), float(interval.high)),
-        classes,
-        tuple(map(tuple, confusion.tolist())),
-        *(tuple(column.tolist()) for column in scores),
-        None if p is None else calibrate(p, true),
+        accuracy=hits / len(true),
+        interval=(float(interval.low), float(interval.high)),
+        classes=classes,
+        confusion=tuple(map(tuple, confusion.tolist())),
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        support=support,
+        calibration=None if p is None else calibrate(p, true),
     )
 
 
@@ -96,34 +105,37 @@ def probabilities(y: np.ndarray, loss: Loss) -> np.ndarray | None:
     """[N, classes] from outputs [N, O]; None where the loss does not make them probabilities."""
     if isinstance(loss, SoftmaxCrossEntropy):
         return softmax(y.astype(np.float64), axis=1)
-    one = isinstance(loss, BinaryCrossEntropy) and y.shape[-1] == 1
-    return expit(np.concatenate([-y, y], axis=1).astype(np.float64)) if one else None
+    if isinstance(loss, BinaryCrossEntropy) and y.shape[-1] == 1:
+        return expit(np.concatenate([-y, y], axis=1).astype(np.float64))
+    return None
 
 
 def calibrate(p: np.ndarray, true: np.ndarray) -> Calibration:
-    """How probabilities p [N, classes] agree with the true classes [N]."""
-    confidence, right = p.max(axis=1), p.argmax(axis=1) == true
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    inside = [place == i for i in np.unique(place)]
-    bins = tuple((float(confidence[b].mean()), float(right[b].mean()), int(b.sum())) for b in inside)
+    """How well probabilities p [N, classes] agree with the true classes [N]."""
+    confidence = p.max(axis=1)
+    right = p.argmax(axis=1) == true
+    number = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    members = [number == i for i in np.unique(number)]
+    bins = tuple((float(confidence[rows].mean()), float(right[rows].mean()), int(rows.sum())) for rows in members)
     error = sum(abs(mean - accuracy) * count for mean, accuracy, count in bins) / len(true)
     brier = ((p - np.eye(p.shape[1])[true]) ** 2).sum(axis=1).mean()
     return Calibration(error, float(brier) / (2 if p.shape[1] == 2 else 1), bins)
 
 
 def draw(scores: Classification, folder: Path) -> None:
-    """confusion.png, and calibration.png where there are probabilities: the reliability diagram, with examples."""
-    count = len(scores.classes)
-    figure = Figure(figsize=2 * [3 + 0.4 * min(count, MANY)], layout="constrained")
+    """confusion.png, and calibration.png where there are probabilities: a reliability diagram with counts."""
+    classes = len(scores.classes)
+    side = 3 + 0.4 * min(classes, MANY)
+    figure = Figure(figsize=(side, side), layout="constrained")
     display = metrics.ConfusionMatrixDisplay(np.array(scores.confusion), display_labels=scores.classes)
-    display.plot(ax=figure.subplots(), include_values=count < MANY, cmap="Blues", colorbar=False, xticks_rotation=90)
+    display.plot(ax=figure.subplots(), include_values=classes < MANY, cmap="Blues", colorbar=False, xticks_rotation=90)
     save_figure(figure, folder / "confusion.png")
     if scores.calibration:
         figure = Figure(figsize=(4.5, 4.5), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], "--", color="gray")
         axes.plot(*np.array(scores.calibration.bins)[:, :2].T, "o-")
-        for *place, count in scores.calibration.bins:
-            axes.annotate(str(count), place, (-5, 5), textcoords="offset points", ha="right", fontsize=8)
+        for mean, accuracy, count in scores.calibration.bins:
+            axes.annotate(str(count), (mean, accuracy), (-5, 5), textcoords="offset points", ha="right", fontsize=8)
         axes.set(xlabel="confidence", ylabel="accuracy", title=f"calibration error {scores.calibration.error:.4f}")
         save_figure(figure, folder / "calibration.png")
