@@ -1,4 +1,4 @@
-.PHONY: fast test lint bench check
+.PHONY: fast test nightly lint bench check
 
 fast:            ## the tests that take minutes off nobody's day
 	pytest -q -m "not slow"
@@ -6,9 +6,13 @@ fast:            ## the tests that take minutes off nobody's day
 test: lint       ## everything that CI runs
 	pytest -q
 
+nightly:         ## what only repeats at scale, test by test
+	pytest -v -m nightly
+
 lint:
 	ruff check .
 	ruff format --check .
+	mypy
 
 bench:           ## the dense suite; SUITE=name for another
 	python scripts/bench.py --suite=$(or $(SUITE),dense)
