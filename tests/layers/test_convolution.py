@@ -14,6 +14,7 @@ from jaxbp import Context, Conv, ConvTranspose, InputError, cast, output_spec, s
 from jaxbp.check import worst
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.ops import correlation
+from tests.support.programs import compiled
 
 PINNED = pytest.mark.skipif(jaxlib.__version__ != "0.10.2", reason="what is compiled is that of jaxlib 0.10.2")
 PAIR = lambda n, rank=2: ((n, n),) * rank
@@ -184,7 +185,7 @@ def looped(both, layer, shape):
 
     params, x, dy = jax.eval_shape(lambda: arguments(layer, shape))
     batches = jax.tree.map(lambda s: shaped(3, *s.shape), (x, dy))
-    return jax.jit(run).lower(params, batches).compile().as_text()
+    return compiled(jax.jit(run).lower(params, batches)).as_text()
 
 
 @pytest.mark.slow
@@ -225,8 +226,8 @@ def test_temporary_bytes(name):
     specs = jax.eval_shape(lambda: arguments(layer, shape))
 
     def temp(both):
-        compiled = jax.jit(both, static_argnums=0).lower(layer, *specs).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        program = compiled(jax.jit(both, static_argnums=0).lower(layer, *specs))
+        return program.memory_analysis().temp_size_in_bytes
 
     assert temp(passes) <= limit * temp(plain)
 

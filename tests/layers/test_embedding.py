@@ -10,6 +10,7 @@ from jaxbp import Chain, Context, Dense, Embedding, InputError, OneHot, Recurren
 from jaxbp.check import worst
 from jaxbp.layers import embedding as module
 from jaxbp.layers.embedding import added_rows
+from tests.support.programs import compiled
 
 pytestmark = pytest.mark.usefixtures("strict")
 IDS = jnp.array([[0, 2, 2, 4, 2], [4, 4, 4, 4, 4], [1, 0, 1, 0, 3]])
@@ -127,6 +128,6 @@ def test_on_the_cpu_the_gradient_is_one_scatter():
     layer = Embedding(1000, 7)
     params = layer.init(jax.random.key(0), IDS)
     back = jax.jit(lambda ids, dy: layer.backward(params, ids, dy)).lower(IDS, jnp.ones((*IDS.shape, 7)))
-    text = back.compile().as_text()
+    text = compiled(back).as_text()
     assert "1000,15]" not in text
     assert "15,1000]" not in text

@@ -9,6 +9,7 @@ import jaxbp
 from jaxbp.check import worst
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.errors import InputError
+from tests.support.programs import compiled
 
 ALONE = [jaxbp.LayerNorm(), jaxbp.GroupNorm(3), jaxbp.RMSNorm()]  # no example sees another
 ALL = [jaxbp.BatchNorm(), jaxbp.BatchNormReLU(), *ALONE]
@@ -207,7 +208,7 @@ def test_never_larger_than_autodiff(layer):
         return y, back(dy)
 
     hand = lambda params, x, dy: run(layer, params, x, dy, ctx)[:3]
-    temp = lambda f: jax.jit(f).lower(params, x, dy).compile().memory_analysis().temp_size_in_bytes
+    temp = lambda f: compiled(jax.jit(f).lower(params, x, dy)).memory_analysis().temp_size_in_bytes
     assert temp(hand) <= temp(auto)
 
 

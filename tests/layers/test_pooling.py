@@ -13,6 +13,7 @@ from jaxbp.check import worst
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.errors import InputError
 from jaxbp.layers.pooling import distinct
+from tests.support.programs import compiled
 
 CONTEXT = jaxbp.Context()
 SHAPE = (2, 7, 6, 3)
@@ -147,7 +148,7 @@ def test_never_larger_than_autodiff():
 
     def temp(f, layer):
         dy = jax.eval_shape(lambda x: layer.forward({}, x, CONTEXT)[0], x)
-        return jax.jit(f).lower(x, dy).compile().memory_analysis().temp_size_in_bytes
+        return compiled(jax.jit(f).lower(x, dy)).memory_analysis().temp_size_in_bytes
 
     def hand(layer):
         return temp(lambda x, dy: layer.backward({}, layer.forward({}, x, CONTEXT)[1], dy)[0], layer)

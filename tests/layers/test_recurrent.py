@@ -12,6 +12,7 @@ import jaxbp
 from jaxbp import Chain, Context, Dense, GRUCell, InputError, LSTMCell, Recurrent, SimpleCell, bidirectional
 from jaxbp.check import worst
 from jaxbp.credit import RealTimeRecurrentLearning
+from tests.support.programs import compiled
 
 N, T, D, H = 3, 5, 2, 4
 CELLS = {
@@ -284,7 +285,7 @@ def programs(layer, n=8, t=60, d=3, h=None):
     def autodiff(params, x):
         return jax.value_and_grad(lambda p, x: jnp.sum(layer.forward(p, x, Context())[0] ** 2) / 2, (0, 1))(params, x)
 
-    return [jax.jit(f).lower(params, x).compile() for f in (hand, autodiff)]
+    return [compiled(jax.jit(f).lower(params, x)) for f in (hand, autodiff)]
 
 
 def loop_bodies(program):
