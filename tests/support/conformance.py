@@ -57,7 +57,7 @@ def resized(spec, rows: int, dtype):
 
 
 def noise(tree, seed: int, dtype=None):
-    """Normal numbers of the tree's shapes, in `dtype` or its own, by NumPy: JAX would compile a program a shape."""
+    """Normal numbers of the tree's shapes, in `dtype` or its own: NumPy's, for JAX's compile once for each shape."""
     generator = np.random.default_rng(seed)
     return jax.tree.map(lambda s: generator.normal(size=s.shape).astype(dtype or s.dtype), tree)
 
