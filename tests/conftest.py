@@ -5,7 +5,7 @@ import os
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 # Nearly all of the suite's time is compilation. What LLVM does last takes a third of it and changes no result here;
 # splitting a small module for many threads costs more than it gains; the newer emitters of fusions take three times as
-# long as the older ones.
+# long as the older ones. Tests of a program's form turn them on: tests/support/programs.py.
 os.environ["XLA_FLAGS"] = os.environ.get(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
@@ -20,10 +20,6 @@ matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_default_matmul_precision", "highest")
 flags.FLAGS.mark_as_parsed()
-
-# But `jax.jit(f).lower(...).compile()` is how a test looks at a program: there it sees the one that a user gets.
-compile_as_told = jax.stages.Lowered.compile
-jax.stages.Lowered.compile = lambda lowered: compile_as_told(lowered, {"xla_cpu_use_fusion_emitters": True})
 
 
 def pytest_itemcollected(item):

@@ -80,7 +80,7 @@ def interleave(
     """`unslide` as the interleaved entries of each remainder: entry s q + r of an axis is entry r of its cell q."""
     number = {offset: n for n, offset in enumerate(product(*map(range, window)))}
     cells = [-(-size // s) for size, s in zip(spatial, strides, strict=True)]
-    reach = [(w - 1) // s for w, s in zip(window, strides, strict=True)]  # the windows of cells q - reach ... q see q
+    reach = [(w - 1) // s for w, s in zip(window, strides, strict=True)]  # windows q - reach ... q see cell q
     out = arrays[0].shape[1:-1]
     margins = [(0, 0, 0), *((t, q - n, 0) for t, q, n in zip(reach, cells, out, strict=True)), (0, 0, 0)]
     padded = [jax.lax.pad(array, jnp.zeros((), array.dtype), margins) for array in arrays]

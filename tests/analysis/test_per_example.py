@@ -15,6 +15,7 @@ from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import CNN, MLP
 from tests.support.models import PER_EXAMPLE
 from tests.support.models import per_example_setting as setting
+from tests.support.programs import compiled
 
 pytestmark = pytest.mark.usefixtures("float64")
 ACCURACY = 1e-10
@@ -197,7 +198,7 @@ def test_temporary_bytes_beside_those_of_a_plain_gradient(name):
     loss, ones = SoftmaxCrossEntropy(), partial(jnp.ones, dtype=jnp.float32)
     params = model.init(jax.random.key(0), jax.ShapeDtypeStruct((rows, *shape), jnp.float32))
     batch = {"x": ones((rows, *shape)), "y": jnp.zeros(rows, jnp.int32), "weight": ones(rows)}
-    memory = lambda f: jax.jit(f).lower(params, batch).compile().memory_analysis()
+    memory = lambda f: compiled(jax.jit(f).lower(params, batch)).memory_analysis()
     plain = memory(jaxbp.value_and_grad(model, loss)).temp_size_in_bytes
     norms = memory(per_example.squared_norms(model, loss)).temp_size_in_bytes
     assert norms <= 1.6 * plain

@@ -14,6 +14,7 @@ from jaxbp.analysis import matrices, products
 from jaxbp.check import worst
 from jaxbp.losses import AbsoluteError, Penalty, SoftmaxCrossEntropy
 from tests.support.models import CURVED, curved_setting
+from tests.support.programs import compiled
 
 pytestmark = pytest.mark.usefixtures("float64")
 ACCURACY = 1e-10
@@ -180,6 +181,6 @@ def test_a_product_forms_no_matrix_of_parameters():
     params = model.init(jax.random.key(0), spec)
     batch = {"x": jnp.ones((8, 100)), "y": jnp.zeros(8, jnp.int32), "weight": jnp.ones(8)}
     gradient = jaxbp.value_and_grad(model, SoftmaxCrossEntropy())
-    temp = lambda f, *arguments: jax.jit(f).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+    temp = lambda f, *arguments: compiled(jax.jit(f).lower(*arguments)).memory_analysis().temp_size_in_bytes
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     assert temp(products.hessian(gradient), params, batch, params) <= temp(gradient, params, batch) + 2 * size

@@ -14,6 +14,7 @@ from jaxbp.check import autodiff
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP, ResNet
 from jaxbp.train.step import initial_state, make_step
+from tests.support.programs import compiled
 
 PINNED = "0.10.2"
 pytestmark = pytest.mark.skipif(jaxlib.__version__ != PINNED, reason=f"figures are those of jaxlib {PINNED}")
@@ -43,7 +44,7 @@ def products(lowered) -> int:
 def test_the_step_is_never_worse_than_autodiff(name):
     hand, auto = (compiled_step(gradient, name) for gradient in (jaxbp.value_and_grad, autodiff))
     assert products(hand) <= products(auto) + 1  # the first layer's dx is written, and removed by the compiler
-    hand, auto = hand.compile(), auto.compile()
+    hand, auto = compiled(hand), compiled(auto)
     assert hand.cost_analysis()["flops"] <= auto.cost_analysis()["flops"]
     assert hand.memory_analysis().temp_size_in_bytes <= auto.memory_analysis().temp_size_in_bytes
     operations = 2 * sum(a * b for a, b in zip((784, *NETS[name][0].hidden), (*NETS[name][0].hidden, 10), strict=True))
@@ -57,7 +58,7 @@ def test_a_convolutional_step_is_smaller_than_autodiffs():
     """Of the forward that a user writes, and of our own; a residual network too."""
     pytest.importorskip("flax")  # one of the networks
     batch = {"x": jnp.zeros((64, 28, 28, 1)), "y": jnp.zeros(64, jnp.int32), "mask": jnp.ones(64)}
-    temp = lambda step, state: jax.jit(step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
+    temp = lambda step, state: compiled(jax.jit(step, donate_argnums=0).lower(state, batch)).memory_analysis()
     networks = cnn.networks(64)
     found = {name: temp(*networks[name]).temp_size_in_bytes for name in networks if name != "flax"}
     assert found["hand"] <= 0.9 * found["jax.grad of our forward"]
@@ -82,7 +83,7 @@ def test_stack_memory_can_be_chosen():
         params = jax.eval_shape(lambda: model.init(jax.random.key(0), spec))
         batch = {"x": spec, "y": spec, "weight": jax.ShapeDtypeStruct((512,), jnp.float32)}
         run = jax.jit(lambda p, b: gradient(model, SquaredError())(p, b).grads)
-        return run.lower(params, batch).compile().memory_analysis().temp_size_in_bytes
+        return compiled(run.lower(params, batch)).memory_analysis().temp_size_in_bytes
 
     assert temp("sqrt") < temp("input") < 0.3 * temp("all")
     assert temp("all") < 0.6 * temp("all", autodiff)  # one array a layer instead of every residual

@@ -126,7 +126,7 @@ def test_a_value_is_its_own_initializer():
 
 
 @pytest.mark.parametrize(
-    ("given", "nearest"),
+    ("misspelt", "nearest"),
     [
         ("he_norml", "he_normal"),
         ("kaiming_unifrom", "kaiming_uniform"),
@@ -136,12 +136,12 @@ def test_a_value_is_its_own_initializer():
         ("Uniform", "uniform"),
     ],
 )
-def test_an_unknown_name_suggests_the_nearest(given, nearest):
-    with pytest.raises(InputError, match=f"unknown initializer '{given}'; did you mean '{nearest}'") as error:
-        initializer(given)
+def test_an_unknown_name_suggests_the_nearest(misspelt, nearest):
+    with pytest.raises(InputError, match=f"unknown initializer '{misspelt}'; did you mean '{nearest}'") as error:
+        initializer(misspelt)
     assert all(name in str(error.value) for name in NAMED)
     with pytest.raises(InputError, match=nearest):
-        Dense(3, w_init=given)
+        Dense(3, w_init=misspelt)
 
 
 # --- Symmetry --------------------------------------------------------------------------------------------------------

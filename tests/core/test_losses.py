@@ -54,8 +54,8 @@ def absolute(y, t):
 
 
 def huber(width: float) -> Callable:
-    one = lambda e: e * e / 2 if e <= width else width * (e - width / 2)
-    return lambda y, t: sum(one(abs(a - b)) for a, b in zip(y, t, strict=True))
+    entry = lambda e: e * e / 2 if e <= width else width * (e - width / 2)
+    return lambda y, t: sum(entry(abs(a - b)) for a, b in zip(y, t, strict=True))
 
 
 def binary(s: float) -> Callable:
@@ -146,7 +146,8 @@ def measured(variant: Variant) -> dict:
 
     The weighted ones run on the rows, on the rows again, and on rows of huge outputs.
     """
-    y, t, w = rows = variant.draw(N)
+    rows = variant.draw(N)
+    y, t, w = rows
     three = np.concatenate([y, y, np.where(y > 0, 1e100, -1e100)]), np.concatenate([t, t, t])
     none = np.zeros(N)
     weights = {"once": [w, none, none], "duplicated": [w / 2, w / 2, none], "none": [none, none, none]}
@@ -173,8 +174,8 @@ def test_every_loss_has_a_variant():
     def family(cls):
         return {cls}.union(*(family(sub) for sub in cls.__subclasses__()))
 
-    found = {cls for cls in family(Loss) if cls.items is not Loss.items and cls.__module__.startswith("jaxbp.")}
-    assert {type(v.loss) for v in VARIANTS} == found, "a loss without a Variant in this file is not tested"
+    losses = {cls for cls in family(Loss) if cls.items is not Loss.items and cls.__module__.startswith("jaxbp.")}
+    assert {type(v.loss) for v in VARIANTS} == losses, "a loss without a Variant in this file is not tested"
 
 
 @EVERY
@@ -186,9 +187,9 @@ def test_value(variant, name, shape):
 @EVERY
 @pytest.mark.parametrize("name", ["rows", "steps"])
 def test_delta_is_the_gradient_of_the_value(variant, name):
-    _, dy, want = measured(variant)[name]
+    _, dy, autodiff = measured(variant)[name]
     assert dy.dtype == np.float64
-    assert worst(dy, want) <= FLOAT64_TOLERANCE
+    assert worst(dy, autodiff) <= FLOAT64_TOLERANCE
 
 
 @EVERY
@@ -218,10 +219,11 @@ def test_all_rows_of_weight_zero_give_zero(variant):
 @EVERY
 def test_bfloat16_outputs_with_float32_weights(variant):
     """Computed in float32; only dy is rounded."""
-    (value, dy), (want, dy_want) = measured(variant)["bfloat16"], measured(variant)["float32"]
-    assert (value.dtype, dy.dtype, dy_want.dtype) == (np.float32, jnp.bfloat16, np.float32)
-    assert value == want
-    np.testing.assert_array_equal(dy, dy_want.astype(jnp.bfloat16))
+    value, dy = measured(variant)["bfloat16"]
+    value_float32, dy_float32 = measured(variant)["float32"]
+    assert (value.dtype, dy.dtype, dy_float32.dtype) == (np.float32, jnp.bfloat16, np.float32)
+    assert value == value_float32
+    np.testing.assert_array_equal(dy, dy_float32.astype(jnp.bfloat16))
 
 
 # --- Hard points -------------------------------------------------------------------------------------------------
@@ -254,12 +256,13 @@ POINTS = [  # loss, one output, its target, value, delta
 @pytest.mark.parametrize(("loss", "y", "t", "value", "dy"), POINTS, ids=[f"{p[0]}{p[1]}{p[2]}" for p in POINTS])
 def test_hard_points(loss, y, t, value, dy):
     """In float32, where e^89 is infinite."""
-    kind, eps = np.float32 if isinstance(t, list) else np.int32, np.finfo(np.float32).eps
-    got, got_dy = evaluate(loss, np.array([y], np.float32), np.array([t], kind), np.ones(1, np.float32))
-    assert (got.dtype, got_dy.dtype) == (np.float32, np.float32)
+    target = np.array([t], np.float32 if isinstance(t, list) else np.int32)
+    computed, computed_dy = evaluate(loss, np.array([y], np.float32), target, np.ones(1, np.float32))
+    assert (computed.dtype, computed_dy.dtype) == (np.float32, np.float32)
+    eps = np.finfo(np.float32).eps
     rounded = eps * max(map(abs, y))  # ln sum e^y - y_t is as exact as y is
-    np.testing.assert_allclose(got, value, rtol=2 * eps, atol=rounded)
-    np.testing.assert_array_equal(got_dy, np.array([dy], np.float32))
+    np.testing.assert_allclose(computed, value, rtol=2 * eps, atol=rounded)
+    np.testing.assert_array_equal(computed_dy, np.array([dy], np.float32))
 
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), SoftmaxCrossEntropy(0.1), MulticlassHinge()], ids=str)
@@ -442,9 +445,9 @@ def of_penalty(penalty, params):
 def test_penalty(params, penalty):
     paths = [(layer, leaf) for layer in ("00_dense", "02_dense") for leaf in "wb"]
     chosen = [path for path in paths if penalty.paths in (".*", f".*/{path[1]}", f"{path[0]}/.*")]
-    one = lambda w: penalty.l2 / 2 * np.sum(w**2) + penalty.l1 * np.sum(np.abs(w))
+    term = lambda w: penalty.l2 / 2 * np.sum(w**2) + penalty.l1 * np.sum(np.abs(w))
     value, gradient, oracle = of_penalty(penalty, params)
-    close(value, sum(one(params[layer][leaf]) for layer, leaf in chosen))
+    close(value, sum(term(params[layer][leaf]) for layer, leaf in chosen))
     assert worst(gradient, oracle) <= FLOAT64_TOLERANCE
     moved = [(layer, leaf) for layer, leaf in paths if np.any(gradient[layer][leaf])]
     assert moved == (chosen if penalty.l1 or penalty.l2 else [])
@@ -467,8 +470,10 @@ def test_a_pattern_that_matches_nothing(params, paths):
 
 def test_penalties_through_value_and_grad(params):
     """Several at once; the value and the gradient are those of the whole objective."""
-    loss, penalties = SoftmaxCrossEntropy(), [Penalty(l2=0.3), Penalty(l1=0.2, paths=".*/b")]
-    x, (_, t, w) = np.random.default_rng(0).normal(size=(N, 4)), VARIANTS[10].draw(N)
+    loss = SoftmaxCrossEntropy()
+    penalties = [Penalty(l2=0.3), Penalty(l1=0.2, paths=".*/b")]
+    x = np.random.default_rng(0).normal(size=(N, 4))
+    _, t, w = VARIANTS[10].draw(N)
     batch = {"x": x, "y": t % 2, "weight": w}
 
     def objective(p):

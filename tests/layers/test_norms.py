@@ -9,6 +9,7 @@ import jaxbp
 from jaxbp.check import worst
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.errors import InputError
+from tests.support.programs import compiled
 
 ALONE = [jaxbp.LayerNorm(), jaxbp.GroupNorm(3), jaxbp.RMSNorm()]  # no example sees another
 ALL = [jaxbp.BatchNorm(), jaxbp.BatchNormReLU(), *ALONE]
@@ -42,8 +43,8 @@ def test_running_statistics_after_three_steps(strict):
         mean, variance = 0.8 * mean + 0.2 * rows.mean(0), 0.8 * variance + 0.2 * rows.var(0, ddof=1)
     assert worst(state, {"mean": mean, "variance": variance}) <= FLOAT64_TOLERANCE
     y, cache = layer.forward(params, x, jaxbp.Context(None, state, train=False))
-    want = (rows - mean) / np.sqrt(variance + 1e-5) * params["scale"][None] + params["bias"][None]
-    assert worst(y.reshape(-1, 3), want) <= FLOAT64_TOLERANCE
+    formula = (rows - mean) / np.sqrt(variance + 1e-5) * params["scale"][None] + params["bias"][None]
+    assert worst(y.reshape(-1, 3), formula) <= FLOAT64_TOLERANCE
     assert layer.next_state(state, cache) is state
 
 
@@ -91,8 +92,8 @@ def test_equal_entries_give_the_bias_and_finite_gradients(layer):
     params, x, dy, state = prepared(layer, (2, 7, 6), jnp.float32)
     y, dx, grads, _ = run(layer, params, jnp.zeros_like(x), dy, jaxbp.Context(None, state))
     bias = params.get("bias", jnp.zeros(6))
-    want = jnp.maximum(bias, 0) if isinstance(layer, jaxbp.BatchNormReLU) else bias
-    np.testing.assert_allclose(y, jnp.broadcast_to(want, y.shape))
+    bias = jnp.maximum(bias, 0) if isinstance(layer, jaxbp.BatchNormReLU) else bias
+    np.testing.assert_allclose(y, jnp.broadcast_to(bias, y.shape))
     y, dx, grads, _ = run(layer, params, jnp.full_like(x, 3.3), dy, jaxbp.Context(None, state))
     assert all(np.isfinite(a).all() for a in jax.tree.leaves((y, dx, grads)))
 
@@ -105,9 +106,9 @@ def test_a_large_mean_costs_no_digits_but_the_inputs_own(strict, layer):
     x = 1e4 + jnp.round(x * 32) / 32
     wide = jaxbp.cast((params, x, dy, state), jnp.float64)
     y, dx, grads, _ = run(layer, params, x, dy, jaxbp.Context(None, state))
-    want = run(layer, *wide[:3], jaxbp.Context(None, wide[3]))
-    assert worst(y, want[0]) < 1e-3
-    assert worst((dx, grads), want[1:3]) < 2e-3
+    y_wide, dx_wide, grads_wide, _ = run(layer, *wide[:3], jaxbp.Context(None, wide[3]))
+    assert worst(y, y_wide) < 1e-3
+    assert worst((dx, grads), (dx_wide, grads_wide)) < 2e-3
 
 
 @pytest.mark.slow
@@ -115,14 +116,13 @@ def test_a_large_mean_costs_no_digits_but_the_inputs_own(strict, layer):
 def test_a_batch_of_one_and_each_example_alone(strict, layer):
     params, x, dy, _ = prepared(layer, (5, 2, 6))
     y, dx, grads, cache = run(layer, params, x, dy)
-    each = layer.sweep(jaxbp.rules.example_gradients, params, cache, dy)[1]
+    example_grads = layer.sweep(jaxbp.rules.example_gradients, params, cache, dy)[1]
     factors = layer.sweep(jaxbp.rules.factors, params, cache, dy)[1]
     for n in range(5):
-        alone = run(layer, params, x[n : n + 1], dy[n : n + 1])
-        assert (
-            worst(alone[:3], (y[n : n + 1], dx[n : n + 1], jax.tree.map(lambda g, n=n: g[n], each)))
-            <= FLOAT64_TOLERANCE
-        )
+        row = slice(n, n + 1)
+        y_row, dx_row, grads_row, _ = run(layer, params, x[row], dy[row])
+        assert worst((y_row, dx_row), (y[row], dx[row])) <= FLOAT64_TOLERANCE
+        assert worst(grads_row, {name: g[n] for name, g in example_grads.items()}) <= FLOAT64_TOLERANCE
     assert set(factors) == set(params)
     assert worst({k: f.gradient().reshape(-1) for k, f in factors.items()}, grads) <= FLOAT64_TOLERANCE
 
@@ -140,7 +140,7 @@ def test_per_example_rules_refuse_batch_norm():
     layer = jaxbp.BatchNorm()
     params, x, dy, state = prepared(layer, (5, 3), jnp.float32)
     _, cache = layer.forward(params, x, jaxbp.Context(None, state))
-    with pytest.raises(InputError, match="'batchnorm': it couples"):
+    with pytest.raises(InputError, match="'batchnorm' mixes the examples"):
         layer.sweep(jaxbp.rules.example_gradients, params, cache, dy)
 
 
@@ -148,8 +148,8 @@ def test_per_example_rules_refuse_batch_norm():
 def test_groups_of_one_channel_and_of_all():
     """One group over [N, C] is layer normalization; C groups normalize every channel of every image."""
     params, x, dy, _ = prepared(jaxbp.LayerNorm(), (5, 6), jnp.float32)
-    group, layer = (run(make, params, x, dy)[:3] for make in (jaxbp.GroupNorm(1), jaxbp.LayerNorm()))
-    assert worst(group, layer) < 1e-6
+    group, whole = (run(layer, params, x, dy)[:3] for layer in (jaxbp.GroupNorm(1), jaxbp.LayerNorm()))
+    assert worst(group, whole) < 1e-6
     y, _ = jaxbp.GroupNorm(6).forward(
         params | {"scale": jnp.ones(6), "bias": jnp.zeros(6)},
         jax.random.normal(jax.random.key(0), (2, 11, 6)),
@@ -160,17 +160,18 @@ def test_groups_of_one_channel_and_of_all():
 
 
 def test_fused_relu_is_batch_norm_then_relu():
-    fused, two = jaxbp.BatchNormReLU(), (jaxbp.BatchNorm(), jaxbp.ReLU())
+    fused, norm, relu = jaxbp.BatchNormReLU(), jaxbp.BatchNorm(), jaxbp.ReLU()
     params, x, dy, state = prepared(fused, (5, 2, 3), jnp.float32)
     y, dx, grads, cache = run(fused, params, x, dy, jaxbp.Context(None, state))
-    middle, norm_cache = two[0].forward(params, x, jaxbp.Context(None, state))
-    want, mask = two[1].forward({}, middle, jaxbp.Context())
-    assert worst((y, (dx, grads)), (want, two[0].backward(params, norm_cache, two[1].backward({}, mask, dy)[0]))) == 0
-    assert worst(fused.next_state(state, cache), two[0].next_state(state, norm_cache)) == 0
+    z, norm_cache = norm.forward(params, x, jaxbp.Context(None, state))
+    y_relu, mask = relu.forward({}, z, jaxbp.Context())
+    dz, _ = relu.backward({}, mask, dy)
+    assert worst((y, (dx, grads)), (y_relu, norm.backward(params, norm_cache, dz))) == 0
+    assert worst(fused.next_state(state, cache), norm.next_state(state, norm_cache)) == 0
 
 
 @pytest.mark.parametrize(
-    ("given", "text"),
+    ("make", "text"),
     [
         (lambda: jaxbp.BatchNorm(momentum=1.5), "BatchNorm: momentum must be from 0 to 1, got 1.5"),
         (lambda: jaxbp.BatchNormReLU(epsilon=0), "BatchNormReLU: epsilon must be positive, got 0"),
@@ -190,9 +191,9 @@ def test_fused_relu_is_batch_norm_then_relu():
         ),
     ],
 )
-def test_bad_input_is_one_clear_line(given, text):
+def test_bad_input_is_one_clear_line(make, text):
     with pytest.raises(InputError, match=text):
-        given()
+        make()
 
 
 @pytest.mark.slow
@@ -207,7 +208,7 @@ def test_never_larger_than_autodiff(layer):
         return y, back(dy)
 
     hand = lambda params, x, dy: run(layer, params, x, dy, ctx)[:3]
-    temp = lambda f: jax.jit(f).lower(params, x, dy).compile().memory_analysis().temp_size_in_bytes
+    temp = lambda f: compiled(jax.jit(f).lower(params, x, dy)).memory_analysis().temp_size_in_bytes
     assert temp(hand) <= temp(auto)
 
 
@@ -223,16 +224,15 @@ def test_batch_norm_against_pytorch(strict, train):
     running = [tensor(state[name], False) for name in ("mean", "variance")]
     y = torch.nn.functional.batch_norm(there, *running, scale, bias, train, 0.1, layer.epsilon)
     y.backward(tensor(jnp.moveaxis(dy, -1, 1), False))
-    got_y, dx, grads, cache = run(layer, params, x, dy, jaxbp.Context(None, state, train))
+    y_ours, dx, grads, cache = run(layer, params, x, dy, jaxbp.Context(None, state, train))
     image = lambda a: jnp.moveaxis(jnp.asarray(a.detach().numpy()), 1, -1)
-    got = (got_y, dx, grads, layer.next_state(state, cache))
-    want = (
+    theirs = (
         image(y),
         image(there.grad),
         {"scale": scale.grad.numpy(), "bias": bias.grad.numpy()},
         {"mean": running[0].numpy(), "variance": running[1].numpy()},
     )
-    assert worst(got, want) <= FLOAT64_TOLERANCE
+    assert worst((y_ours, dx, grads, layer.next_state(state, cache)), theirs) <= FLOAT64_TOLERANCE
 
 
 @pytest.mark.slow
@@ -241,7 +241,8 @@ def test_against_pytorch(strict, layer):
     torch = pytest.importorskip("torch", reason="pip install torch==2.13.0 for this oracle")
     params, x, dy, _ = prepared(layer, (5, 7, 6))
     tensor = lambda a: torch.tensor(np.asarray(a), requires_grad=True)
-    there, weights = tensor(x), {name: tensor(p) for name, p in params.items()}
+    there = tensor(x)
+    weights = {name: tensor(p) for name, p in params.items()}
     scale, bias, functional = weights.get("scale"), weights.get("bias"), torch.nn.functional
     if isinstance(layer, jaxbp.GroupNorm):
         y = functional.group_norm(there.movedim(-1, 1), layer.groups, scale, bias, layer.epsilon).movedim(1, -1)
@@ -250,19 +251,18 @@ def test_against_pytorch(strict, layer):
     else:
         y = functional.rms_norm(there, (6,), scale, layer.epsilon)
     y.backward(tensor(dy).detach())
-    got = run(layer, params, x, dy)[:3]
-    want = (y.detach().numpy(), there.grad.numpy(), {name: w.grad.numpy() for name, w in weights.items()})
-    assert worst(got, want) <= FLOAT64_TOLERANCE
+    theirs = (y.detach().numpy(), there.grad.numpy(), {name: w.grad.numpy() for name, w in weights.items()})
+    assert worst(run(layer, params, x, dy)[:3], theirs) <= FLOAT64_TOLERANCE
 
 
 @pytest.mark.slow
-def test_many_rows(strict):
+@pytest.mark.parametrize("layer", ALL, ids=jaxbp.core.label)
+def test_many_rows(strict, layer):
     """More rows than the CPU's fused reductions have miscounted in the past (32 768)."""
-    for layer in ALL:
-        params, x, dy, state = prepared(layer, (32771, 6), jnp.float32)
-        ctx = jaxbp.Context(None, state)
-        got = jax.jit(lambda *a, layer=layer, ctx=ctx: run(layer, *a, ctx)[:3])(params, x, dy)
-        wide = jaxbp.cast((params, x, dy), jnp.float64)
-        y, back = jax.vjp(lambda p, x, layer=layer, ctx=ctx: layer.forward(p, x, ctx)[0], *wide[:2])
-        grads, dx = back(wide[2])
-        assert worst(got, (y, dx, grads)) < 1e-4
+    params, x, dy, state = prepared(layer, (32771, 6), jnp.float32)
+    ctx = jaxbp.Context(None, state)
+    hand = jax.jit(lambda params, x, dy: run(layer, params, x, dy, ctx)[:3])(params, x, dy)
+    params, x, dy = jaxbp.cast((params, x, dy), jnp.float64)
+    y, back = jax.vjp(lambda params, x: layer.forward(params, x, ctx)[0], params, x)
+    grads, dx = back(dy)
+    assert worst(hand, (y, dx, grads)) < 1e-4

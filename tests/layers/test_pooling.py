@@ -13,6 +13,7 @@ from jaxbp.check import worst
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.errors import InputError
 from jaxbp.layers.pooling import distinct
+from tests.support.programs import compiled
 
 CONTEXT = jaxbp.Context()
 SHAPE = (2, 7, 6, 3)
@@ -30,18 +31,19 @@ MORE = [
 ]
 
 
-def reduced(x, window, strides, padding):
-    """JAX's own max pooling."""
+def reduce_window(window, strides, padding):
+    """JAX's own max pooling, as a function of x."""
     padding = padding if isinstance(padding, str) else ((0, 0), *padding, (0, 0))
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, *window, 1), (1, *(strides or window), 1), padding)
+    sizes = (1, *window, 1), (1, *(strides or window), 1)
+    return lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, *sizes, padding)
 
 
 def both(layer, reference, x, dy_key=9):
     """((y, dx) of the layer, those of jax.vjp of the reference)."""
     y, back = jax.vjp(reference, x)
     dy = jax.random.normal(jax.random.key(dy_key), y.shape, y.dtype)
-    got, cache = layer.forward({}, x, CONTEXT)
-    return (got, layer.backward({}, cache, dy)[0]), (y, back(dy)[0])
+    y_ours, cache = layer.forward({}, x, CONTEXT)
+    return (y_ours, layer.backward({}, cache, dy)[0]), (y, back(dy)[0])
 
 
 @pytest.mark.slow
@@ -61,11 +63,11 @@ def test_max_is_reduce_window_and_its_derivative(strict, windows):
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
     def everything(x):
-        return [both(jaxbp.MaxPool(*how), lambda x, how=how: reduced(x, *how), x) for how in windows]
+        return [both(jaxbp.MaxPool(*how), reduce_window(*how), x) for how in windows]
 
-    for how, (got, want) in zip(windows, everything(x), strict=True):
-        np.testing.assert_array_equal(got[0], want[0], err_msg=str(how))
-        np.testing.assert_allclose(got[1], want[1], rtol=1e-14, atol=1e-14, err_msg=str(how))
+    for how, ((y, dx), (y_jax, dx_jax)) in zip(windows, everything(x), strict=True):
+        np.testing.assert_array_equal(y, y_jax, err_msg=str(how))
+        np.testing.assert_allclose(dx, dx_jax, rtol=1e-14, atol=1e-14, err_msg=str(how))
 
 
 def test_the_first_of_equal_entries_gets_the_whole_delta():
@@ -83,8 +85,8 @@ def test_global_max_is_the_largest_window(strict, kind):
     key = jax.random.key(1)
     x = distinct(key, jax.ShapeDtypeStruct(SHAPE, jnp.float64))
     x = x if kind == "distinct" else jnp.round(x)
-    got, want = both(jaxbp.GlobalMaxPool(), lambda x: reduced(x, (7, 6), None, "VALID")[:, 0, 0], x)
-    assert worst(got, want) == 0
+    ours, jaxs = both(jaxbp.GlobalMaxPool(), lambda x: reduce_window((7, 6), None, "VALID")(x)[:, 0, 0], x)
+    assert worst(ours, jaxs) == 0
     y, _ = jaxbp.GlobalMaxPool().forward({}, x.at[0, 1, 2, 0].set(jnp.nan), CONTEXT)
     assert np.isnan(y).sum() == 1
 
@@ -102,8 +104,9 @@ def test_an_average_is_the_same_for_every_rank(strict, rank):
     line = jax.random.normal(jax.random.key(2), (2, 9, 1), jnp.float64)
     x = jnp.broadcast_to(line.reshape(2, 9, *[1] * (rank - 1), 1), (2, 9, *[4] * (rank - 1), 1))
     pool = lambda rank: jaxbp.AveragePool((3, 2, 2)[:rank], (2, 1, 1)[:rank], "SAME", count_padding=False)
-    y, want = pool(rank).forward({}, x, CONTEXT)[0], pool(1).forward({}, line, CONTEXT)[0]
-    np.testing.assert_allclose(y.reshape(2, 5, -1)[:, :, 0], want[:, :, 0], rtol=1e-14)
+    y = pool(rank).forward({}, x, CONTEXT)[0]
+    y_line = pool(1).forward({}, line, CONTEXT)[0]
+    np.testing.assert_allclose(y.reshape(2, 5, -1)[:, :, 0], y_line[:, :, 0], rtol=1e-14)
 
 
 def test_padding_is_counted_or_not():
@@ -117,7 +120,7 @@ def test_padding_is_counted_or_not():
 
 
 @pytest.mark.parametrize(
-    ("given", "text"),
+    ("make", "text"),
     [
         (lambda: jaxbp.MaxPool((0, 2)), "MaxPool: window must be a tuple of one size of at least 1 .* got \\(0, 2\\)"),
         (lambda: jaxbp.MaxPool(2), "MaxPool: window must be a tuple"),
@@ -133,9 +136,9 @@ def test_padding_is_counted_or_not():
         ),
     ],
 )
-def test_bad_input_is_one_clear_line(given, text):
+def test_bad_input_is_one_clear_line(make, text):
     with pytest.raises(InputError, match=text):
-        given()
+        make()
 
 
 @pytest.mark.slow
@@ -145,7 +148,7 @@ def test_never_larger_than_autodiff():
 
     def temp(f, layer):
         dy = jax.eval_shape(lambda x: layer.forward({}, x, CONTEXT)[0], x)
-        return jax.jit(f).lower(x, dy).compile().memory_analysis().temp_size_in_bytes
+        return compiled(jax.jit(f).lower(x, dy)).memory_analysis().temp_size_in_bytes
 
     def hand(layer):
         return temp(lambda x, dy: layer.backward({}, layer.forward({}, x, CONTEXT)[1], dy)[0], layer)
@@ -156,7 +159,7 @@ def test_never_larger_than_autodiff():
 
     for how in (((2, 3),), ((3, 3), (2, 2)), ((3, 3), (1, 1), "SAME")):
         layer = jaxbp.MaxPool(*how)
-        assert hand(layer) < auto(layer, lambda x, layer=layer: reduced(x, layer.window, layer.steps, layer.padding))
+        assert hand(layer) < auto(layer, reduce_window(layer.window, layer.steps, layer.padding))
     assert hand(jaxbp.GlobalMaxPool()) <= auto(jaxbp.GlobalMaxPool())
     assert hand(jaxbp.GlobalAveragePool()) <= auto(jaxbp.GlobalAveragePool())
 
@@ -177,6 +180,6 @@ def test_against_pytorch(strict, rank):
             there.grad = None
             y.backward(dy)
             back = lambda a: jnp.asarray(np.moveaxis(a.detach().numpy(), 1, -1))
-            got, cache = layer.forward({}, x, CONTEXT)
+            y_ours, cache = layer.forward({}, x, CONTEXT)
             dx, _ = layer.backward({}, cache, back(dy))
-            assert worst((got, dx), (back(y), back(there.grad))) <= FLOAT64_TOLERANCE, (layer, options)
+            assert worst((y_ours, dx), (back(y), back(there.grad))) <= FLOAT64_TOLERANCE, (layer, options)

@@ -12,6 +12,7 @@ import jaxbp
 from jaxbp import Chain, Context, Dense, GRUCell, InputError, LSTMCell, Recurrent, SimpleCell, bidirectional
 from jaxbp.check import worst
 from jaxbp.credit import RealTimeRecurrentLearning
+from tests.support.programs import compiled
 
 N, T, D, H = 3, 5, 2, 4
 CELLS = {
@@ -133,26 +134,27 @@ def test_keep_changes_no_bit_of_the_output_and_no_gradient(strict, time):
 
 @pytest.mark.slow
 def test_truncation_at_the_length_is_none_and_at_one_is_the_one_step_gradient(strict):
-    whole, long, one = (Recurrent(SimpleCell(H), truncate=k) for k in (None, T, 1))
+    whole, long, short = (Recurrent(SimpleCell(H), truncate=k) for k in (None, T, 1))
     params, x, dy = drawn(whole)
     run = quick(lambda layer: layer.backward(params, layer.forward(params, x, Context())[1], dy), static_argnums=0)
     assert worst(run(long), run(whole)) == 0
     y, _ = whole.forward(params, x, Context())
     dz = dy * (1 - y * y)
     before = jnp.concatenate([jnp.zeros_like(y[:, :1]), y[:, :-1]], 1)
-    want = {"wx": jnp.einsum("nto,nti->oi", dz, x), "wh": jnp.einsum("nto,nti->oi", dz, before), "b": dz.sum((0, 1))}
-    assert worst(run(one)[1], want) <= 1e-12
+    contract = lambda a: jnp.einsum("nto,nti->oi", dz, a)
+    assert worst(run(short)[1], {"wx": contract(x), "wh": contract(before), "b": dz.sum((0, 1))}) <= 1e-12
 
 
 @pytest.mark.slow
 def test_masked_steps_repeat_the_state_and_get_nothing(strict):
     layer = Recurrent(LSTMCell(H))
     params, x, dy = drawn(layer)
-    run = quick(
-        lambda x: (lambda y, cache: (y, layer.backward(params, cache, dy)))(
-            *layer.forward(params, (x, jnp.asarray(LENGTHS)), Context())
-        )
-    )
+
+    @quick
+    def run(x):
+        y, cache = layer.forward(params, (x, jnp.asarray(LENGTHS)), Context())
+        return y, layer.backward(params, cache, dy)
+
     y, ((dx, dlengths), grads) = run(x)
     assert dlengths is None
     for n, length in enumerate(LENGTHS):
@@ -161,8 +163,8 @@ def test_masked_steps_repeat_the_state_and_get_nothing(strict):
     padding = np.arange(T)[None, :, None] >= LENGTHS[:, None, None]
     again = run(jnp.where(padding, 1e3, x))
     assert worst(again, (y, ((dx, None), grads))) == 0
-    alone = layer.forward(params, x[1:2, :3], Context())[0]
-    assert worst(y[1:2, :3], alone) <= 1e-14
+    unpadded = layer.forward(params, x[1:2, :3], Context())[0]
+    assert worst(y[1:2, :3], unpadded) <= 1e-14
 
 
 @pytest.mark.slow
@@ -177,8 +179,8 @@ def test_carry_goes_on_and_sends_no_delta_back(strict):
     y_next, cache = layer.forward(params, x[:, T:], Context(state=state))
     assert worst((y, y_next), (whole[:, :T], whole[:, T:])) <= 1e-13
     grads = quick(layer.backward)(params, cache, dy[:, T:])[1]
-    want = quick(jax.grad(lambda p: jnp.vdot(unrolled(layer, p, x[:, T:], state=state), dy[:, T:])))(params)
-    assert worst(grads, want) <= 1e-12
+    autodiff = quick(jax.grad(lambda p: jnp.vdot(unrolled(layer, p, x[:, T:], state=state), dy[:, T:])))(params)
+    assert worst(grads, autodiff) <= 1e-12
 
 
 @pytest.mark.slow
@@ -283,7 +285,7 @@ def programs(layer, n=8, t=60, d=3, h=None):
     def autodiff(params, x):
         return jax.value_and_grad(lambda p, x: jnp.sum(layer.forward(p, x, Context())[0] ** 2) / 2, (0, 1))(params, x)
 
-    return [jax.jit(f).lower(params, x).compile() for f in (hand, autodiff)]
+    return [compiled(jax.jit(f).lower(params, x)) for f in (hand, autodiff)]
 
 
 def loop_bodies(program):
@@ -296,8 +298,8 @@ def loop_bodies(program):
 def weight_shaped_results(program, rows, features):
     """Instructions in loop bodies that make an array of a recurrent weight's shape, either way round."""
     shapes = rf"\w+\[(?:{rows},{features}|{features},{rows})\]"
-    made = rf"= {shapes}\S* (?!get-tuple-element|parameter)\w+"
-    return [line for body in loop_bodies(program) for line in body.splitlines() if re.search(made, line)]
+    results = rf"= {shapes}\S* (?!get-tuple-element|parameter)\w+"
+    return [line for body in loop_bodies(program) for line in body.splitlines() if re.search(results, line)]
 
 
 @pytest.mark.slow
@@ -366,13 +368,13 @@ def test_torch(name):
         "bias_hh_l0": bh,
     }.items():
         getattr(net, leaf).data = torch.tensor(np.asarray(value))
-    given = torch.tensor(np.asarray(x), requires_grad=True)
-    out = net(given)[0]
+    inputs = torch.tensor(np.asarray(x), requires_grad=True)
+    out = net(inputs)[0]
     out.backward(torch.tensor(np.asarray(dy)))
     y, cache = layer.forward(params, x, Context())
     dx, grads = layer.backward(params, cache, dy)
-    want = {"wx": net.weight_ih_l0.grad, "wh": net.weight_hh_l0.grad, "b": net.bias_ih_l0.grad}
+    theirs = {"wx": net.weight_ih_l0.grad, "wh": net.weight_hh_l0.grad, "b": net.bias_ih_l0.grad}
     if name == "gru":
-        want["bh"] = net.bias_hh_l0.grad[2 * H :]
-    numbers = jax.tree.map(lambda a: a.detach().numpy(), (out, given.grad, want))
+        theirs["bh"] = net.bias_hh_l0.grad[2 * H :]
+    numbers = jax.tree.map(lambda a: a.detach().numpy(), (out, inputs.grad, theirs))
     assert worst((y, dx, grads), numbers) <= 1e-5
