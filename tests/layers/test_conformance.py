@@ -16,7 +16,6 @@ from tests.support import conformance
 from tests.support.conformance import all_cases, couples_batch, gradient_pair, is_floating, measure, measured, setting
 
 pytestmark = pytest.mark.usefixtures("strict")
-FIRST_OF_FILE = {type(case.layer).__module__: case for case in reversed(all_cases())}.values()
 FIRST_OF_CLASS = {type(case.layer): case for case in reversed(all_cases())}.values()
 # What XLA splits each in its own way: a product, windows, a mean over the batch, loops, a scatter, fan-out.
 SPLIT = (jaxbp.Dense, jaxbp.Conv, jaxbp.BatchNorm, jaxbp.Recurrent, jaxbp.Embedding, jaxbp.Stack, jaxbp.Graph)
@@ -28,8 +27,7 @@ def for_cases(cases, fast=()):
     return pytest.mark.parametrize("case", [pytest.param(case, id=str(case), marks=slow(case)) for case in cases])
 
 
-# Every case's programs are compiled in CI; the fast suite takes the first case of every file.
-MEASURED = for_cases(all_cases(), fast=FIRST_OF_FILE)
+MEASURED = for_cases(all_cases(), fast=FIRST_OF_CLASS)  # one program a case
 
 
 def excused(case, check):
@@ -107,7 +105,7 @@ def test_prints_and_compares(case):
     assert map_leaves(case.layer, lambda leaf: leaf) == case.layer
 
 
-@for_cases([case for case in all_cases() if not couples_batch(case)], fast=FIRST_OF_FILE)
+@for_cases([case for case in all_cases() if not couples_batch(case)], fast=FIRST_OF_CLASS)
 def test_rows_do_not_see_each_other(case):
     params, x, ctx, dy = setting(case)
     other = jax.tree.map(lambda a: a[[1, 1, 2, 3, 4]], x)
@@ -115,7 +113,7 @@ def test_rows_do_not_see_each_other(case):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1:], b[1:]), y, y_other)
 
 
-@for_cases(all_cases(), fast=FIRST_OF_FILE)
+@for_cases(all_cases(), fast=FIRST_OF_CLASS)
 def test_hard_points_are_finite(case):
     """Far out and at zero the gradient is finite and JAX's own, kinks included."""
     params, x, ctx, dy = setting(case)
