@@ -18,9 +18,13 @@ def test_every_python_block_runs(page, capsys):
     for block in BLOCK.findall(page.read_text()):
         exec(compile(block, page, "exec"), names)
     if page.stem == "README":
-        printed = re.sub(r" +$", "", capsys.readouterr().out, flags=re.MULTILINE)
         shown = re.search(r"^```\n(gradient check of gradient.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)[1]
-        assert shown.replace("model.py:7", "README.md:6") in printed
+        assert words(shown.replace("model.py", "README.md")) in words(capsys.readouterr().out)
+
+
+def words(report):
+    """The report without the errors, whose digits depend on the compiler, and without white space."""
+    return " ".join(re.sub(r"\d\.\de[+-]\d\d", "E", report).split())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
