@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from jaxbp import layers
-from jaxbp.backprop import Result, as_function, value_and_grad
+from jaxbp.backprop import Result, as_function, batch, value_and_grad
 from jaxbp.compose import Chain, Graph, Node, Stack, bidirectional, parallel, residual
 from jaxbp.core import Case, Context, Layer, Shared, Static, cast, output_spec, shaped
 from jaxbp.errors import InputError
@@ -20,7 +20,9 @@ from jaxbp.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from jaxbp.parameters import load_parameters, save_parameters
 from jaxbp.rules import Rule
+from jaxbp.summary import Summary, summary
 
 if TYPE_CHECKING:
     from jaxbp import analysis, check, config, credit, data, inits, losses, models, ops, optim, rules, train
@@ -51,8 +53,10 @@ __all__ = [
     "SquaredError",
     "Stack",
     "Static",
+    "Summary",
     "analysis",
     "as_function",
+    "batch",
     "bidirectional",
     "cast",
     "check",
@@ -62,6 +66,7 @@ __all__ = [
     "inits",
     "layers",
     "load",
+    "load_parameters",
     "losses",
     "models",
     "ops",
@@ -70,7 +75,9 @@ __all__ = [
     "parallel",
     "residual",
     "rules",
+    "save_parameters",
     "shaped",
+    "summary",
     "train",
     "value_and_grad",
 ]

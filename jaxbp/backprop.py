@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxbp.core import Batch, Context, Layer, PyTree, add, state_after
+from jaxbp.errors import InputError
+from jaxbp.trees import like, plain
 
 
 class Result(NamedTuple):
@@ -22,18 +26,54 @@ class Result(NamedTuple):
 def value_and_grad(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable[..., Result]:
     """The pure function (params, batch, ctx) -> Result of a model and its loss.
 
-    batch holds "x" [N, ...], "y" (the targets) and "weight" (shape of the per-item losses: [N] or [N, T]).
+    batch holds "x" [N, ...], "y" (the targets) and "weight": one for each item's loss ([N] or [N, T]), or one number
+    for all; without weights the value is the mean over the items. The function `batch` makes one.
     value = sum(weight * loss of each item) + penalties, and grads is its derivative in params.
+    Raises InputError for a batch without "x" or "y", and for shapes that do not fit.
     """
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
-        y, cache = model.forward(params, batch["x"], ctx)
-        value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
+        x, ctx = counted(batch, ctx)
+        weights = plain(params)
+        y, cache = model.forward(weights, x, ctx)
+        value, loss_cache = loss.forward(y, entry(batch, "y"), item_weights(batch, y))
         dy = loss.backward(loss_cache)  # BP1
-        _, grads = model.backward(params, cache, dy)  # BP2, BP3, BP4
-        return Result(value, grads, state_after(model, ctx, cache), y)
+        _, grads = model.backward(weights, cache, dy)  # BP2, BP3, BP4
+        return Result(value, like(params, grads), state_after(model, ctx, cache), y)
 
     return penalized(run, penalties)
+
+
+def batch(x: PyTree, y: Any, mask: Any = None) -> Batch:
+    """The batch of inputs x [N, ...] and targets y whose value is the mean loss over the items that count.
+
+    mask: 1 where an item counts and 0 where not, of the shape of the per-item losses: that of integer targets, or of
+    float targets without their last axis. None: all count. Where no item counts, value and gradient are 0.
+    """
+    y = jnp.asarray(y)
+    items = y.shape[:-1] if jnp.issubdtype(y.dtype, jnp.floating) else y.shape
+    mask = jnp.ones(items) if mask is None else jnp.asarray(mask, float)
+    return {"x": x, "y": y, "weight": mask / jnp.maximum(jnp.sum(mask), 1)}
+
+
+def entry(batch: Batch, key: str) -> PyTree:
+    """batch[key]. Raises InputError where it is missing."""
+    if key not in batch:
+        raise InputError(f"the batch has no '{key}' (it has: {', '.join(batch) or 'nothing'}); see jaxbp.batch(x, y)")
+    return batch[key]
+
+
+def counted(batch: Batch, ctx: Context) -> tuple[PyTree, Context]:
+    """-> (x, the context with the rows that count); all do where the batch has no weight for each row."""
+    x = entry(batch, "x")
+    return ctx.counted(batch) if jnp.ndim(batch.get("weight", 1)) else (x, ctx)
+
+
+def item_weights(batch: Batch, y: jax.Array) -> jax.Array:
+    """The weight of each item's loss, for outputs y: from one number for all, and 1 / items where there is none."""
+    items = y.shape[:-1]
+    weight = jnp.asarray(batch.get("weight", 1 / max(1, prod(items))))
+    return weight if weight.ndim else jnp.full(items, 1.0 * weight)
 
 
 def penalized(gradient: Callable[..., Result], penalties: Sequence[Any]) -> Callable[..., Result]:
@@ -58,16 +98,16 @@ def as_function(layer: Layer) -> Callable[..., PyTree]:
 
     @jax.custom_vjp
     def apply(params: PyTree, x: PyTree, ctx: Context = Context()) -> PyTree:
-        return layer.forward(params, x, ctx)[0]
+        return layer.forward(plain(params), x, ctx)[0]
 
     def forward(params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
-        y, cache = layer.forward(params, x, ctx)
+        y, cache = layer.forward(plain(params), x, ctx)
         return y, (params, cache)
 
     def backward(residuals: tuple[PyTree, PyTree], dy: PyTree) -> tuple[PyTree, PyTree, None]:
         params, cache = residuals
-        dx, grads = layer.backward(params, cache, dy)
-        return grads, dx, None
+        dx, grads = layer.backward(plain(params), cache, dy)
+        return like(params, grads), dx, None
 
     apply.defvjp(forward, backward)
     return apply

@@ -5,7 +5,7 @@ A combinator's backward is its sweep with the rule `gradient`; the sweep sends d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -13,7 +13,21 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, add, label, output_spec, register, require, shaped
+from jaxbp.core import (
+    Case,
+    Context,
+    Layer,
+    PyTree,
+    add,
+    call_text,
+    inside,
+    label,
+    output_spec,
+    part,
+    register,
+    require,
+    shaped,
+)
 from jaxbp.errors import InputError, unknown
 from jaxbp.layers import Add, Cell, Concatenate, Dense, Dropout, Flatten, Recurrent, Tanh
 from jaxbp.layers.recurrent import near_root
@@ -24,14 +38,29 @@ class Combinator(Layer):
     """A layer made of layers."""
 
     def backward(self, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        return self.sweep(gradient, params, cache, dy)
+        with jax.named_scope("backward"):
+            return self.sweep(gradient, params, cache, dy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Chain(Combinator):
-    """y = f_L(... f_2(f_1(x))), and back again: delta_l-1 = f_l.backward(delta_l)."""
+    """y = f_L(... f_2(f_1(x))), and back again: delta_l-1 = f_l.backward(delta_l).
+
+    Chain(Dense(8), Tanh()) and Chain([Dense(8), Tanh()]) are the same object; no layers at all are the identity.
+    Raises InputError for a child that is not a layer.
+    """
 
     layers: tuple[Layer, ...]
+
+    def __init__(self, *children: Layer | Iterable[Layer], layers: Iterable[Layer] = ()) -> None:
+        entries = children[0] if len(children) == 1 and isinstance(children[0], Iterable) else children
+        object.__setattr__(self, "layers", (*entries, *layers))
+        for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise InputError(f"Chain: {layer!r} is not a layer")
+
+    def __repr__(self) -> str:
+        return call_text(type(self).__qualname__, [repr(layer) for layer in self.layers])
 
     def named(self) -> list[tuple[int, str, Layer]]:
         """(index, name in the parameter tree, layer) in forward order."""
@@ -42,19 +71,25 @@ class Chain(Combinator):
         """`named`, with the spec of each layer's input."""
         for i, name, layer in self.named():
             yield i, name, layer, spec
-            spec = output_spec(layer, spec)
+            with inside(name, input=spec):
+                spec = output_spec(layer, spec)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        children = self._with_specs(spec)
-        return {name: layer.init(jax.random.fold_in(key, i), x) for i, name, layer, x in children}
+        params = {}
+        for i, name, layer, x in self._with_specs(spec):
+            with inside(name, input=x):
+                params[name] = layer.init(jax.random.fold_in(key, i), x)
+        return params
 
     def init_state(self, spec: PyTree) -> PyTree:
         return {name: layer.init_state(x) for _, name, layer, x in self._with_specs(spec)}
 
-    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[PyTree, PyTree]:
         cache = {}
         for i, name, layer in self.named():
-            x, cache[name] = layer.forward(params[name], x, ctx.child(i, name))
+            own = part(params, name)
+            with inside(name, input=x, parameters=own):
+                x, cache[name] = layer.forward(own, x, ctx.child(i, name))
         return x, cache
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
@@ -63,7 +98,9 @@ class Chain(Combinator):
     def sweep(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         outputs = {}
         for _, name, layer in reversed(self.named()):
-            dy, outputs[name] = layer.sweep(rule, params[name], cache[name], dy)
+            own = part(params, name)
+            with inside(name, delta=dy, parameters=own):
+                dy, outputs[name] = layer.sweep(rule, own, cache[name], dy)
         return dy, outputs
 
     def map(self, f: Callable[[Layer], Layer]) -> Chain:
@@ -77,16 +114,14 @@ class Chain(Combinator):
         ]
 
 
-@partial(register, data_fields=["x", "keys", "states", "next_states"], meta_fields=["train"])
+@partial(register, data_fields=["x", "ctx", "next_states"], meta_fields=[])
 @dataclass(frozen=True)
 class Recomputed:
     """What a group of a Stack keeps: its input, what its forward needs to run again, and its blocks' next states."""
 
     x: PyTree
-    keys: PyTree
-    states: PyTree
+    ctx: Context  # with a key and a state for each block
     next_states: PyTree
-    train: bool
 
 
 @dataclass(frozen=True)
@@ -118,19 +153,23 @@ class Stack(Combinator):
     def _flat(self, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: a.reshape(self.depth, *a.shape[2:]), tree)
 
-    def _scan(self, params: PyTree, x: PyTree, keys: PyTree, states: PyTree, train: bool) -> tuple[PyTree, PyTree]:
+    def _scan(self, params: PyTree, x: PyTree, ctx: Context, blocks: int) -> tuple[PyTree, PyTree]:
+        """The forward passes of `blocks` blocks; ctx has a key and a state for each."""
+
         def step(x: PyTree, block: PyTree) -> tuple[PyTree, PyTree]:
             params, key, state = block
-            return self.block.forward(params, x, Context(key, state, train))
+            return self.block.forward(params, x, replace(ctx, key=key, state=state))
 
-        return jax.lax.scan(step, x, (params, keys, states))
+        return jax.lax.scan(step, x, (params, ctx.key, ctx.state), blocks)
 
-    def _scan_back(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+    def _scan_back(
+        self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree, blocks: int
+    ) -> tuple[PyTree, PyTree]:
         def step(dy: PyTree, block: PyTree) -> tuple[PyTree, PyTree]:
             params, cache = block
             return self.block.sweep(rule, params, cache, dy)
 
-        return jax.lax.scan(step, dy, (params, cache), reverse=True)
+        return jax.lax.scan(step, dy, (params, cache), blocks, reverse=True)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         return jax.vmap(lambda k: self.block.init(k, spec))(jax.random.split(key, self.depth))
@@ -138,30 +177,31 @@ class Stack(Combinator):
     def init_state(self, spec: PyTree) -> PyTree:
         return jax.tree.map(lambda s: jnp.stack([s] * self.depth), self.block.init_state(spec))
 
-    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[PyTree, PyTree]:
         keys = None if ctx.key is None else jax.random.split(ctx.key, self.depth)  # no two blocks share a mask
         if self.keep == "all":
-            return self._scan(params, x, keys, ctx.state, ctx.train)
+            return self._scan(params, x, replace(ctx, key=keys), self.depth)
 
         def group(x: PyTree, blocks: PyTree) -> tuple[PyTree, PyTree]:
             params, keys, states = blocks
-            y, cache = self._scan(params, x, keys, states, ctx.train)
+            inner = replace(ctx, key=keys, state=states)
+            y, cache = self._scan(params, x, inner, self._group())
             next_states = None if states is None else jax.vmap(self.block.next_state)(states, cache)
-            return y, Recomputed(x, keys, states, next_states, ctx.train)
+            return y, Recomputed(x, inner, next_states)
 
-        return jax.lax.scan(group, x, self._grouped((params, keys, ctx.state)))
+        return jax.lax.scan(group, x, self._grouped((params, keys, ctx.state)), self.depth // self._group())
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
         return jax.vmap(self.block.next_state)(state, cache) if self.keep == "all" else self._flat(cache.next_states)
 
     def sweep(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         if self.keep == "all":
-            return self._scan_back(rule, params, cache, dy)
+            return self._scan_back(rule, params, cache, dy, self.depth)
 
         def group(dy: PyTree, blocks: PyTree) -> tuple[PyTree, PyTree]:
             params, start = blocks
-            _, cache = self._scan(params, start.x, start.keys, start.states, start.train)
-            return self._scan_back(rule, params, cache, dy)
+            _, cache = self._scan(params, start.x, start.ctx, self._group())
+            return self._scan_back(rule, params, cache, dy, self._group())
 
         dx, outputs = jax.lax.scan(group, dy, (self._grouped(params), cache), reverse=True)
         return dx, self._flat(outputs)
@@ -177,15 +217,18 @@ class Stack(Combinator):
 
 @dataclass(frozen=True)
 class Node:
-    """A named layer of a Graph. `inputs` are names of earlier nodes or of the graph's inputs; several make a tuple.
+    """A named layer of a Graph. `inputs` names earlier nodes or the graph's inputs: one name, or several for a tuple.
 
     `shares` names an earlier node whose parameters this node uses too (tied weights); their shapes must agree.
     """
 
     name: str
     layer: Layer
-    inputs: tuple[str, ...]
+    inputs: Sequence[str]
     shares: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", names(self.inputs))
 
     @property
     def owner(self) -> str:
@@ -207,10 +250,14 @@ class Graph(Combinator):
     Raises InputError for a name that is used before it is defined, defined twice, or never used.
     """
 
-    nodes: tuple[Node, ...]
-    inputs: tuple[str, ...] = ("x",)
+    nodes: Sequence[Node]
+    inputs: Sequence[str] = ("x",)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", tuple(self.nodes))
+        object.__setattr__(self, "inputs", names(self.inputs))
+        if not self.nodes:
+            raise InputError("Graph: at least one node is needed")
         known = list(self.inputs)
         used = {self.nodes[-1].name}
         owners: list[str] = []
@@ -232,7 +279,10 @@ class Graph(Combinator):
 
     def _by_name(self, x: PyTree) -> dict[str, PyTree]:
         """{name: value} of the graph's inputs."""
-        return dict(zip(self.inputs, x if len(self.inputs) > 1 else (x,), strict=True))
+        values = x if len(self.inputs) > 1 else (x,)
+        if not isinstance(values, tuple | list) or len(values) != len(self.inputs):
+            raise InputError(f"Graph: x must be a tuple of {len(self.inputs)} inputs: {', '.join(self.inputs)}")
+        return dict(zip(self.inputs, values, strict=True))
 
     def _with_specs(self, spec: PyTree) -> Iterator[tuple[int, Node, PyTree]]:
         """(index, node, the spec of its input) in forward order."""
@@ -240,13 +290,15 @@ class Graph(Combinator):
         for i, node in enumerate(self.nodes):
             x = node.gather(specs)
             yield i, node, x
-            specs[node.name] = output_spec(node.layer, x)
+            with inside(node.name, input=x):
+                specs[node.name] = output_spec(node.layer, x)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         shapes = lambda tree: jax.tree.map(jnp.shape, tree)
         params: dict[str, PyTree] = {}
         for i, node, x in self._with_specs(spec):
-            drawn = node.layer.init(jax.random.fold_in(key, i), x)
+            with inside(node.name, input=x):
+                drawn = node.layer.init(jax.random.fold_in(key, i), x)
             owned = params.setdefault(node.owner, drawn)
             if shapes(owned) != shapes(drawn):
                 raise InputError(
@@ -258,12 +310,14 @@ class Graph(Combinator):
     def init_state(self, spec: PyTree) -> PyTree:
         return {node.name: node.layer.init_state(x) for _, node, x in self._with_specs(spec)}
 
-    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[PyTree, PyTree]:
         values = self._by_name(x)
         cache = {}
         for i, node in enumerate(self.nodes):
-            child = ctx.child(i, node.name)
-            values[node.name], cache[node.name] = node.layer.forward(params[node.owner], node.gather(values), child)
+            x = node.gather(values)
+            own = part(params, node.owner)
+            with inside(node.name, input=x, parameters=own):
+                values[node.name], cache[node.name] = node.layer.forward(own, x, ctx.child(i, node.name))
         return values[self.nodes[-1].name], cache
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
@@ -274,7 +328,10 @@ class Graph(Combinator):
         deltas: dict[str, PyTree] = {self.nodes[-1].name: dy}
         outputs: dict[str, PyTree] = {}
         for node in reversed(self.nodes):
-            dx, output = node.layer.sweep(rule, params[node.owner], cache[node.name], deltas.pop(node.name))
+            dy = deltas.pop(node.name)
+            own = part(params, node.owner)
+            with inside(node.name, delta=dy, parameters=own):
+                dx, output = node.layer.sweep(rule, own, cache[node.name], dy)
             for name, d in zip(node.inputs, dx if len(node.inputs) > 1 else (dx,), strict=True):
                 deltas[name] = add(deltas[name], d) if name in deltas else d
             name = node.owner if merge else node.name
@@ -306,6 +363,11 @@ class Graph(Combinator):
         ]
 
 
+def names(inputs: Sequence[str]) -> tuple[str, ...]:
+    """One name or several, as a tuple."""
+    return (inputs,) if isinstance(inputs, str) else tuple(inputs)
+
+
 def residual(body: Layer, shortcut: Layer | None = None) -> Graph:
     """y = body(x) + x, or body(x) + shortcut(x). Back: the delta goes both ways and the two results are added."""
     ahead = () if shortcut is None else (Node("shortcut", shortcut, ("x",)),)
@@ -315,6 +377,8 @@ def residual(body: Layer, shortcut: Layer | None = None) -> Graph:
 
 def parallel(*branches: Layer, join: Layer = Concatenate()) -> Graph:
     """Every branch sees x; `join` (Concatenate or Add) makes one output of all of theirs."""
+    if not branches:
+        raise InputError("parallel: at least one branch is needed")
     nodes = tuple(Node(f"branch{i}", branch, ("x",)) for i, branch in enumerate(branches))
     return Graph((*nodes, Node("join", join, tuple(node.name for node in nodes))))
 

@@ -17,15 +17,15 @@ holds plain settings:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
+import functools
+import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any, get_args, get_origin
 
 import optax
@@ -36,7 +36,19 @@ from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import ModelConfig
 from jaxbp.optim import Objective, OptimizerConfig, noise_meter  # this import defines the optimizers that JSON names
-from jaxbp.typed import Count, NotNegative, Pattern, Seed, Typed, field_types, fits, spell
+from jaxbp.typed import (
+    Count,
+    NotNegative,
+    Seed,
+    Typed,
+    describe,
+    field_types,
+    fits,
+    meanings,
+    missing_fields,
+    parse,
+    spell,
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class Run(Typed):
         checkpoint_seconds: time between checkpoints; 0 writes one after every call
         keep_checkpoints: how many checkpoints stay, the newest
         noise_scale_every: steps between measurements of the gradient noise scale; None: never
+        keep_programs: whether commands keep compiled programs in the user's cache, so that the next start is quick
     """
 
     epochs: Count
@@ -68,6 +81,7 @@ class Run(Typed):
     checkpoint_seconds: NotNegative = 60.0
     keep_checkpoints: Count = 2
     noise_scale_every: Count | None = None
+    keep_programs: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,6 +132,7 @@ def load(path: str | Path) -> Config:
             raise unknown("config file", str(path), neighbours)
         raise InputError(f"there is no config file {path}")
     module = ModuleType(f"jaxbp_config_{path.stem}")
+    module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where dataclasses of the file look their annotations up
     try:
         exec(compile(path.read_text(), path, "exec"), vars(module))
@@ -133,49 +148,133 @@ def load(path: str | Path) -> Config:
     return config
 
 
-def override(config: Config, words: Sequence[str]) -> Config:
+def override(config: Config, words: Sequence[str], others: Iterable[str] = ()) -> Config:
     """The config with all words such as '--config.optimizer.learning_rate=0.01' applied at once.
 
-    tyro reads each value by the field's type. Raises InputError for an unknown key, a wrong type, an impossible value.
+    '--config.optimizer=SGD' makes the optimizer another kind, before the keys below it are read. It keeps the values of
+    the keys that both kinds have. `others` are options that a message may name too. Raises InputError for an unknown
+    key or kind, a wrong type, an impossible value.
     """
-    changes: dict[str, Any] = {}
-    types = {f"--config.{key}": kind for key, kind in keys(config)}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if name not in types:
-            raise unknown("option", name, [*types, "--config", "--workdir"])
+    draft = _Draft.of(config)
+    read: set[str] = set()
+    for word in sorted(words, key=lambda word: word.partition("=")[0].count(".")):
+        option, equals, text = word.partition("=")
+        places = {option: (owner, name) for option, owner, name in draft.options()}
+        if option not in places:
+            raise _unknown_option(option, places, others)
         if not equals:
-            raise InputError(f"{name} needs a value: {name}=VALUE")
-        if name in changes:
-            raise InputError(f"{name} is given twice")
-        changes[name] = _parse(name, types[name], text)
-    return replace_keys(config, {name.removeprefix("--config."): value for name, value in changes.items()})
+            raise InputError(f"{option} needs a value: {option}=VALUE")
+        if option in read:
+            raise InputError(f"{option} is given twice")
+        read.add(option)
+        owner, name = places[option]
+        if kinds := kinds_of(owner.annotation(name)):
+            kind = "none" if text.lower() == "none" else text
+            if kind not in kinds:
+                raise unknown(option, text, kinds)
+            owner.values[name] = owner.turned(name, kinds[kind])
+        else:
+            owner.values[name] = parse(option, text, owner.annotation(name))
+    return draft.build()
+
+
+def replace_keys(config: Config, changes: dict[str, Any]) -> Config:
+    """dataclasses.replace for dotted keys such as 'run.epochs'. Every nested config is made once, with all its changes.
+
+    Raises InputError for an impossible value.
+    """
+    draft = _Draft.of(config)
+    for key, value in changes.items():
+        *parents, name = key.split(".")
+        functools.reduce(lambda owner, parent: owner.values[parent], parents, draft).values[name] = value
+    return draft.build()
 
 
 def show_help(config: Config) -> None:
-    """Prints every key that a command may override: its type, its meaning, and its value in this config."""
-    import tyro
-
-    options = dataclasses.make_dataclass("options", [("config", Config)], frozen=True)
-    with contextlib.suppress(SystemExit):
-        tyro.cli(
-            options,
-            args=["--help"],
-            default=options(config),
-            prog="keys of the config",
-            use_underscores=True,
-            config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-        )
+    """Prints every option that a word can set: its meaning, its value in this config, and what it can be."""
+    for option, owner, name in _Draft.of(config).options():
+        value = owner.values[name]
+        kinds = kinds_of(owner.annotation(name))
+        allowed = f"one of {', '.join(kinds)}" if kinds else spell(owner.annotation(name))
+        shown = value.kind.__name__ if isinstance(value, _Draft) else value
+        print(describe(option, meanings(owner.kind).get(name, ""), shown, allowed))
 
 
-def keys(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def keys(config: Config) -> Iterator[tuple[str, Any]]:
     """('optimizer.learning_rate', type) of every leaf of the config that can be written as text."""
-    for name, annotation in field_types(type(config)).items():
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
-            yield from keys(value, f"{prefix}{name}.")
-        elif _nested_config(annotation) is None:
-            yield f"{prefix}{name}", annotation
+    for option, owner, name in _Draft.of(config).options():
+        if not kinds_of(owner.annotation(name)):
+            yield option.removeprefix("--config."), owner.annotation(name)
+
+
+@dataclass
+class _Draft:
+    """A config before it is made: its kind, and the values of its fields, in which nested configs are drafts."""
+
+    kind: type[Typed]
+    values: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: Typed) -> _Draft:
+        """The draft that `build` makes into an equal config."""
+        values = {name: getattr(config, name) for name in field_types(type(config))}
+        return cls(type(config), {k: cls.of(v) if isinstance(v, Typed) else v for k, v in values.items()})
+
+    def annotation(self, name: str) -> Any:
+        """The type of a field."""
+        return field_types(self.kind)[name]
+
+    def options(self, prefix: str = "--config") -> Iterator[tuple[str, _Draft, str]]:
+        """(option, the draft that it changes, the field there) for every key and every kind."""
+        for name, annotation in field_types(self.kind).items():
+            value = self.values.get(name)
+            if _nested_config(annotation) is None or kinds_of(annotation):
+                yield f"{prefix}.{name}", self, name
+            if isinstance(value, _Draft):
+                yield from value.options(f"{prefix}.{name}")
+
+    def turned(self, name: str, kind: type[Typed] | None) -> _Draft | None:
+        """The nested config in a field as another kind, with the values that fit that kind too."""
+        if kind is None:
+            return None
+        old = self.values.get(name)
+        values = old.values if isinstance(old, _Draft) else {}
+        types = field_types(kind)
+        return _Draft(kind, {k: v for k, v in values.items() if k in types and _fits(v, types[k])})
+
+    def build(self, where: str = "--config") -> Any:
+        """The config. Raises InputError, beginning with `where` it stands, for an impossible or a missing value."""
+        if missing := missing_fields(self.kind, self.values):
+            options = ", ".join(f"{where}.{name}=VALUE" for name in missing)
+            raise InputError(f"{where}={self.kind.__name__} needs {options} too")
+        values = {k: v.build(f"{where}.{k}") if isinstance(v, _Draft) else v for k, v in self.values.items()}
+        try:
+            return self.kind(**values)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a field of this type can hold a value of a draft."""
+    base = _nested_config(annotation)
+    return issubclass(value.kind, base or ()) if isinstance(value, _Draft) else fits(value, annotation)
+
+
+def _unknown_option(option: str, places: dict[str, tuple[_Draft, str]], others: Iterable[str]) -> InputError:
+    """The error for an option that is none. It names the kinds that have the key, or else the nearest option."""
+    words = option.split(".")
+    for i in range(1, len(words)):
+        parent, key = ".".join(words[:i]), words[i]
+        owner, name = places.get(parent, (None, ""))
+        if owner is None:
+            continue
+        config = owner.values.get(name)
+        present = config.kind.__name__ if isinstance(config, _Draft) else "None"
+        having = [kind for kind, cls in kinds_of(owner.annotation(name)).items() if cls and key in field_types(cls)]
+        if having and present not in having:
+            hint = f"; {', '.join(having)} {'has' if len(having) == 1 else 'have'}: {parent}={having[0]}"
+            return InputError(f"unknown option '{option}': {present} has no {key}{hint}")
+    return unknown("option", option, [*places, *others])
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -192,7 +291,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 def from_json(data: dict[str, Any], base: type[Any] = Config) -> Any:
     """The config that to_json wrote. Raises InputError for a type that is no known `base`, or for unknown keys."""
-    classes = {cls.__name__: cls for cls in _family(base)}
+    classes = _concrete(base)
     if data.get("type") not in classes:
         raise unknown(base.__name__, str(data.get("type")), classes)
     cls = classes[data["type"]]
@@ -216,48 +315,28 @@ def _family(cls: type[Any]) -> Iterator[type[Any]]:
         yield from _family(derived)
 
 
+def _concrete(base: type[Any]) -> dict[str, type[Any]]:
+    """The class and what derives from it, by name, without bases that leave a method open."""
+    return {cls.__name__: cls for cls in _family(base) if not inspect.isabstract(cls)}
+
+
+def kinds_of(annotation: Any) -> dict[str, type[Typed] | None]:
+    """The kinds of config that a field of this type can hold, by name, 'none' among them; {} without a choice."""
+    base = _nested_config(annotation)
+    if base is None or get_origin(annotation) is tuple:
+        return {}
+    kinds: dict[str, type[Typed] | None] = dict(sorted(_concrete(base).items()))
+    if NoneType in get_args(annotation):
+        kinds["none"] = None
+    return kinds if len(kinds) > 1 else {}
+
+
 def _nested_config(annotation: Any) -> type[Typed] | None:
     """The class of the configs in a field: Plateau for Plateau | None, Group for tuple[Group, ...]; None for a leaf."""
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, Typed):
             return part
     return None
-
-
-def _parse(name: str, kind: Any, text: str) -> Any:
-    """The text as a value of type `kind`. Raises InputError, naming the option `name`, where it is none."""
-    import tyro
-
-    if kind in (str, Pattern):
-        return text
-    words = [word for word in re.split(r"[,\s()]+", text) if word] if get_origin(kind) is tuple else [text]
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            value = tyro.cli(kind, args=words, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
-    except SystemExit:
-        value = text
-    if not fits(value, kind):
-        raise InputError(f"{name} must be {spell(kind)}, got '{text}'")
-    return value
-
-
-def replace_keys(config: Any, changes: dict[str, Any], where: str = "--config") -> Any:
-    """dataclasses.replace for dotted keys such as 'run.epochs'. Every nested config is made once, with all its changes.
-
-    Raises InputError, beginning with `where` the config stands, for an impossible value.
-    """
-    by_field: dict[str, dict[str, Any]] = {}
-    for key, value in changes.items():
-        name, _, rest = key.partition(".")
-        by_field.setdefault(name, {})[rest] = value
-    values = {
-        name: nested[""] if "" in nested else replace_keys(getattr(config, name), nested, f"{where}.{name}")
-        for name, nested in by_field.items()
-    }
-    try:
-        return dataclasses.replace(config, **values)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
 
 
 def _misspelt(path: Path, error: TypeError) -> InputError:

@@ -7,9 +7,12 @@ N batch, T time, S any flattened position, I features in, O features out, D mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from textwrap import indent
 from typing import Any, Literal
 
 import jax
@@ -24,19 +27,42 @@ Batch = dict[str, PyTree]  # "x" [N, ...], "y" (the targets), "weight" (shape of
 register = jax.tree_util.register_dataclass
 
 
-@partial(register, data_fields=["key", "state"], meta_fields=["train"])
+@partial(register, data_fields=["key", "state", "counts"], meta_fields=["train"])
 @dataclass(frozen=True)
 class Context:
-    """What is neither parameter nor data: randomness, state such as running statistics, and the mode (static)."""
+    """What is neither parameter nor data: randomness, state such as running statistics, and the mode (static).
+
+    counts [N]: the rows of the batch that count, where not all do; layers that couple the batch leave the others out.
+    """
 
     key: jax.Array | None = None
     state: PyTree = None
     train: bool = True
+    counts: jax.Array | None = None
 
     def child(self, index: int, name: str) -> Context:
         """The context of child `index`: a key of its own, and its part of the state."""
         key = None if self.key is None else jax.random.fold_in(self.key, index)
-        return Context(key, None if self.state is None else self.state[name], self.train)
+        return Context(key, None if self.state is None else self.state[name], self.train, self.counts)
+
+    def counted(self, batch: Batch) -> tuple[PyTree, Context]:
+        """-> (the batch's x, this context with `counts`): a row counts where any of its weights is not 0.
+
+        Floating-point rows that do not count are zeros in x, for they may hold anything, nan too.
+        """
+        counts = jnp.any(batch["weight"].reshape(len(batch["weight"]), -1) != 0, 1)  # [N]
+
+        def zeroed(x: jax.Array) -> jax.Array:
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                return x
+            return jnp.where(counts.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
+
+        return jax.tree.map(zeroed, batch["x"]), replace(self, counts=counts)
+
+    @classmethod
+    def evaluation(cls, state: PyTree = None) -> Context:
+        """The context of a prediction: no randomness, and the running statistics of `state`."""
+        return cls(None, state, train=False)
 
     def draw(self, purpose: Literal["augment", "targets", "noise"]) -> jax.Array:
         """The key of a random choice that no layer makes. Raises InputError where the context has none."""
@@ -76,6 +102,7 @@ class Layer:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        type.__setattr__(cls, "__repr__", cls.__repr__)  # else @dataclass writes one that names every default
         _REGISTRY[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
     @property
@@ -83,8 +110,18 @@ class Layer:
         """Whether one example's output depends on another example. A layer where it does sets couples_batch = True."""
         return False
 
+    def __repr__(self) -> str:
+        """The call that makes this layer, without the fields that are at their defaults."""
+        arguments = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            is_required = field.default is field.default_factory is dataclasses.MISSING
+            if is_required or value != field.default:
+                arguments.append(("" if is_required and not field.kw_only else f"{field.name}=") + value_text(value))
+        return call_text(type(self).__qualname__, arguments)
+
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        """Parameters for inputs of shape and dtype `spec` (jax.ShapeDtypeStruct, batch axis included)."""
+        """Parameters for inputs of shape and dtype `spec`: a jax.ShapeDtypeStruct or an array, batch axis included."""
         return {}
 
     def init_state(self, spec: PyTree) -> PyTree:
@@ -209,6 +246,64 @@ def output_spec(layer: Layer, spec: PyTree, train: bool = True) -> PyTree:
 def state_after(layer: Layer, ctx: Context, cache: PyTree) -> PyTree:
     """The state after a forward pass in `ctx` that left `cache`; None where the context has no state."""
     return None if ctx.state is None else layer.next_state(ctx.state, cache)
+
+
+class LayerError(InputError):
+    """Bad input that a layer inside a model met: `path` names the layer, `words` say what is wrong."""
+
+    def __init__(self, path: str, words: str) -> None:
+        super().__init__(f"{path}: {words}")
+        self.path = path
+        self.words = words
+
+
+@contextmanager
+def inside(name: str, **arrays: PyTree) -> Iterator[None]:
+    """Gives a child's operations its name in the compiled program, and its errors its path and what it got.
+
+    An error of shapes, types or names becomes an InputError; any other one keeps its type and gets a note.
+    """
+    try:
+        with jax.named_scope(name):
+            yield
+    except LayerError as error:
+        raise LayerError(f"{name}/{error.path}", error.words) from error.__cause__
+    except InputError as error:
+        raise LayerError(name, str(error)) from error
+    except Exception as error:
+        shapes = ", ".join(f"{what} {shapes_text(tree)}" for what, tree in arrays.items() if jax.tree.leaves(tree))
+        if type(error) not in (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError):
+            error.add_note(f"in layer {name}: {shapes}")
+            raise
+        raise LayerError(name, f"{shapes}: {type(error).__name__}: {error}") from error
+
+
+def shapes_text(tree: PyTree) -> str:
+    """'b (8,), w (8, 3)': the shape of every array, after its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return ", ".join(f"{path_name(path)} {getattr(leaf, 'shape', ())}".lstrip() for path, leaf in leaves)
+
+
+def part(params: PyTree, name: str) -> PyTree:
+    """The parameters of one child. Raises InputError where there are none of that name."""
+    if name not in params:
+        raise InputError(f"the parameters have no '{name}' (they have: {', '.join(map(str, params)) or 'nothing'})")
+    return params[name]
+
+
+def call_text(name: str, arguments: list[str]) -> str:
+    """The text of a call: on one line if it fits 100 columns, else with an argument on each line."""
+    line = f"{name}({', '.join(arguments)})"
+    if len(line) <= 100 and "\n" not in line:
+        return line
+    lines = ",\n".join(arguments)
+    return f"{name}(\n{indent(lines, '    ')},\n)"
+
+
+def value_text(value: Any) -> str:
+    """repr, with a long tuple written as `call_text` writes a call."""
+    is_long = type(value) is tuple and len(value) > 1
+    return call_text("", [value_text(entry) for entry in value]) if is_long else repr(value)
 
 
 def require(layer: Layer, field: str, holds: bool, words: str) -> None:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial, wraps
+from functools import partial, reduce, wraps
+from itertools import combinations
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 register_factors = partial(jax.tree_util.register_dataclass, data_fields=["a", "g"])
+NO_ARRAYS: dict[str, Any] = {"a": None, "g": None}
 BLOCK = 2**19  # numbers held at once: 2 MiB in float32
 Sharing = Literal["expand", "reduce"]
 
@@ -31,7 +33,7 @@ def over_leading_axes(method: Callable) -> Callable:
 
     @wraps(method)
     def run(self: Factors, *arguments: Any) -> Any:
-        if self.a.ndim == self.axes:
+        if self.leading == 0:
             return method(self, *arguments)
         return jax.lax.map(lambda entry: run(entry, *arguments), self)
 
@@ -61,6 +63,16 @@ class Factors:
         return 3
 
     @property
+    def leading(self) -> int:
+        """The number of axes before the batch axis."""
+        return self.a.ndim - self.axes
+
+    @property
+    def parts(self) -> tuple[Factors, ...]:
+        """The factors of one kind each, whose gradients add up to this one's."""
+        return (self,)
+
+    @property
     def is_outer_product(self) -> bool:
         """Whether every example has one position, so that its gradient is one product of two vectors."""
         return self.a.shape[-2] == 1
@@ -85,6 +97,10 @@ class Factors:
             return jnp.sum(jnp.square(self.example_gradient(a, g)))
         return jnp.sum(jnp.einsum("si,ti->st", a, a) * jnp.einsum("so,to->st", g, g))
 
+    def inner_product(self, a: jax.Array, g: jax.Array, other: Factors, b: jax.Array, h: jax.Array) -> jax.Array:
+        """Of that gradient with the one that factors of another kind, b and h, give the same example."""
+        return jnp.vdot(self.example_gradient(a, g), other.example_gradient(b, h))
+
     @over_leading_axes
     def gradient(self) -> jax.Array:
         """The whole batch's gradient, [..., O, I]."""
@@ -100,7 +116,7 @@ class Factors:
         """[..., N]: of each example's gradient, a block of examples at a time."""
         if self.is_outer_product:
             return jnp.einsum("nsi,nsi->n", self.a, self.a) * jnp.einsum("nso,nso->n", self.g, self.g)
-        n = len(self.a)
+        n = len(jax.tree.leaves(self.g)[0])
         if n * self.norm_memory <= BLOCK:
             return jax.vmap(self.squared_norm)(self.a, self.g)
         block = max((k for k in range(1, n) if n % k == 0 and k * self.norm_memory <= BLOCK), default=1)
@@ -137,10 +153,30 @@ class Factors:
 
     def scaled(self, scale: jax.Array) -> Factors:
         """The factors of scale_n dw_n, for scale [N]."""
-        return replace(self, g=self.g * scale.reshape(-1, *(1,) * (self.axes - 1)).astype(self.g.dtype))
+        scale = scale.reshape(*(1,) * self.leading, -1, *(1,) * (self.axes - 1))
+        return replace(self, g=self.g * scale.astype(self.g.dtype))
 
     def concatenated(self, other: Factors) -> Factors:
-        """The factors of a parameter that is used twice: the positions of both uses."""
+        """The factors of a parameter that is used twice: the positions of both uses, of equal kinds in one array."""
+        parts = {part.kind: part for part in self.parts}
+        for part in other.parts:
+            parts[part.kind] = parts[part.kind].with_positions(part) if part.kind in parts else part
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        dense_last = sorted(parts.values(), key=lambda part: type(part) is Factors)
+        return JoinedFactors(
+            a=tuple(part.a for part in dense_last),
+            g=tuple(part.g for part in dense_last),
+            kinds=tuple(part.kind[0] for part in dense_last),
+        )
+
+    @property
+    def kind(self) -> tuple[Factors, int, int]:
+        """These factors without arrays, and the widths I and O: equal where the positions can lie in one array."""
+        return replace(self, **NO_ARRAYS), self.a.shape[-1], self.g.shape[-1]
+
+    def with_positions(self, other: Factors) -> Factors:
+        """The positions of both, for factors of the same kind."""
         return replace(self, a=jnp.concatenate([self.a, other.a], -2), g=jnp.concatenate([self.g, other.g], -2))
 
 
@@ -173,13 +209,86 @@ class GroupedFactors(Factors):
         return jax.vmap(lambda a, g: Factors(a, g).kronecker(weight, sharing), in_axes=1)(self.a, self.g)
 
 
+@partial(register_factors, meta_fields=["kinds"])
+@dataclass(frozen=True)
+class JoinedFactors(Factors):
+    """Factors of a parameter with uses of different kinds, as of a table of embeddings that is the output's weight too.
+
+    a and g hold an array for each of the kinds, which are factors without arrays. The gradients of the kinds have the
+    same entries in the same order. They are added in the first one's shape:
+
+        |dw_n|^2 = sum_p |dw_np|^2 + 2 sum_p<q dw_np . dw_nq                             over the kinds p and q
+    """
+
+    a: Any
+    g: Any
+    kinds: tuple[Factors, ...]
+
+    @property
+    def leading(self) -> int:
+        return self.parts[0].leading
+
+    @property
+    def parts(self) -> tuple[Factors, ...]:
+        return tuple(replace(kind, a=a, g=g) for kind, a, g in zip(self.kinds, self.a, self.g, strict=True))
+
+    @property
+    def is_outer_product(self) -> bool:
+        return False
+
+    @property
+    def norm_memory(self) -> int:
+        return sum(part.norm_memory for part in self.parts)
+
+    def example_gradient(self, a: Any, g: Any) -> jax.Array:
+        return _sum_in_first_shape([kind.example_gradient(*pair) for kind, *pair in zip(self.kinds, a, g, strict=True)])
+
+    def squared_norm(self, a: Any, g: Any) -> jax.Array:
+        uses = list(zip(self.kinds, a, g, strict=True))
+        norms = [kind.squared_norm(a, g) for kind, a, g in uses]
+        products = [kind.inner_product(a, g, *other) for (kind, a, g), other in combinations(uses, 2)]
+        return reduce(jnp.add, norms) + 2 * reduce(jnp.add, products)
+
+    @over_leading_axes
+    def gradient(self) -> jax.Array:
+        return _sum_in_first_shape([part.gradient() for part in self.parts])
+
+    @over_leading_axes
+    def kronecker(self, weight: jax.Array, sharing: Sharing) -> tuple[jax.Array, jax.Array]:
+        """The partial traces of sum_p G_p (x) A_p, whose product has the trace of that sum:
+
+            G = sum_p tr(A_p) G_p,     A = sum_p tr(G_p) A_p / sum_p tr(G_p) tr(A_p)
+
+        Kinds that cannot be added so, because their G or A differ in shape, give the gradient's full matrix as G.
+        """
+        pairs = [part.kronecker(weight, sharing) for part in self.parts]
+        pairs = [(jnp.diag(g) if g.ndim < a.ndim else g, a) for g, a in pairs]
+        if len({(g.shape, a.shape) for g, a in pairs}) > 1:
+            dw = self.example_gradients()
+            dw = dw.reshape(len(dw), 1, -1)
+            return Factors(jnp.ones_like(dw[..., :1]), dw).kronecker(weight, sharing)
+        trace = lambda matrix: jnp.trace(matrix, axis1=-2, axis2=-1)[..., None, None]
+        share = jnp.sum(weight).astype(pairs[0][0].dtype)  # sums of several pairs need G to add up, and A to average
+        whole = reduce(jnp.add, [trace(g) * trace(a) for g, a in pairs])
+        rows = reduce(jnp.add, [trace(a) * g for g, a in pairs])
+        columns = reduce(jnp.add, [trace(g) * a for g, a in pairs])
+        return rows / share, columns * share / jnp.where(whole == 0, 1, whole)
+
+    def scaled(self, scale: jax.Array) -> Factors:
+        return replace(self, g=tuple(part.scaled(scale).g for part in self.parts))
+
+
+def _sum_in_first_shape(gradients: list[jax.Array]) -> jax.Array:
+    return reduce(jnp.add, [dw.reshape(gradients[0].shape) for dw in gradients])
+
+
 def tree_map(f: Callable[..., Any], factors: Any, *rest: Any) -> Any:
     """jax.tree.map over trees whose leaves are Factors; `rest` may have a subtree at each of these leaves."""
     return jax.tree.map(f, factors, *rest, is_leaf=lambda node: isinstance(node, Factors))
 
 
-def total(term: Callable[..., Any], *arrays: jax.Array) -> Any:
+def total(term: Callable[..., Any], *arrays: Any) -> Any:
     """The sum of term(entry, ...) over the entries along the arrays' first axis, with one term at a time in memory."""
-    shapes = jax.eval_shape(term, *(a[0] for a in arrays))
+    shapes = jax.eval_shape(term, *jax.tree.map(lambda a: a[0], arrays))
     add = lambda sums, entries: (jax.tree.map(jnp.add, sums, term(*entries)), None)
     return jax.lax.scan(add, jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), shapes), arrays)[0]

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from jaxbp.core import PyTree, Static, path_name
 from jaxbp.errors import InputError
+from jaxbp.trees import like, plain
 from jaxbp.typed import Fraction, NotNegative, Pattern, Positive, Typed
 
 
@@ -261,14 +262,17 @@ class Penalty(Typed):
     def value(self, params: PyTree) -> jax.Array:
         """The penalty, a scalar."""
         terms = [
-            self.l2 / 2 * jnp.sum(w * w) + self.l1 * jnp.sum(jnp.abs(w)) for w in jax.tree.leaves(self.chosen(params))
+            self.l2 / 2 * jnp.sum(w * w) + self.l1 * jnp.sum(jnp.abs(w))
+            for w in jax.tree.leaves(self.chosen(plain(params)))
         ]
         return reduce(jnp.add, terms)
 
     def gradient(self, params: PyTree) -> PyTree:
         """Like params: zero where the expression does not match."""
         slope = lambda p, w: jnp.zeros_like(p) if w is None else self.l2 * w + self.l1 * jnp.sign(w)
-        return jax.tree.map(slope, params, self.chosen(params), is_leaf=lambda leaf: leaf is None)
+        weights = plain(params)
+        slopes = jax.tree.map(slope, weights, self.chosen(weights), is_leaf=lambda leaf: leaf is None)
+        return like(params, slopes)
 
     def curvature(self, params: PyTree) -> PyTree:
         """Like params, the second derivative: l2 where the expression matches, else 0."""

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Layer, PyTree, Shared, add, label
+from jaxbp.core import Layer, PyTree, Shared, add, label, register
 from jaxbp.errors import InputError
 from jaxbp.factors import Factors, tree_map
+
+
+@partial(register, data_fields=["value"], meta_fields=[])
+@dataclass(frozen=True)
+class Running(Shared):
+    """Running statistics that took the place of the batch's own: the pass that left this cache mixed no examples."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,12 @@ class Rule:
         return self.take(layer, params, cache, dy)
 
 
+def mixes_examples(layer: Layer, cache: PyTree) -> bool:
+    """Whether one example's output depended on another example in the pass that left `cache`."""
+    is_running = lambda node: isinstance(node, Running)
+    return layer.couples_batch and not any(map(is_running, jax.tree.leaves(cache, is_leaf=is_running)))
+
+
 def _gradient(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
     return layer.backward(params, cache, dy)
 
@@ -40,7 +53,7 @@ def _delta(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyT
 
 
 def _example_gradients(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-    if layer.couples_batch:
+    if mixes_examples(layer, cache):
         raise InputError(f"per-example gradients are undefined here: '{label(layer)}' mixes the examples of a batch")
     is_shared = lambda node: isinstance(node, Shared)
     axes = jax.tree.map(lambda node: None if is_shared(node) else 0, cache, is_leaf=is_shared)
@@ -54,7 +67,7 @@ def _example_gradients(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) 
 def _factors(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
     factors = layer.factors(params, cache, dy)
     others = sorted(set(params) - set(factors))
-    take = _example_gradients if others or layer.couples_batch else _gradient
+    take = _example_gradients if others or mixes_examples(layer, cache) else _gradient
     dx, grads = take(layer, params, cache, dy)
     own = {name: grads[name].reshape(len(grads[name]), 1, -1) for name in others}  # each example's gradient, times one
     return dx, factors | {name: Factors(jnp.ones_like(g[..., :1]), g) for name, g in own.items()}

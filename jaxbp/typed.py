@@ -1,13 +1,18 @@
 """Typed: the base class of every config dataclass. It checks its fields' types and ranges when it is made.
 
-A range stands in the annotation: `rate: Fraction`, `epochs: Count`, `width: Annotated[float, Range(0, 9)]`.
+A range stands in the annotation: `rate: Fraction`, `epochs: Count`, `width: Annotated[float, Range(0, 9)]`. The same
+annotation says how a word of the command line is read, and what --help shows.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from dataclasses import dataclass
+import shlex
+import textwrap
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -71,13 +76,29 @@ class Typed:
             if get_origin(kind) is Literal and isinstance(value, str) and value not in get_args(kind):
                 raise unknown(f"{type(self).__name__} {name}", value, get_args(kind))
             if not fits(value, kind):
-                raise InputError(f"{type(self).__name__}: {name} must be {spell(kind)}, got {value!r}")
+                raise InputError(f"{type(self).__name__}: {name} must be {spell(kind, in_python=True)}, got {value!r}")
 
 
 def field_types(cls: type) -> dict[str, Any]:
     """Field name -> type, with its range."""
     hints = get_type_hints(cls, include_extras=True)
     return {name: kind for name, kind in hints.items() if get_origin(kind) is not ClassVar}
+
+
+def missing_fields(cls: type, values: Iterable[str]) -> list[str]:
+    """The fields without a default that are not among `values`."""
+    required = [field.name for field in fields(cls) if field.default is field.default_factory is MISSING]
+    return [name for name in required if name not in values]
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """Field name -> its words under "Args:" in the docstrings of the class and its bases."""
+    words = {}
+    for base in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Args:\n")
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
+            words[name] = " ".join(text.split())
+    return words
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -96,16 +117,60 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
-def spell(kind: Any) -> str:
-    """A type in words."""
+def parse(option: str, text: str, kind: Any) -> Any:
+    """The value of type `kind` that a text of the command line says. Raises InputError, naming the option, for none."""
+    value = read(text, kind)
+    if not fits(value, kind):
+        raise InputError(f"{option} must be {spell(kind)}, got '{text}'")
+    return value
+
+
+def read(text: str, kind: Any) -> Any:
+    """The value of type `kind` that the text says; where it says none, the text or something else that does not fit."""
+    if get_origin(kind) is Annotated:
+        return read(text, get_args(kind)[0])
+    if get_origin(kind) is tuple:
+        return tuple(read(word, get_args(kind)[0]) for word in re.split(r"[,\s()]+", text) if word)
+    if get_origin(kind) is Literal:
+        return text
+    if get_args(kind):  # a union: None first, since a text may be anything
+        members = sorted(get_args(kind), key=lambda member: member is not NoneType)
+        return next((value for member in members if fits(value := read(text, member), member)), text)
+    if kind in (bool, NoneType):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def describe(option: str, meaning: str, value: Any, allowed: str) -> str:
+    """What --help shows of an option: its meaning, its value (MISSING where one is needed), and what it can be."""
+    words = shlex.join(map(str, value if isinstance(value, tuple) else (value,)))
+    shown = "required" if value is MISSING else f"default: {words if words.isprintable() else repr(value)}"
+    indent = " " * 6
+    return f"{option}\n" + textwrap.fill(
+        f"{meaning} ({shown}); {allowed}",
+        width=100,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def spell(kind: Any, in_python: bool = False) -> str:
+    """A type in words, those of the command line or of Python."""
     if get_origin(kind) is Annotated:
         return f"{spell(get_args(kind)[0])} {get_args(kind)[1]}"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     if get_origin(kind) is tuple:
         plural = spell(get_args(kind)[0]).replace("an integer", "integers").replace("a text", "texts")
-        return f"{plural} separated by commas"
+        return f"a tuple of {plural}" if in_python else f"{plural} separated by commas"
     if get_args(kind):
-        return " or ".join(spell(member) for member in get_args(kind))
+        return " or ".join(spell(member, in_python) for member in get_args(kind))
     names = {int: "an integer", float: "a finite number", bool: "True or False", str: "a text", NoneType: "None"}
     return names.get(kind, getattr(kind, "__name__", str(kind)))

@@ -59,7 +59,7 @@ class Keep(Wrapper):
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         return self.inner.init(key, spec)
 
-    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, PyTree]:
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[PyTree, PyTree]:
         y, cache = self.inner.forward(params, x, ctx)
         return y, Kept(x, y, Shared(ctx), cache)
 
@@ -87,7 +87,7 @@ class Shift(Wrapper):
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         return {"inner": self.inner.init(key, spec), "shift": jnp.zeros(output_spec(self.inner, spec).shape)}
 
-    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         y, cache = self.inner.forward(params["inner"], x, ctx)
         return y + params["shift"].astype(y.dtype), cache
 

@@ -1,5 +1,6 @@
 """Strict settings for every test: simulated devices, highest precision, and a clean failure for anything implicit."""
 
+import gc
 import os
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
@@ -20,6 +21,7 @@ matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_default_matmul_precision", "highest")
 flags.FLAGS.mark_as_parsed()
+gc.set_threshold(20_000)  # tracing makes many objects that live briefly: looking at every 700 takes 6% of the time
 
 
 def pytest_itemcollected(item):

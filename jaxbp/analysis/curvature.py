@@ -68,7 +68,9 @@ def exact(loss: Loss, y: jax.Array, batch: Batch) -> Roots:
     column = lambda e: jax.jvp(lambda y: output_delta(loss, y, unit), (y,), (jnp.broadcast_to(e, y.shape),))[1]
     hessian = jnp.moveaxis(jax.vmap(column)(jnp.eye(y.shape[-1], dtype=y.dtype)), 0, -1)  # [N, ..., O, O]
     values, vectors = jnp.linalg.eigh(hessian)
-    half = vectors * jnp.sqrt(jnp.maximum(values, 0) * batch["weight"][..., None])[..., None, :].astype(y.dtype)
+    weight = batch["weight"][..., None]
+    half = vectors * jnp.sqrt(jnp.maximum(values, 0) * weight)[..., None, :].astype(y.dtype)
+    half = jnp.where(weight[..., None] == 0, 0, half)  # where nothing counts, a target may be nan
     return Roots(jnp.moveaxis(half, -1, 0), per_item=True)
 
 
@@ -135,7 +137,8 @@ def diagonal(model: Layer, loss: Loss, kind: Kind) -> Callable[..., PyTree]:
         raise unknown("diagonal kind", kind, ("gauss_newton", "empirical"))
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> PyTree:
-        y, cache = model.forward(params, batch["x"], ctx)
+        x, ctx = ctx.counted(batch)
+        y, cache = model.forward(params, x, ctx)
         roots = exact(loss, y, batch) if kind == "gauss_newton" else empirical(loss, y, batch)
         squares = sum_over_roots(model, params, cache, roots, lambda leaf: leaf.second_moment())
         return jax.tree.map(lambda p, s: s.reshape(p.shape), params, squares)

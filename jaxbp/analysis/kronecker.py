@@ -99,7 +99,7 @@ def corrected(model: Layer, params: PyTree, cache: PyTree, roots: Roots, bases: 
 
 def _second_moment(factors: Factors, basis: Eigen) -> jax.Array:
     """[..., O, I]: the sum over the examples of the squares of their gradients, in the basis."""
-    if factors.a.ndim > factors.axes:
+    if factors.leading:
         return jax.lax.map(lambda entry: _second_moment(*entry), (factors, basis))
     if factors.is_outer_product:
         g = factors.g if basis.g is None else factors.g @ basis.g

@@ -7,7 +7,8 @@ g_n = sum_s d_ns a_ns^T, and
     |g_n|^2 = sum_st (a_ns . a_nt)(d_ns . d_nt)                                      (Goodfellow 2015, arXiv 1510.01799)
 
 so one forward pass and one reverse sweep give all norms, and g_n is formed only where that is cheaper (the factors'
-`squared_norms` decides). Layers that mix the examples of a batch are refused, for there g_n is not defined.
+`squared_norms` decides). Layers that mix the examples of a batch are refused, for there g_n is not defined. Batch
+normalization mixes them in training, and not in evaluation.
 
 Clipping adds up c_n g_n with c_n = min(1, norm / |g_n|): the sum that differentially private training adds its noise to
 (Abadi et al. 2016, arXiv 1607.00133). c is known only after a reverse sweep. Either a second sweep follows, with the
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp import rules
-from jaxbp.core import Batch, Context, Layer, PyTree, dot, label, leaf_layers
+from jaxbp.core import Batch, Context, Layer, PyTree, dot
 from jaxbp.errors import InputError, unknown
 from jaxbp.factors import tree_map
 from jaxbp.losses import Loss
@@ -51,12 +52,8 @@ class Clipped(NamedTuple):
 
 def factored_pass(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context) -> FactoredPass:
     """Raises InputError where a layer mixes the examples of a batch."""
-    for layer in leaf_layers(model):
-        if layer.couples_batch:
-            raise InputError(
-                f"per-example gradients are undefined here: '{label(layer)}' mixes the examples of a batch"
-            )
-    y, cache = model.forward(params, batch["x"], ctx)
+    x, ctx = ctx.counted(batch)
+    y, cache = model.forward(params, x, ctx)
     value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
     dy = loss.backward(loss_cache)
     _, factors = model.sweep(rules.factors, params, cache, dy)

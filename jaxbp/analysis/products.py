@@ -80,7 +80,7 @@ def fisher(model: Layer, loss: Loss, empirical: bool) -> Product:
         """w D (D . u) of each item."""
         deltas = output_delta(loss, y, batch | {"weight": jnp.ones_like(batch["weight"])})
         slope = jnp.sum(deltas * u, -1) * batch["weight"]
-        return jnp.where(slope == 0, 0, slope)[..., None] * deltas
+        return jnp.where(batch["weight"][..., None] == 0, 0, slope[..., None] * deltas)
 
     return _sandwiched(model, outer_product)
 
@@ -89,7 +89,8 @@ def _sandwiched(model: Layer, middle: Callable[[jax.Array, jax.Array, Batch], ja
     """J^T middle(y, J v, batch): the forward pass and its push-forward together, then one reverse sweep."""
 
     def product(params: PyTree, batch: Batch, v: PyTree, ctx: Context = Context()) -> PyTree:
-        forward = lambda params: model.forward(params, batch["x"], ctx)
+        x, ctx = ctx.counted(batch)
+        forward = lambda params: model.forward(params, x, ctx)
         y, u, cache = jax.jvp(forward, (params,), (v,), has_aux=True)
         return model.backward(params, cache, middle(y, u, batch).astype(y.dtype))[1]
 

@@ -102,7 +102,8 @@ def record(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context 
 
     @jax.jit
     def run(params: PyTree, shifted_params: PyTree, batch: Batch, ctx: Context) -> tuple:
-        y, cache = keeping.forward(params, batch["x"], ctx)
+        x, counting = ctx.counted(batch)
+        y, cache = keeping.forward(params, x, counting)
         outputs = keeping.sweep(Rule(_output), params, cache, jax.tree.map(jnp.zeros_like, y))[1]
         by_hand = value_and_grad(shifted, loss)(shifted_params, batch, ctx)
         by_autodiff = autodiff(shifted, loss)(shifted_params, batch, ctx)

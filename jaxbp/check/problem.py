@@ -181,15 +181,17 @@ def model_problem(
     runs(forward, leaves, label(model), needed=True)
     runs(lambda leaves: pullback(leaves, dy), leaves, f"{label(model)}.backward", needed=True)
 
+    x, counting = ctx.counted(batch)
+
     def delta() -> tuple[PyTree, PyTree]:
-        y = model.forward(params, batch["x"], ctx)[0]
+        y = model.forward(params, x, counting)[0]
         _, cache = loss.forward(y, batch["y"], batch["weight"])
         return loss.backward(cache), jax.grad(lambda y: loss.forward(y, batch["y"], batch["weight"])[0])(y)
 
     variant = lambda change, dtype: model_problem(model, loss, params, change(batch), ctx, penalties, dtype)
     size = len(batch["weight"])
     problem = Problem(label(model), forward, pullback, leaves, dy, dtypes, variant, batch["x"], size)
-    return replace(problem, layer=model, setting=(params, batch["x"], ctx), delta=delta)
+    return replace(problem, layer=model, setting=(params, x, counting), delta=delta)
 
 
 def _scalar_pullback(gradient: Callable[[Leaves], PyTree], who: str, like: PyTree) -> Pullback:

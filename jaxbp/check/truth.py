@@ -58,7 +58,8 @@ def autodiff(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable
     """jaxbp.value_and_grad by other means: jax.value_and_grad of the forward passes of the model and the loss."""
 
     def objective(params: PyTree, batch: Batch, ctx: Context) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
-        y, cache = model.forward(params, batch["x"], ctx)
+        x, ctx = ctx.counted(batch)
+        y, cache = model.forward(params, x, ctx)
         value, _ = loss.forward(y, batch["y"], batch["weight"])
         state = state_after(model, ctx, cache)
         return sum((penalty.value(params) for penalty in penalties), value), (state, y)

@@ -1,54 +1,122 @@
-"""What all commands share: flags, the config with its overrides, and one line with exit status 2 for bad input."""
+"""What all commands share: options as the fields of a dataclass, the config with its overrides, help."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Sequence
-
-from absl import app, flags, logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 from jaxbp import config as configuration
-from jaxbp.errors import InputError
+from jaxbp.commands.experiments import EXPERIMENTS
+from jaxbp.config import Config
+from jaxbp.errors import InputError, unknown
+from jaxbp.typed import Typed, describe, field_types, meanings, missing_fields, parse, spell
+
+HELP = {"--help", "-h"}
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs a command: absl reads its own flags, `main` gets the other words and returns the exit status."""
+@dataclass(frozen=True)
+class NewFile:
+    """The texts that name a file which a command can write."""
 
-    def guarded(argv: list[str]) -> int | None:
-        logging.set_verbosity(logging.WARNING)
-        try:
-            return main(argv[1:])
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+    def holds(self, value: str) -> bool:
+        """Whether the folder is there, and no folder has the file's own name."""
+        return Path(value).parent.is_dir() and not Path(value).is_dir()
 
-    app.run(guarded, flags_parser=_parse)
+    def __str__(self) -> str:
+        return "that names a file in a folder that is there"
 
 
-def config(words: Sequence[str]) -> configuration.Config:
-    """The config of --config with the overrides in `words`."""
-    return configuration.override(configuration.load(flags.FLAGS.config), words)
+OutputFile = Annotated[str, NewFile()]
+Options = TypeVar("Options", bound=Typed)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Reads absl's flags, and returns the other words. --help prints the flags and every key of the config."""
-    wants_help = {"--help", "-h"} & set(argv)
-    words = flags.FLAGS(_with_equals([word for word in argv if word not in wants_help]), known_only=True)
-    if wants_help:
-        print(sys.modules["__main__"].__doc__)
-        print(flags.FLAGS.main_module_help())
-        if "config" in flags.FLAGS:
-            configuration.show_help(configuration.load(flags.FLAGS.config))
-        sys.exit(0)
-    return words
+def read(cls: type[Options], words: Sequence[str]) -> tuple[Options, list[str]]:
+    """The command's options, and the words that are none of them.
+
+    --help prints the text of the module of `cls`, the options, and every key of a config, and ends the command. Raises
+    InputError for a bad value, and for an option that is required and not there.
+    """
+    types = field_types(cls)
+    values: dict[str, Any] = {}
+    others = []
+    for word in _with_values(words, types):
+        option, equals, text = word.partition("=")
+        name = option.removeprefix("--")
+        if name not in types:
+            others.append(word)
+            continue
+        if name in values:
+            raise InputError(f"{option} is given twice")
+        if not equals and types[name] is not bool:
+            raise InputError(f"{option} needs a value: {option}=VALUE")
+        values[name] = parse(option, text if equals else "true", types[name])
+    if HELP & set(others):
+        _show_help(cls, values, [word for word in others if word not in HELP])
+        raise SystemExit(0)
+    if missing := missing_fields(cls, values):
+        raise InputError(f"--{missing[0]} is missing: --{missing[0]}=VALUE (--help shows all options)")
+    return cls(**values), others
 
 
-def _with_equals(argv: Sequence[str]) -> list[str]:
-    """'--config.run.seed 1' as '--config.run.seed=1': a word without dashes belongs to the option before it."""
+def read_all(cls: type[Options], words: Sequence[str]) -> Options:
+    """The options of a command that takes no other words. Raises InputError where there are some."""
+    options, others = read(cls, words)
+    if others:
+        raise unknown("option", others[0].partition("=")[0], _names(cls))
+    return options
+
+
+def load(experiment: str) -> Config:
+    """The config of a file, or of EXPERIMENTS by name."""
+    return EXPERIMENTS[experiment] if experiment in EXPERIMENTS else configuration.load(experiment)
+
+
+def override(config: Config, words: Sequence[str], options: Typed) -> Config:
+    """The config with the overrides in `words`, which are no `options` of the command."""
+    return configuration.override(config, words, _names(type(options)))
+
+
+def _names(cls: type[Typed]) -> list[str]:
+    return [f"--{name}" for name in field_types(cls)]
+
+
+def _with_values(words: Sequence[str], types: dict[str, Any]) -> list[str]:
+    """Every option with its values in one word: '--config.model.hidden 64 32' becomes '--config.model.hidden=64 32'.
+
+    A word without dashes that belongs to no option before it is a value of the command's first option.
+    """
     joined: list[str] = []
-    for word in argv:
-        if joined[1:] and not word.startswith("-") and joined[-1].startswith("--") and "=" not in joined[-1]:
-            joined[-1] += f"={word}"
-        else:
+    open_option = ""  # the option that takes the next word
+    for word in words:
+        if word.startswith("-") and not re.match(r"-\.?\d", word):
             joined.append(word)
+            open_option = "" if "=" in word or word in HELP else word
+        elif open_option and _takes(joined[-1], word, types):
+            joined[-1] += f" {word}" if "=" in joined[-1] else f"={word}"
+            open_option = open_option if open_option.startswith("--config.") else ""
+        else:
+            joined.append(f"--{next(iter(types))}={word}")
+            open_option = ""
     return joined
+
+
+def _takes(option: str, word: str, types: dict[str, Any]) -> bool:
+    """Whether a word without dashes belongs to the option, with its values so far, that stands before it."""
+    if types.get(option.removeprefix("--")) is bool:
+        return word.lower() in ("true", "false")
+    return "=" not in option or not word.endswith(".py")
+
+
+def _show_help(cls: type[Typed], values: dict[str, Any], words: Sequence[str]) -> None:
+    values = {field.name: values.get(field.name, field.default) for field in fields(cls)}
+    config = configuration.override(load(values["config"]), words, _names(cls)) if "config" in values else None
+    print(sys.modules[cls.__module__].__doc__)
+    for name, kind in field_types(cls).items():
+        print(describe(f"--{name}", meanings(cls)[name], values[name], spell(kind)))
+    if config:
+        print("\nKeys of the config, each --config.KEY=VALUE:\n")
+        configuration.show_help(config)

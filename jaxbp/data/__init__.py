@@ -1,7 +1,8 @@
 """Data sets, one file each: a frozen dataclass that loads its parts. A test prints the line that a new one needs here.
 
 A data set derives from `DataConfig`, or from `Prepared` (which knows how to scale), and has `load`; or from `Tabular`
-(which also splits, and makes folds), and has `table`. One of images derives from `Movable` too.
+(which also splits, and makes folds), and has `table`; or from `Table` (which chooses among columns), and has `read`.
+One of images derives from `Movable` too.
 """
 
 from jaxbp.data.adding import Adding
@@ -9,6 +10,7 @@ from jaxbp.data.characters import Characters
 from jaxbp.data.csv_file import Csv
 from jaxbp.data.curve import Curve
 from jaxbp.data.embedded import Embedded
+from jaxbp.data.frame import Frame
 from jaxbp.data.function import Function
 from jaxbp.data.idx import Idx
 from jaxbp.data.images import Images
@@ -16,10 +18,13 @@ from jaxbp.data.logic import Logic
 from jaxbp.data.mnist import Mnist
 from jaxbp.data.moved import Movable
 from jaxbp.data.npz import Npz
+from jaxbp.data.parquet import Parquet
 from jaxbp.data.pipeline import DataConfig, Dataset, Splits, epoch_order
+from jaxbp.data.preparation import Preparation
 from jaxbp.data.prepare import Prepared, Tabular, cross_validation
 from jaxbp.data.reber import Reber
 from jaxbp.data.reconstruction import Encoder, Reconstruction
+from jaxbp.data.table import Table
 from jaxbp.data.text import Text
 
 __all__ = [
@@ -31,6 +36,7 @@ __all__ = [
     "Dataset",
     "Embedded",
     "Encoder",
+    "Frame",
     "Function",
     "Idx",
     "Images",
@@ -38,10 +44,13 @@ __all__ = [
     "Mnist",
     "Movable",
     "Npz",
+    "Parquet",
+    "Preparation",
     "Prepared",
     "Reber",
     "Reconstruction",
     "Splits",
+    "Table",
     "Tabular",
     "Text",
     "cross_validation",

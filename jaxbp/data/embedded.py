@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbp.data.moved import Movable
 from jaxbp.data.pipeline import Dataset
-from jaxbp.data.prepare import Tabular
+from jaxbp.data.prepare import Examples, Tabular
 from jaxbp.errors import InputError
 
 
@@ -31,11 +31,12 @@ class Embedded(Movable, Tabular):
         if self.image and self.name != "digits":
             raise InputError(f"image=True is for name='digits' only, got name='{self.name}'")
 
-    def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
+    def table(self) -> Examples:
         from sklearn import datasets
 
         bunch = getattr(datasets, f"load_{self.name}")()
         x = bunch.data.reshape(-1, 8, 8, 1) if self.image else bunch.data
         if self.name == "diabetes":
-            return Dataset(x, bunch.target[:, None]), None
-        return Dataset(x, bunch.target.astype(np.int32)), tuple(str(name) for name in bunch.target_names)
+            return Examples(Dataset(x, bunch.target[:, None]), None)
+        names = tuple(str(name) for name in bunch.target_names)
+        return Examples(Dataset(x, bunch.target.astype(np.int32)), names)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from jaxbp.data.pipeline import Dataset
-from jaxbp.data.prepare import Tabular
+from jaxbp.data.prepare import Examples, Tabular
 from jaxbp.errors import InputError
 from jaxbp.typed import Range
 
@@ -48,8 +48,8 @@ class Function(Tabular):
         if not self.low < self.high:
             raise InputError(f"Function: low must be below high, got {self.low} and {self.high}")
 
-    def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
+    def table(self) -> Examples:
         rng = np.random.default_rng(self.seed)
         x = rng.uniform(self.low, self.high, (self.examples, 1))
         y = FUNCTIONS[self.name](x) + self.noise * rng.normal(size=x.shape)
-        return Dataset(x, y), None
+        return Examples(Dataset(x, y), None)

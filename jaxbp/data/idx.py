@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxbp.data.checks import unreadable
 from jaxbp.data.moved import Movable
-from jaxbp.data.pipeline import Dataset, Splits, check, unreadable
+from jaxbp.data.pipeline import Dataset, Splits, check
+from jaxbp.data.preparation import Numbers
 from jaxbp.data.prepare import Prepared, label_numbers
 from jaxbp.errors import InputError
 
@@ -47,7 +49,7 @@ class Idx(Movable, Prepared):
         values = np.unique(train.y)
         train = Dataset(train.x, label_numbers(self.train_labels, train.y, values))
         test = Dataset(test.x, label_numbers(self.test_labels, test.y, values))
-        return self.finish(train, test, tuple(str(value) for value in values))
+        return self.finish(train, test, tuple(str(value) for value in values), Numbers.of_images)
 
 
 def read_pair(images: Path, labels: Path, image: bool, classes: tuple[str, ...] | None = None) -> Dataset:
@@ -67,7 +69,6 @@ def read_pair(images: Path, labels: Path, image: bool, classes: tuple[str, ...] 
     if len(x) != len(y):
         raise InputError(f"{images} holds {len(x)} images and {labels} holds {len(y)} labels; both need equally many")
     x = x.reshape(*x.shape, 1) if image else x.reshape(len(x), math.prod(x.shape[1:]))
-    x = x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x
     data = Dataset(x, y.astype(np.int32))
     check(f"{images} with {labels.name}", data, classes)
     return data

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxbp.data.checks import unreadable
 from jaxbp.data.moved import Movable
-from jaxbp.data.pipeline import Dataset, unreadable
-from jaxbp.data.prepare import Tabular
+from jaxbp.data.pipeline import Dataset
+from jaxbp.data.preparation import Numbers
+from jaxbp.data.prepare import Examples, Tabular
 from jaxbp.errors import InputError
 
 
@@ -26,7 +28,7 @@ class Images(Movable, Tabular):
     path: str
     grayscale: bool = False
 
-    def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
+    def table(self) -> Examples:
         folder = Path(self.path).expanduser()
         classes = [entry for entry in visible(folder) if entry.is_dir()]
         if len(classes) < 2:
@@ -40,7 +42,8 @@ class Images(Movable, Tabular):
                     "all must have one size"
                 )
         y = np.array([number for _, number in files], np.int32)
-        return Dataset(np.stack(pixels) / np.float32(255), y), tuple(entry.name for entry in classes)
+        names = tuple(entry.name for entry in classes)
+        return Examples(Dataset(np.stack(pixels), y), names, Numbers.of_images)
 
 
 def visible(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from jaxbp.data.idx import read_pair
 from jaxbp.data.moved import Movable
 from jaxbp.data.pipeline import Dataset, Splits
+from jaxbp.data.preparation import Numbers
 from jaxbp.data.prepare import Prepared, hold_out
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
@@ -48,7 +49,7 @@ class Mnist(Movable, Prepared):
         test = self._read(folder, "t10k")
         if self.train_size is not None and self.train_size != len(train):
             _, train = hold_out(train, CLASSES, self.train_size, self.seed, f"train_size={self.train_size}")
-        return self.finish(train, test, CLASSES)
+        return self.finish(train, test, CLASSES, Numbers.of_images)
 
     def _read(self, folder: Path, part: str) -> Dataset:
         images = find(folder, f"{part}-images-idx3-ubyte")

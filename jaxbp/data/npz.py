@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxbp.data.pipeline import Dataset, Splits, check, unreadable
+from jaxbp.data.checks import unreadable
+from jaxbp.data.pipeline import Dataset, Splits, check
 from jaxbp.data.prepare import Prepared, label_numbers, split_test
 from jaxbp.errors import InputError
 from jaxbp.typed import Share

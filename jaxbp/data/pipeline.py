@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
 
+from jaxbp.data.checks import check_finite
+from jaxbp.data.preparation import Ids, Numbers, Preparation
 from jaxbp.errors import InputError
 from jaxbp.typed import Typed
 
@@ -54,6 +55,18 @@ class Splits:
     validation: Dataset | None
     test: Dataset
     classes: tuple[str, ...] | None  # class names; None for regression
+    fitted: Preparation | None = None  # what raw rows went through; None: nothing
+
+    @property
+    def preparation(self) -> Preparation:
+        """What raw rows go through before the model: what was fitted, or else only checks that they fit."""
+        if self.fitted is not None:
+            return self.fitted
+        x = self.train.x
+        if x.dtype.kind in "iu":
+            return Preparation(Ids(), classes=self.classes)
+        steps = self.train.mask is not None
+        return Preparation(Numbers(x.shape[1:], x.dtype.name, steps=steps), classes=self.classes)
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
@@ -72,7 +85,7 @@ class Splits:
     def map(self, f: Callable[[Dataset], Dataset]) -> Splits:
         """The same splits with `f` applied to every part."""
         validation = None if self.validation is None else f(self.validation)
-        return Splits(f(self.train), validation, f(self.test), self.classes)
+        return Splits(f(self.train), validation, f(self.test), self.classes, self.fitted)
 
 
 def check(where: str, part: Dataset, classes: tuple[str, ...] | None) -> None:
@@ -84,17 +97,9 @@ def check(where: str, part: Dataset, classes: tuple[str, ...] | None) -> None:
         raise InputError(f"{where}: holds no examples, and needs at least one")
     for name, values in (("x", part.x), ("y", part.y)):
         if values.dtype.kind == "f":
-            _check_finite(f"{where}: {name}", values)
+            check_finite(f"{where}: {name}", values)
     if classes is not None and part.y.dtype.kind == "i":
         _check_labels(where, part.y, len(classes))
-
-
-def _check_finite(where: str, values: np.ndarray) -> None:
-    finite = np.isfinite(to_float32(values))
-    if not finite.all():
-        row, *column = (int(i) for i in np.argwhere(~finite)[0])
-        place = f"row {row}, column {', '.join(map(str, column))}"
-        raise InputError(f"{where} {place} holds {values[row, *column]}, and every value must be a finite float32")
 
 
 def _check_labels(where: str, labels: np.ndarray, classes: int) -> None:
@@ -102,17 +107,6 @@ def _check_labels(where: str, labels: np.ndarray, classes: int) -> None:
     if wrong.size:
         label = labels[tuple(wrong[0])]
         raise InputError(f"{where}: y row {wrong[0][0]} holds label {label}, and labels must lie in 0..{classes - 1}")
-
-
-def to_float32(values: np.ndarray) -> np.ndarray:
-    """`values` as float32, not copied if they already are. Values that are too large become infinite, unwarned."""
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32, copy=False)
-
-
-def unreadable(path: Path | str, error: Exception) -> InputError:
-    """The error for a file that cannot be opened or is damaged."""
-    return InputError(f"cannot read {path} ({getattr(error, 'strerror', None) or error})")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxbp.data.pipeline import DataConfig, Dataset, Splits, to_float32
+from jaxbp.data.checks import to_float32
+from jaxbp.data.columns import Columns
+from jaxbp.data.pipeline import DataConfig, Dataset, Splits
+from jaxbp.data.preparation import Numbers, Preparation, Scaling
 from jaxbp.errors import InputError
 from jaxbp.typed import Fraction, Seed, Share
+
+Fit = Callable[[np.ndarray], Numbers | Columns]  # the raw x of the training part -> how raw rows become numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +39,9 @@ class Prepared(DataConfig):
     one_hot: bool = False
     seed: Seed = 0
 
-    def finish(self, train: Dataset, test: Dataset, classes: tuple[str, ...] | None) -> Splits:
-        """Holds out the validation part, scales, encodes the labels, and gives everything its final type."""
+    def finish(self, train: Dataset, test: Dataset, classes: tuple[str, ...] | None, fit: Fit = Numbers.of) -> Splits:
+        """Holds out the validation part, fits the preparation on the training part and applies it to all, encodes the
+        labels, and gives everything its final type."""
         if self.one_hot and classes is None:
             raise InputError("one_hot=True needs class labels, and this data has numbers as targets")
         if self.scale_targets and classes is not None:
@@ -44,12 +50,28 @@ class Prepared(DataConfig):
         if self.validation_fraction > 0:
             what = f"validation_fraction={self.validation_fraction}"
             train, validation = hold_out(train, classes, round(self.validation_fraction * len(train)), self.seed, what)
-        splits = Splits(train, validation, test, classes)
-        if self.scaling != "none":
-            splits = scale_features(splits, self.scaling)
-        if self.scale_targets:
-            splits = scale_targets(splits)
-        return splits.map(as_one_hot(classes) if self.one_hot and classes else _final_types)
+        raw = fit(train.x)
+
+        def encode(part: Dataset) -> Dataset:
+            return replace(part, x=raw.encode(part.x))
+
+        splits = Splits(encode(train), None if validation is None else encode(validation), encode(test), classes)
+        scaling = None if self.scaling == "none" else fit_scaling(self.scaling, splits.train.x)
+        target_scaling = fit_scaling("standard", splits.train.y) if self.scale_targets else None
+        if scaling:
+            splits = splits.map(lambda part: replace(part, x=scaling.apply(part.x)))
+        if target_scaling:
+            splits = splits.map(lambda part: replace(part, y=target_scaling.apply(part.y)))
+        splits = splits.map(as_one_hot(classes) if self.one_hot and classes else _final_types)
+        return replace(splits, fitted=Preparation(raw, scaling, target_scaling, classes))
+
+
+class Examples(NamedTuple):
+    """A whole table."""
+
+    data: Dataset  # raw x, and labels as numbers
+    classes: tuple[str, ...] | None  # names; None for regression
+    fit: Fit = Numbers.of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +84,25 @@ class Tabular(Prepared):
 
     test_fraction: Share = 0.2
 
-    def table(self) -> tuple[Dataset, tuple[str, ...] | None]:
-        """The whole table, unscaled, with labels as numbers, and the class names; None for regression."""
+    def table(self) -> Examples:
+        """The whole table, unscaled, with labels as numbers, the class names, and how its rows become numbers."""
         raise NotImplementedError
 
     def load(self) -> Splits:
         return self.split(*self.table())
 
-    def split(self, data: Dataset, classes: tuple[str, ...] | None) -> Splits:
+    def split(self, data: Dataset, classes: tuple[str, ...] | None, fit: Fit = Numbers.of) -> Splits:
         """Holds out the test part (stratified where there are classes), then calls `finish`."""
-        return self.finish(*split_test(data, classes, self.test_fraction, self.seed), classes)
+        return self.finish(*split_test(data, classes, self.test_fraction, self.seed), classes, fit)
 
     def folds(self, count: int, seed: int) -> Iterator[Splits]:
-        """`count` splits, each with one fold of `cross_validation` as its test part, scaled by its own training part.
+        """`count` splits, each with one fold of `cross_validation` as its test part, prepared by its own training part.
 
         test_fraction is ignored. Raises InputError at the call for a count that `cross_validation` refuses.
         """
-        data, classes = self.table()
+        data, classes, fit = Examples(*self.table())
         pairs = cross_validation(data, count, seed)
-        return (self.finish(data.take(train), data.take(test), classes) for train, test in pairs)
+        return (self.finish(data.take(train), data.take(test), classes, fit) for train, test in pairs)
 
 
 def split_test(data: Dataset, classes: tuple[str, ...] | None, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -117,25 +139,14 @@ def _check_stratified(labels: np.ndarray, classes: tuple[str, ...], count: int, 
         raise InputError(f"{what}: a part of {smaller} examples cannot hold all {len(present)} classes")
 
 
-def scale_features(splits: Splits, scaling: Literal["standard", "min_max"]) -> Splits:
-    """Every feature to mean 0 and standard deviation 1, or to 0..1, of the training part; a constant one becomes 0."""
+def fit_scaling(kind: Literal["standard", "min_max"], values: np.ndarray) -> Scaling:
+    """Of each feature of [N, ...] to mean 0 and standard deviation 1, or to 0..1; a constant one becomes 0."""
     from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-    scaler = StandardScaler() if scaling == "standard" else MinMaxScaler()
-    scaler.fit(_rows(splits.train.x))
-    return splits.map(lambda part: replace(part, x=scaler.transform(_rows(part.x)).reshape(part.x.shape)))
-
-
-def scale_targets(splits: Splits) -> Splits:
-    """Every target to mean 0 and standard deviation 1 of the training part."""
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(splits.train.y)
-    return splits.map(lambda part: replace(part, y=scaler.transform(part.y)))
-
-
-def _rows(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), -1)  # [N, features]
+    scaler = StandardScaler() if kind == "standard" else MinMaxScaler()
+    scaler.fit(values.reshape(len(values), -1))
+    offset = scaler.mean_ if kind == "standard" else scaler.min_
+    return Scaling(kind, tuple(offset.tolist()), tuple(scaler.scale_.tolist()))
 
 
 def as_one_hot(classes: tuple[str, ...]) -> Callable[[Dataset], Dataset]:

@@ -50,7 +50,8 @@ class Reconstruction(DataConfig):
         if splits.train.mask is not None or splits.train.x.dtype.kind != "f":
             raise InputError(f"Reconstruction: {type(self.data).__name__} has sequences or ids as inputs")
         parts = splits.map(lambda part: Dataset(part.x, part.x.reshape(len(part), -1)))
-        return replace(parts, classes=None)
+        preparation = replace(splits.preparation, classes=None, target_scaling=splits.preparation.scaling)
+        return replace(parts, classes=None, fitted=preparation)
 
     def augment(self, key: jax.Array, x: jax.Array) -> jax.Array:
         return self.data.augment(key, x)

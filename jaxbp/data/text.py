@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxbp.data.pipeline import DataConfig, Dataset, Splits, unreadable
+from jaxbp.data.checks import unreadable
+from jaxbp.data.pipeline import DataConfig, Dataset, Splits
+from jaxbp.data.preparation import Ids, Preparation
 from jaxbp.errors import InputError
 from jaxbp.typed import Count, Share
 
@@ -48,7 +50,8 @@ class Text(DataConfig):
         number = {character: i for i, character in enumerate(classes)}
         ids = np.fromiter(map(number.__getitem__, text), np.int32, len(text))
         train = in_streams(windows(ids[:cut], self.length, self.length), self.streams or 1)
-        return Splits(train, None, overlapping(ids[cut:], self.length), tuple(classes))
+        preparation = Preparation(Ids(len(classes)), classes=tuple(classes))
+        return Splits(train, None, overlapping(ids[cut:], self.length), tuple(classes), preparation)
 
 
 def windows(ids: np.ndarray, length: int, stride: int) -> Dataset:

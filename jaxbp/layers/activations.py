@@ -48,7 +48,7 @@ class Activation(Layer):
         """f'(x), from what forward kept."""
         raise NotImplementedError
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, jax.Array]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array]:
         y = self.value(x)
         return y, y
 
@@ -63,7 +63,7 @@ class Activation(Layer):
 class FromInput(Activation):
     """An activation whose slope needs the input."""
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, jax.Array]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array]:
         return self.value(x), x
 
 
@@ -71,7 +71,7 @@ class FromInput(Activation):
 class Identity(Layer):
     """y = x, for any tree of arrays."""
 
-    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[PyTree, None]:
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[PyTree, None]:
         return x, None
 
     def backward(self, params: PyTree, cache: None, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -108,7 +108,7 @@ class Tanh(Activation):
 class ReLU(Activation):
     """Rectified linear unit."""
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, jax.Array]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array]:
         return jax.nn.relu(x), x > 0
 
     def backward(self, params: PyTree, positive: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
@@ -121,7 +121,7 @@ class LeakyReLU(Activation):
 
     negative_slope: float = 0.01
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, jax.Array]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array]:
         return jax.nn.leaky_relu(x, self.negative_slope), x >= 0
 
     def backward(self, params: PyTree, positive: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
@@ -215,7 +215,7 @@ class Softmax(Activation):
 class Step(Layer):
     """Heaviside's step. Its gradient is zero everywhere: what lies below it is not trained by backpropagation."""
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, None]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, None]:
         return jnp.where(x >= 0, 1, 0).astype(x.dtype), None
 
     def backward(self, params: PyTree, cache: None, dy: jax.Array) -> tuple[jax.Array, PyTree]:

@@ -10,6 +10,8 @@ The last two terms of dx are the ways through m and through v; everything else i
 Szegedy 2015, arXiv 1502.03167, section 3), so the two parameter gradients are the only sums of the backward pass.
 In training dx does not change when a constant is added to x: the gradient of a bias just before is zero.
 
+In training, rows that do not count (ctx.counts) stand for zeros and have dx = 0; m, v and S are those of the others.
+
 Keeps x, which the layer below keeps anyway, and the two statistics of each channel; z is made again. v is the mean of
 the squared distances from m in a second pass over x: mean x^2 - m^2 loses all digits where m is large. Costs two passes
 forward and two backward, where autodiff stores and reads several more arrays of the size of x. The backward sums are
@@ -18,14 +20,17 @@ products with a vector of ones, up to a third faster on CPU than reductions of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, Shared, Static, require, shaped, wide
+from jaxbp.core import Case, Context, Layer, PyTree, Shared, require, shaped, wide
 from jaxbp.errors import InputError
+from jaxbp.rules import Running
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class BatchNorm(Layer):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
-    couples_batch: ClassVar[bool] = True
+    couples_batch: ClassVar[bool] = True  # in training; evaluation's cache says Running
 
     def __post_init__(self) -> None:
         require(self, "momentum", 0 <= self.momentum <= 1, "from 0 to 1")
@@ -52,43 +57,49 @@ class BatchNorm(Layer):
     def init_state(self, spec: PyTree) -> PyTree:
         return {"mean": jnp.zeros(spec.shape[-1], jnp.float32), "variance": jnp.ones(spec.shape[-1], jnp.float32)}
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
-        rows = wide_rows(x)  # [S, C]
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
+        counts = ctx.counts if ctx.train else None
+        rows, average, _ = counted_rows(x, counts)
         if ctx.train:
-            mean = jnp.mean(rows, 0)
-            statistics = {"mean": mean, "variance": jnp.mean(jnp.square(rows - mean[None]), 0)}
+            mean = average(rows)
+            statistics = Shared({"mean": mean, "variance": average(jnp.square(rows - mean[None]))})
         elif ctx.state is None:
             raise InputError(f"{type(self).__name__}: evaluation needs running statistics; the context has no state")
         else:
-            statistics = {name: ctx.state[name].astype(rows.dtype) for name in ("mean", "variance")}
-        r = jax.lax.rsqrt(statistics["variance"] + self.epsilon)
+            statistics = Running({name: ctx.state[name].astype(rows.dtype) for name in ("mean", "variance")})
+        r = jax.lax.rsqrt(statistics.value["variance"] + self.epsilon)
         scale = params["scale"].astype(rows.dtype)
         bias = params["bias"].astype(rows.dtype)
-        y = (rows - statistics["mean"][None]) * (r * scale)[None] + bias[None]
-        return y.astype(x.dtype).reshape(x.shape), (x, Shared(statistics), Static(ctx.train))
+        y = (rows - statistics.value["mean"][None]) * (r * scale)[None] + bias[None]
+        return y.astype(x.dtype).reshape(x.shape), (x, statistics, counts)
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        x, statistics, train = cache[0], cache[1].value, cache[2].value
+        x, statistics, counts = cache
+        rows, _, count = counted_rows(x, counts)
         delta = wide_rows(dy)  # [S, C]
-        r = jax.lax.rsqrt(statistics["variance"] + self.epsilon)
-        z = (wide_rows(x) - statistics["mean"][None]) * r[None]
+        r = jax.lax.rsqrt(statistics.value["variance"] + self.epsilon)
+        z = (rows - statistics.value["mean"][None]) * r[None]
         total = lambda a: jnp.einsum("s,sc->c", jnp.ones(len(a), a.dtype), a, precision="highest")
         dbias = total(delta)
         dscale = total(delta * z)
-        if train:
-            delta = delta - (dbias / len(z))[None] - z * (dscale / len(z))[None]
+        if not isinstance(statistics, Running):
+            delta = delta - (dbias / count)[None] - z * (dscale / count)[None]
         dx = delta * (r * params["scale"].astype(delta.dtype))[None]
-        grads = {"scale": dscale.astype(params["scale"].dtype), "bias": dbias.astype(params["bias"].dtype)}
-        return dx.astype(dy.dtype).reshape(dy.shape), grads
+        dx = dx.astype(dy.dtype).reshape(dy.shape)
+        if counts is not None:
+            dx = jnp.where(along_rows(counts, dx), dx, 0)
+        return dx, {"scale": dscale.astype(params["scale"].dtype), "bias": dbias.astype(params["bias"].dtype)}
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        x, statistics, train = cache[0], cache[1].value, cache[2].value
-        if not train:
+        x, statistics, counts = cache[:3]
+        if isinstance(statistics, Running):
             return state
-        count = x.size // x.shape[-1]
-        unbiased = statistics | {"variance": statistics["variance"] * (count / max(count - 1, 1))}
+        _, _, count = counted_rows(x, counts)
+        largest = max if counts is None else jnp.maximum
+        unbiased = statistics.value | {"variance": statistics.value["variance"] * (count / largest(count - 1, 1))}
         average = lambda old, new: self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
-        return {name: average(state[name], unbiased[name]) for name in state}
+        after = {name: average(state[name], unbiased[name]) for name in state}
+        return after if counts is None else jax.tree.map(partial(jnp.where, jnp.any(counts)), after, state)
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -99,7 +110,7 @@ class BatchNorm(Layer):
 class BatchNormReLU(BatchNorm):
     """max(y, 0) of batch normalization, with the parameters and the state of BatchNorm. Keeps the mask of y > 0 too."""
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         y, cache = super().forward(params, x, ctx)
         return jax.nn.relu(y), (*cache, y > 0)
 
@@ -114,3 +125,21 @@ class BatchNormReLU(BatchNorm):
 def wide_rows(x: jax.Array) -> jax.Array:
     """[N, ..., C] -> [S, C], at least float32."""
     return wide(x.reshape(-1, x.shape[-1]))
+
+
+def along_rows(counts: jax.Array, x: jax.Array) -> jax.Array:
+    """counts [N] with as many axes as x [N, ...]."""
+    return counts.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def counted_rows(
+    x: jax.Array, counts: jax.Array | None
+) -> tuple[jax.Array, Callable[[jax.Array], jax.Array], float | jax.Array]:
+    """-> (rows [S, C], their average [S, C] -> [C], how many count): zeros for rows that do not, which are left out."""
+    if counts is None:
+        rows = wide_rows(x)
+        return rows, lambda a: jnp.mean(a, 0), len(rows)
+    counted = lambda a: jnp.where(jnp.repeat(counts, len(a) // len(counts))[:, None], a, 0)
+    rows = counted(wide_rows(x))
+    count = jnp.maximum(jnp.sum(counts, dtype=rows.dtype) * (len(rows) // len(counts)), 1)
+    return rows, lambda a: jnp.sum(counted(a), 0) / count, count

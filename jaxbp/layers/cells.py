@@ -131,7 +131,7 @@ class Cell(Layer):
         dz = pairs["wx"][1]
         return jnp.einsum("...g,gi->...i", dz, params["wx"].astype(dz.dtype)), grads
 
-    def forward(self, params: PyTree, x: tuple[jax.Array, Arrays], ctx: Context) -> tuple[Arrays, PyTree]:
+    def forward(self, params: PyTree, x: tuple[jax.Array, Arrays], ctx: Context = Context()) -> tuple[Arrays, PyTree]:
         inputs, before = x
         weights = self.loop_weights(cast(params, inputs.dtype))
         after, gates = self.step(weights, before, self.project(params, inputs))

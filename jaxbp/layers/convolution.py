@@ -37,7 +37,8 @@ from jaxbp.ops.windows import Padding, Window, are_pairs, patches
 class Conv(Layer):
     """[N, *space, I] -> [N, *out, features]; w [features, *kernel, I / groups] and b [features].
 
-    kernel: its 1, 2 or 3 sizes, one for each spatial axis. strides, dilation: one for all axes, or one for each.
+    kernel: its 1, 2 or 3 sizes, one for each spatial axis; or one size for all axes, however many the input has: then
+    strides, dilation and padding are for all axes too. strides, dilation: one for all axes, or one for each.
     padding: "SAME" (out = ceil(space / stride)), "VALID" (none), or a pair (low, high) of zeros for each axis; always
     out = floor((space + low + high - dilation (kernel - 1) - 1) / stride) + 1. groups: divides I and features; only
     input and output channels of the same group meet. Depthwise is groups = I: Conv(32, groups=32) on 32 channels.
@@ -46,7 +47,7 @@ class Conv(Layer):
     """
 
     features: int
-    kernel: tuple[int, ...] = (3, 3)
+    kernel: int | tuple[int, ...] = (3, 3)
     strides: int | tuple[int, ...] = 1
     padding: Padding = "SAME"
     dilation: int | tuple[int, ...] = 1
@@ -56,10 +57,16 @@ class Conv(Layer):
     b_init: str | Initializer = "zeros"
 
     def __post_init__(self) -> None:
-        rank = len(self.kernel)
+        sizes = each_axis(self.kernel, 1)
+        rank = len(sizes)
         name = type(self).__name__
-        if not (1 <= rank <= 3 and min(self.kernel) >= 1):
+        if not (1 <= rank <= 3 and min(sizes) >= 1):
             raise InputError(f"{name}: kernel must be 1 to 3 sizes of at least 1, got {self.kernel}")
+        one_for_all = isinstance(self.strides, int) and isinstance(self.dilation, int) and isinstance(self.padding, str)
+        if isinstance(self.kernel, int) and not one_for_all:
+            raise InputError(
+                f"{name}: strides, dilation or padding for each axis need a kernel for each axis, got {self.kernel}"
+            )
         for key in ("strides", "dilation"):
             sizes = each_axis(getattr(self, key), rank)
             if len(sizes) != rank or min(sizes) < 1:
@@ -80,22 +87,23 @@ class Conv(Layer):
     def window(self, space: tuple[int, ...]) -> Window:
         """Where the kernel meets an input of that spatial shape."""
         rank = len(space)
-        strides = each_axis(self.strides, rank)
-        bare = Window(space, self.kernel, strides, ((0, 0),) * rank, each_axis(self.dilation, rank), self.groups)
+        kernel, strides, dilation = (each_axis(sizes, rank) for sizes in (self.kernel, self.strides, self.dilation))
+        bare = Window(space, kernel, strides, ((0, 0),) * rank, dilation, self.groups)
         if isinstance(self.padding, str):
             return replace(bare, padding=tuple(lax.padtype_to_pads(space, bare.reach, strides, self.padding)))
         return replace(bare, padding=tuple(self.padding))
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        if spec.ndim != len(self.kernel) + 2 or spec.shape[-1] % self.groups:
+        rank = min(max(1, spec.ndim - 2), 3) if isinstance(self.kernel, int) else len(self.kernel)
+        if spec.ndim != rank + 2 or spec.shape[-1] % self.groups:
             raise InputError(
-                f"{type(self).__name__}: an input of shape {spec.shape} does not have {len(self.kernel)} "
+                f"{type(self).__name__}: an input of shape {spec.shape} does not have {rank} "
                 f"spatial axes between its batch and a multiple of {self.groups} channels"
             )
-        shape = (self.features, *self.kernel, spec.shape[-1] // self.groups)
+        shape = (self.features, *each_axis(self.kernel, rank), spec.shape[-1] // self.groups)
         return weight_and_bias(key, shape, self.w_init, self.b_init if self.bias else None)
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         window = self.window(x.shape[1:-1])
         if min(window.out) < 1:
             raise InputError(

@@ -58,7 +58,7 @@ class ConvTranspose(Conv):
             raise InputError(f"ConvTranspose: padding {self.padding} leaves no output for an input of {space}")
         return self.window(tuple(out))
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         w = exchanged(params["w"].astype(x.dtype), self.groups)
         return self.biased(correlate_transposed(x, w, self.enlarged(x.shape[1:-1])), params), x
 
@@ -73,8 +73,9 @@ class ConvTranspose(Conv):
         n = len(x)
         groups = self.groups
         a = x.reshape(n, -1, groups, x.shape[-1] // groups).transpose(0, 2, 1, 3)  # [N, G, S, I]
-        p = patches(dy, self.window(dy.shape[1:-1]))
-        p = p.reshape(n, -1, prod(self.kernel), groups, dy.shape[-1] // groups)  # [N, S, K, G, O]
+        window = self.window(dy.shape[1:-1])
+        p = patches(dy, window)
+        p = p.reshape(n, -1, prod(window.kernel), groups, dy.shape[-1] // groups)  # [N, S, K, G, O]
         g = p.transpose(0, 3, 1, 4, 2).reshape(*a.shape[:3], -1)  # [N, G, S, O K], as w is stored
         return {"w": Factors(a[:, 0], g[:, 0]) if groups == 1 else GroupedFactors(a, g)} | self.bias_factors(dy)
 

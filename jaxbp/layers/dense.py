@@ -44,7 +44,7 @@ class Dense(Layer):
         shape = (self.features, spec.shape[-1])
         return weight_and_bias(key, shape, self.w_init, self.b_init if self.bias else None)
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         y = jnp.einsum("...i,oi->...o", x, params["w"].astype(x.dtype))
         return add_bias(y, params["b"]) if self.bias else y, x
 

@@ -30,7 +30,7 @@ class Dropout(Layer):
         if not 0 <= self.rate < 1:
             raise InputError(f"Dropout: rate, the fraction dropped, must lie in [0, 1), got {self.rate}")
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, jax.Array | None]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array | None]:
         if not ctx.train:
             return x, None
         if ctx.key is None:

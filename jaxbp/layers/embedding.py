@@ -52,6 +52,16 @@ class OneHotFactors(Factors):
         same = (a == a.T) & (a >= 0) & (a < self.vocabulary)
         return jnp.einsum("st,so,to->", same.astype(g.dtype), g, g)
 
+    def inner_product(self, a: jax.Array, g: jax.Array, other: Factors, b: jax.Array, h: jax.Array) -> jax.Array:
+        """With dw[v, d] = sum_t h_t[v] b_t[d] of a Dense: sum_st h_t[id_s] (g_s . b_t)."""
+        is_dense = (
+            type(other) is Factors and h.shape[-1] == self.vocabulary and len(a) * len(b) < h.shape[-1] * g.shape[-1]
+        )
+        if not is_dense:
+            return super().inner_product(a, g, other, b, h)
+        h = h.at[:, a[:, 0]].get(mode="fill", fill_value=0, wrap_negative_indices=False)  # [T, S]
+        return jnp.sum(h * jnp.einsum("td,sd->ts", b, g))
+
     @over_leading_axes
     def gradient(self) -> jax.Array:
         return added_rows(self.a, self.g, self.vocabulary)
@@ -110,7 +120,7 @@ class Embedding(Layer):
             raise InputError(f"Embedding: the input is integer ids, got {spec.dtype}")
         return {"w": initializer(self.w_init)(key, (self.vocabulary, self.features), in_axis=-1, out_axis=-2)}
 
-    def forward(self, params: PyTree, ids: jax.Array, ctx: Context) -> tuple[jax.Array, jax.Array]:
+    def forward(self, params: PyTree, ids: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array]:
         rows = params["w"].at[ids]
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), ids
 
@@ -136,7 +146,7 @@ class OneHot(Layer):
     def __post_init__(self) -> None:
         require(self, "vocabulary", self.vocabulary >= 1, "at least 1")
 
-    def forward(self, params: PyTree, ids: jax.Array, ctx: Context) -> tuple[jax.Array, None]:
+    def forward(self, params: PyTree, ids: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, None]:
         return jax.nn.one_hot(ids, self.vocabulary), None
 
     def backward(self, params: PyTree, cache: None, dy: jax.Array) -> tuple[None, PyTree]:

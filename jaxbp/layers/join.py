@@ -20,7 +20,7 @@ from jaxbp.core import Case, Context, Layer, PyTree, Static, shaped
 class Add(Layer):
     """Sum of inputs of one shape."""
 
-    def forward(self, params: PyTree, x: tuple[jax.Array, ...], ctx: Context) -> tuple[jax.Array, Static]:
+    def forward(self, params: PyTree, x: tuple[jax.Array, ...], ctx: Context = Context()) -> tuple[jax.Array, Static]:
         return reduce(jnp.add, x), Static(len(x))
 
     def backward(self, params: PyTree, count: Static, dy: jax.Array) -> tuple[tuple[jax.Array, ...], PyTree]:
@@ -35,7 +35,7 @@ class Add(Layer):
 class Concatenate(Layer):
     """Inputs side by side along the last axis."""
 
-    def forward(self, params: PyTree, x: tuple[jax.Array, ...], ctx: Context) -> tuple[jax.Array, Static]:
+    def forward(self, params: PyTree, x: tuple[jax.Array, ...], ctx: Context = Context()) -> tuple[jax.Array, Static]:
         return jnp.concatenate(x, -1), Static(tuple(part.shape[-1] for part in x))
 
     def backward(self, params: PyTree, sizes: Static, dy: jax.Array) -> tuple[tuple[jax.Array, ...], PyTree]:

@@ -70,7 +70,7 @@ class LayerNorm(Affine):
     scale: bool = True
     bias: bool = True
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         a = wide(x)
         scale, bias = self.weights(params, a)
         mean = jnp.mean(a, -1, keepdims=True)
@@ -104,7 +104,7 @@ class RMSNorm(Affine):
     scale: bool = True
     bias = False  # no setting: the paper has none
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         a = wide(x)
         r = jax.lax.rsqrt(jnp.mean(jnp.square(a), -1, keepdims=True) + self.epsilon)
         return (a * r * self.weights(params, a)[0]).astype(x.dtype), (x, r)
@@ -144,7 +144,7 @@ class GroupNorm(Affine):
             raise InputError(f"GroupNorm: groups must divide the {spec.shape[-1]} channels, got {self.groups}")
         return super().init(key, spec)
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         a = by_position(x)  # [N, S, C]
         scale, bias = self.weights(params, a)
         mean = self.group_mean(jnp.mean(a, 1))

@@ -108,13 +108,14 @@ class Pool(Layer):
     """What MaxPool and AveragePool share: the windows and where they stand."""
 
     window: Sizes
-    strides: Sizes | None = None
+    strides: int | Sizes | None = None
     padding: Padding = "VALID"
 
     def __post_init__(self) -> None:
         kind = type(self).__name__
         rank = len(self.window) if isinstance(self.window, tuple) else 0
-        for name, sizes in (("window", self.window), ("strides", self.steps)):
+        for name in ("window", "strides"):
+            sizes = self.window if name == "window" else self.steps
             if not (isinstance(sizes, tuple) and len(sizes) == rank > 0 and all(size >= 1 for size in sizes)):
                 raise InputError(
                     f"{kind}: {name} must be a tuple of one size of at least 1 for each spatial axis, "
@@ -130,7 +131,9 @@ class Pool(Layer):
     @property
     def steps(self) -> Sizes:
         """The strides; by default the windows tile the image."""
-        return self.window if self.strides is None else self.strides
+        if self.strides is None:
+            return self.window
+        return (self.strides,) * len(self.window) if isinstance(self.strides, int) else self.strides
 
     def edges(self, spatial: Sizes) -> list[tuple[int, int]]:
         """How many entries the padding adds before and after each axis. Raises InputError for a bad image."""
@@ -167,12 +170,12 @@ class Pool(Layer):
 class MaxPool(Pool):
     """The largest entry in each window: [N, *spatial, C] -> [N, *out, C].
 
-    window, strides: one size for each spatial axis; strides default to the window.
+    window: one size for each spatial axis. strides: one for each, or one for all; they default to the window.
     padding: "VALID" (none; entries that fill no window are left out), "SAME" (out = ceil(size / stride)), or one pair
     (before, after) for each spatial axis, less than the window. Edges are -inf. x is floating-point.
     """
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         candidates = self.slide(x, -jnp.inf)
         top = candidates[0]
         has_nan = jnp.isnan(top)
@@ -219,7 +222,7 @@ class AveragePool(Pool):
             grids.append(np.minimum(begin + w, size) - np.maximum(begin, 0))
         return np.expand_dims(prod(np.ix_(*grids)), (0, -1))
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, Static]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, Static]:
         spatial = x.shape[1:-1]
         return reduce(jnp.add, self.slide(x, 0)) / self.counts(spatial).astype(x.dtype), Static(spatial)
 
@@ -239,7 +242,7 @@ class AveragePool(Pool):
 class GlobalAveragePool(Layer):
     """The mean over all spatial axes: [N, ..., C] -> [N, C]."""
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, Static]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, Static]:
         return jnp.mean(x, range(1, x.ndim - 1)), Static(x.shape[1:-1])
 
     def backward(self, params: PyTree, spatial: Static, dy: jax.Array) -> tuple[jax.Array, PyTree]:
@@ -255,7 +258,7 @@ class GlobalAveragePool(Layer):
 class GlobalMaxPool(Layer):
     """The maximum over all spatial axes: [N, ..., C] -> [N, C]. Keeps its position. x is floating-point."""
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, PyTree]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         spatial = Static(x.shape[1:-1])
         x = x.reshape(len(x), -1, x.shape[-1])  # [N, S, C]
         # reduce_window, since jnp.max would share the delta among equal entries in its own derivative

@@ -77,7 +77,7 @@ class Recurrent(Layer):
     """x [N, T, D] -> y [N, T, H], or [N, H] with output="last"; the cell's params, "initial" [states, H] if learned.
 
     The input may be a tuple (x, valid): valid [N, T], true (or above 0.5) where a step counts, or integer lengths [N].
-    A step that does not count repeats the state before it, in the output too.
+    A step that does not count may hold anything, nan too. It repeats the state before it, in the output too.
 
     reverse: from the last step to the first. keep, truncate: see the module; truncate is at least 1.
     initial: the state before the first step. carry: that state is instead the one in which the batch before ended
@@ -119,7 +119,7 @@ class Recurrent(Layer):
 
     # --- forward ------------------------------------------------------------------------------------------------------
 
-    def forward(self, params: PyTree, x: PyTree, ctx: Context) -> tuple[jax.Array, History]:
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[jax.Array, History]:
         steps = self._enter(x)
         params = cast(params, steps.x.dtype)
         initial = self._start(params, steps.x, ctx)
@@ -133,7 +133,7 @@ class Recurrent(Layer):
         y = last[0] if self.output == "last" else self._outward(y)
         return y, History(x, initial, jnp.swapaxes(packed, 0, 1), last if self.carry else None)
 
-    def _start(self, params: PyTree, x: jax.Array, ctx: Context) -> Arrays:
+    def _start(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> Arrays:
         zeros = self.cell.start(x.shape[1], x.dtype)
         if self.initial == "learned":
             return tuple(jnp.broadcast_to(s, z.shape) for s, z in zip(params["initial"], zeros, strict=True))
@@ -263,7 +263,10 @@ class Recurrent(Layer):
                 valid = jnp.asarray(t, valid.dtype)[None] < valid[:, None]
             mask = self._inward((valid if valid.dtype == bool else valid > 0.5)[..., None])
         cut = None if self.truncate is None else jnp.asarray((t > 0) & (t % self.truncate == 0))
-        return Steps(self._inward(x), mask, cut, None if dy is None else self._inward(dy))
+        x = self._inward(x)
+        if mask is not None:
+            x = jnp.where(mask, x, 0)  # such a step may hold anything, nan too
+        return Steps(x, mask, cut, None if dy is None else self._inward(dy))
 
     def _inward(self, a: jax.Array) -> jax.Array:
         """[N, T, ...] as it came -> [T, N, ...] in the order of the loop."""

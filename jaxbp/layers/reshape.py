@@ -16,7 +16,7 @@ class Reshape(Layer):
 
     shape: tuple[int, ...]
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, Static]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, Static]:
         try:
             return x.reshape(len(x), *self.shape), Static(x.shape[1:])
         except TypeError:
@@ -34,7 +34,7 @@ class Reshape(Layer):
 class Flatten(Layer):
     """[N, ...] -> [N, I]."""
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, Static]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, Static]:
         return x.reshape(len(x), -1), Static(x.shape[1:])
 
     def backward(self, params: PyTree, shape: Static, dy: jax.Array) -> tuple[jax.Array, PyTree]:

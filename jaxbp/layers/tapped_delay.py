@@ -26,7 +26,7 @@ class TappedDelay(Layer):
     def __post_init__(self) -> None:
         require(self, "taps", self.taps >= 1, "at least 1")
 
-    def forward(self, params: PyTree, x: jax.Array, ctx: Context) -> tuple[jax.Array, None]:
+    def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, None]:
         time = x.shape[1]
         delayed = [jnp.pad(x, ((0, 0), (k, 0), (0, 0)))[:, :time] for k in range(self.taps)]
         return jnp.concatenate(delayed, -1), None

@@ -116,7 +116,8 @@ def measured(
     objective: Objective, params: PyTree, batch: Batch, ctx: Context, sharing: Sharing
 ) -> tuple[PyTree, Roots, PyTree]:
     """-> (cache, drawn roots, Kronecker factors) of this batch."""
-    y, cache = objective.model.forward(params, batch["x"], ctx)
+    x, ctx = ctx.counted(batch)
+    y, cache = objective.model.forward(params, x, ctx)
     roots = curvature.sampled(objective.loss, y, batch, ctx.draw("targets"))
     share = per_example.shares(batch["weight"])
     factors = kronecker.estimated(objective.model, params, cache, roots, share / jnp.sum(share), sharing)

@@ -96,7 +96,8 @@ def linearized(objective: Objective, params: PyTree, batch: Batch, ctx: Context)
 
     Raises InputError for another loss than SquaredError.
     """
-    y, cache = objective.model.forward(params, batch["x"], ctx)
+    x, ctx = ctx.counted(batch)
+    y, cache = objective.model.forward(params, x, ctx)
     outputs = y.shape[-1]
     scale = jnp.sqrt(2 * squared_error(objective).factor(outputs) * batch["weight"])[..., None]
     units = jnp.eye(outputs, dtype=y.dtype).reshape(outputs, *(1,) * (y.ndim - 1), outputs)

@@ -87,7 +87,8 @@ def adaptive(
 
 def fisher_rows(objective: Objective, params: PyTree, batch: Batch, ctx: Context) -> jax.Array:
     """A [R, P] with A^T A the Fisher matrix of the batch; an L2 penalty adds its own rows."""
-    y, cache = objective.model.forward(params, batch["x"], ctx)
+    x, ctx = ctx.counted(batch)
+    y, cache = objective.model.forward(params, x, ctx)
     a = curvature.rows(objective.model, params, cache, curvature.exact(objective.loss, y, batch))
     if not objective.penalties:
         return a

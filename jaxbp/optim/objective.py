@@ -28,7 +28,8 @@ class Objective:
 
     def value(self, params: PyTree, batch: Batch, ctx: Context) -> jax.Array:
         """The objective itself, by a forward pass alone."""
-        y, _ = self.model.forward(params, batch["x"], ctx)
+        x, ctx = ctx.counted(batch)
+        y, _ = self.model.forward(params, x, ctx)
         value, _ = self.loss.forward(y, batch["y"], batch["weight"])
         return value + sum(penalty.value(params) for penalty in self.penalties)
 

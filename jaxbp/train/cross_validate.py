@@ -1,26 +1,55 @@
-"""Cross-validation: one run a fold, each in a folder of its own, resumable like any run."""
+"""Cross-validation: one run a fold, each in a folder of its own, resumable like any run; then the scores of all."""
 
 from __future__ import annotations
 
 import statistics
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+
 from jaxbp.config import Config
-from jaxbp.data.prepare import Tabular
+from jaxbp.data import Tabular
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
+from jaxbp.train.evaluate import make_prediction
+from jaxbp.train.fold import Fold
 from jaxbp.train.loop import train
+from jaxbp.train.report.scores import Classification, Regression, measure
+from jaxbp.train.run import RunFolder, trained
 
 
-def cross_validate(config: Config, path: Path, folds: int, fresh: bool = False) -> dict[str, float]:
+def cross_validate(config: Config, path: str | Path, folds: int, fresh: bool = False) -> dict[str, float]:
     """Trains `folds` models, each tested on its own fold; -> mean and standard deviation of the models' test metrics.
 
-    Scaling is fitted on each fold's training part. Raises InputError for data that is no table, or too many folds.
+    Scaling is fitted on each fold's training part. The folder gets cross_validation.json, with the metrics of all
+    models, and scores.json, with the scores of all examples, each by the model that was not trained on it. Raises
+    InputError for data that is no table, too many folds, or a folder with another number of folds.
     """
     if not isinstance(config.data, Tabular):
         raise InputError(f"--folds needs data in one table, and {type(config.data).__name__} has its own test part")
-    all_splits = config.data.folds(folds, config.run.seed)
-    rows = [train(config, path / f"fold_{i:02d}", fresh, splits) for i, splits in enumerate(all_splits)]
+    path = Path(path)
+    if fresh:
+        for earlier in sorted(path.glob("fold_*/config.json")):  # there may have been more of them
+            RunFolder(earlier.parent).clear()
+            if not any(earlier.parent.iterdir()):
+                earlier.parent.rmdir()
+    rows = []
+    outputs = []
+    targets = []
+    for i, splits in enumerate(config.data.folds(folds, config.data.seed)):
+        folder = RunFolder(path / f"fold_{i:02d}")
+        print(f"fold {i + 1} of {folds}, in {folder.path}", flush=True)
+        of_fold = replace(config, data=Fold(config.data, i, folds))
+        rows.append(train(of_fold, folder.path, fresh, splits))
+        run = trained(folder, of_fold)
+        y = make_prediction(run.model)(run.params, run.state, splits.test.x)
+        undo = splits.preparation.targets if splits.classes is None else np.asarray
+        outputs.append(undo(y))
+        targets.append(undo(splits.test.y))
+    scores = measure(np.concatenate(outputs), np.concatenate(targets), config.loss, splits.classes)
+    write_json(path / "scores.json", {"folds": asdict(scores)})
+    print(f"all {folds} folds, each by the model that was not trained on it:\n{shown(scores)}", flush=True)
     figures = {}
     for name in rows[0]:
         if name.startswith("test_"):
@@ -29,3 +58,8 @@ def cross_validate(config: Config, path: Path, folds: int, fresh: bool = False) 
             figures[f"{name}_stdev"] = statistics.stdev(values)
     write_json(path / "cross_validation.json", figures | {"folds": rows})
     return figures
+
+
+def shown(scores: Classification | Regression) -> str:
+    """The scores as a person reads them: for classes the confusion matrix, then the accuracy with its interval."""
+    return f"{scores.table()}\n{scores}" if isinstance(scores, Classification) else str(scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
 
 import jax
@@ -12,12 +13,13 @@ import numpy as np
 from jaxbp.core import Context, Layer, PyTree
 from jaxbp.data import Dataset
 from jaxbp.layers.recurrent import with_carry
-from jaxbp.losses import Loss
+from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 
 CHUNK = 1000  # examples in memory at once
+PREDICTED = 128  # rows in one call of the program that predicts: one row costs as much
 
 Evaluation = Callable[[PyTree, PyTree, Dataset], dict[str, float]]
-Prediction = Callable[[PyTree, PyTree, np.ndarray], np.ndarray]
+Outputs = Callable[[PyTree, PyTree, np.ndarray], np.ndarray]
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
@@ -39,11 +41,12 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
         return jax.tree.map(jnp.sum, jax.lax.map(chunk_sums, (x, y, mask)))
 
     def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
-        x = chunks(data.x)
-        counting = chunks(data.counting())
+        size = min(CHUNK, len(data))
+        x = chunks(data.x, size)
+        counting = chunks(data.counting(), size)
         filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
         mask = counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
-        value, hits = sums(params, state, x, chunks(data.y), mask)
+        value, hits = sums(params, state, x, chunks(data.y, size), mask)
         count = float(data.counting().sum())
         metrics = {"loss": float(value) / count}
         return metrics | {"accuracy": float(hits) / count} if classify else metrics
@@ -51,23 +54,38 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
     return evaluate
 
 
-def make_prediction(model: Layer) -> Prediction:
-    """(params, model state, x [N, ...]) -> the model's outputs [N, ...] on the host."""
+@lru_cache(maxsize=8)
+def make_prediction(model: Layer) -> Outputs:
+    """(params, model state, x [N, ...]) -> the model's outputs [N, ...] on the host, for any N by one compiled program.
+
+    It is the same function for the same model, so whoever asks again does not compile again.
+    """
     model = with_carry(model, False)
 
     @jax.jit
     def outputs(params: PyTree, state: PyTree, x: jax.Array) -> jax.Array:
-        return jax.lax.map(lambda x: model.forward(params, x, Context(None, state, train=False))[0], x)
+        return model.forward(params, x, Context(None, state, train=False))[0]
 
     def predict(params: PyTree, state: PyTree, x: np.ndarray) -> np.ndarray:
-        return np.concatenate(outputs(params, state, chunks(x)))[: len(x)]
+        parts = [outputs(params, state, part) for part in chunks(x, PREDICTED)]
+        return np.concatenate(parts)[: len(x)]
 
     return predict
 
 
-def chunks(rows: np.ndarray) -> np.ndarray:
-    """[N, ...] -> [chunks, at most CHUNK, ...]; the first rows fill up the last chunk."""
-    size = min(CHUNK, len(rows))
+def probabilities(y: np.ndarray, loss: Loss) -> np.ndarray | None:
+    """[..., classes] from outputs y [..., O]; None where the loss does not make them probabilities."""
+    from scipy.special import expit, softmax
+
+    if isinstance(loss, SoftmaxCrossEntropy):
+        return softmax(y.astype(np.float64), axis=-1)
+    if isinstance(loss, BinaryCrossEntropy) and y.shape[-1] == 1:
+        return expit(np.concatenate([-y, y], axis=-1).astype(np.float64))
+    return None
+
+
+def chunks(rows: np.ndarray, size: int) -> np.ndarray:
+    """[N, ...] -> [chunks, size, ...]; the first rows fill up the last chunk, over and over."""
     count = -(-len(rows) // size)
     return np.resize(rows, (count * size, *rows.shape[1:])).reshape(count, size, *rows.shape[1:])
 

@@ -51,7 +51,8 @@ def diagnose(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Contex
                 return f"{name}, {path_name(path)}"
     count = itertools.count()
     watched = map_leaves(model, lambda leaf: Keep(leaf, next(count)))  # numbered in forward order
-    y, cache = watched.forward(params, batch["x"], ctx)
+    x, ctx = ctx.counted(batch)
+    y, cache = watched.forward(params, x, ctx)
     value, loss_cache = loss.forward(y, batch["y"], batch["weight"])
     _, indices = watched.sweep(Rule(_bad_index), params, cache, loss.backward(loss_cache))
     outputs: list[Fault] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -10,12 +12,22 @@ from jaxbp.core import Batch, Context, Layer, PyTree, leaf_layers, output_spec
 from jaxbp.data import Splits
 from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
-from jaxbp.optim import FirstOrder, Objective
+from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
+from jaxbp.optim import FirstOrder
+from jaxbp.train.run import OVER
 
 
 def batch_spec(splits: Splits, rows: int) -> PyTree:
     """Shape and dtype of one batch of inputs."""
     return jax.ShapeDtypeStruct((rows, *splits.train.x.shape[1:]), splits.train.x.dtype)
+
+
+def batch_specs(splits: Splits, rows: int) -> Batch:
+    """Shapes and dtypes of one batch {"x", "y", "weight"}."""
+    train = splits.train
+    target = jax.ShapeDtypeStruct((rows, *train.y.shape[1:]), train.y.dtype)
+    weight = jax.ShapeDtypeStruct((rows, *train.counting().shape[1:]), jnp.float32)
+    return {"x": batch_spec(splits, rows), "y": target, "weight": weight}
 
 
 def check_fit(config: Config, model: Layer, splits: Splits) -> None:
@@ -28,28 +40,35 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
     if config.run.patience is not None and splits.validation is None:
         raise InputError("run.patience needs a validation part: set data.validation_fraction")
     check_carry(config, model, rows, len(splits.train))
-    spec = batch_spec(splits, rows)
-    y = output_spec(model, spec)
-    target = jax.ShapeDtypeStruct((rows, *splits.train.y.shape[1:]), splits.train.y.dtype)
-    classes = len(splits.classes or ())
-    if classes and y.shape[-1] != classes and (classes, y.shape[-1]) != (2, 1):  # one output tells two classes apart
-        raise InputError(
-            f"the model has {y.shape[-1]} outputs, but the data has {classes} classes: set model.outputs={classes}"
-        )
-    weight = jax.ShapeDtypeStruct((rows, *splits.train.counting().shape[1:]), jnp.float32)
-    jax.eval_shape(config.loss.forward, y, target, weight)
-    params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
+    batch = batch_specs(splits, rows)
+    y = output_spec(model, batch["x"])
+    check_outputs(config.loss, y.shape[-1], len(splits.classes or ()))
+    jax.eval_shape(config.loss.forward, y, batch["y"], batch["weight"])
+    params = jax.eval_shape(lambda key: model.init(key, batch["x"]), jax.random.key(0))
     config.optimizer.check(params)
-    objective = config.objective(spec)
-    for penalty in objective.penalties:
+    for penalty in config.objective(batch["x"]).penalties:
         penalty.chosen(params)
-    check_optimizer(config, objective, params, target, weight)
+    check_optimizer(config, model, params, batch)
 
 
-def check_optimizer(config: Config, objective: Objective, params: PyTree, y: PyTree, weight: PyTree) -> None:
+def check_outputs(loss: Loss, outputs: int, classes: int) -> None:
+    """Raises InputError where a model's outputs do not tell the classes apart; 0 classes: the targets are numbers."""
+    if not classes or outputs == classes:
+        return
+    if (classes, outputs) != (2, 1):
+        raise InputError(
+            f"the model has {outputs} outputs, but the data has {classes} classes: set model.outputs={classes}"
+        )
+    if isinstance(loss, SoftmaxCrossEntropy | MulticlassHinge):  # their labels number the outputs
+        raise InputError(
+            f"{type(loss).__name__} needs an output for each of the 2 classes, and the model has 1: set "
+            "model.outputs=2, or take the loss BinaryCrossEntropy(), which tells two classes apart by one output"
+        )
+
+
+def check_optimizer(config: Config, model: Layer, params: PyTree, batch: Batch) -> None:
     """Raises InputError where an optimizer that looks into the model does not fit it. The step is traced, not run."""
     optimizer = config.optimizer
-    model = objective.model
     measured = config.run.noise_scale_every is not None
     private = isinstance(optimizer, FirstOrder) and optimizer.private is not None
     if not (optimizer.second_order or private or measured):
@@ -60,13 +79,55 @@ def check_optimizer(config: Config, objective: Objective, params: PyTree, y: PyT
     if measured and private:
         raise InputError("run.noise_scale_every must be None where gradients are clipped and noisy: optimizer.private")
 
-    def step(params: PyTree, batch: Batch, key: jax.Array) -> PyTree:
-        ctx = Context(key, model.init_state(objective.spec))
-        result = optimizer.gradient(model, config.loss)(params, batch, ctx)
-        rule = config.build_optimizer(1, objective.spec)
-        return rule.update(result.grads, rule.init(params), params, value=result.value, batch=batch, ctx=ctx)
+    update = first_update(config, model, 1, batch["x"])
 
-    jax.eval_shape(step, params, {"x": objective.spec, "y": y, "weight": weight}, jax.random.key(0))
+    def step(params: PyTree, batch: Batch, key: jax.Array) -> PyTree:
+        ctx = Context(key, model.init_state(batch["x"]))
+        result = optimizer.gradient(model, config.loss)(params, batch, ctx)
+        return update(result.grads, params, result.value, batch, key)
+
+    jax.eval_shape(step, params, batch, jax.random.key(0))
+
+
+def first_update(config: Config, model: Layer, steps: int, spec: PyTree) -> Callable[..., PyTree]:
+    """(gradients, params, value, batch, key) -> what the optimizer of a run of so many steps makes of its first one."""
+    rule = config.build_optimizer(steps, spec)
+
+    def update(grads: PyTree, params: PyTree, value: jax.Array, batch: Batch, key: jax.Array) -> PyTree:
+        ctx = Context(key, model.init_state(spec))
+        return rule.update(grads, rule.init(params), params, value=value, batch=batch, ctx=ctx)
+
+    return update
+
+
+def check_length(config: Config, model: Layer, splits: Splits, before: int, done: int) -> None:
+    """Raises InputError where a run of `before` epochs that has made `done` steps cannot go on to run.epochs.
+
+    It can where the optimizer does not depend on the length: where its program, which holds every number that the
+    length puts into it, is the same for both.
+    """
+    epochs = config.run.epochs
+    if epochs == before:
+        return
+    batch = batch_specs(splits, config.run.batch_size or len(splits.train))
+    steps = -(-len(splits.train) // batch["x"].shape[0])
+    if done > epochs * steps:
+        raise InputError(
+            f"run.epochs={epochs} would end at step {epochs * steps}, and the run is already at step {done} ({OVER})"
+        )
+    params = jax.eval_shape(lambda key: model.init(key, batch["x"]), jax.random.key(0))
+
+    def program(epochs: int) -> str:
+        update = jax.jit(first_update(config, model, epochs * steps, batch["x"]))
+        value = jax.ShapeDtypeStruct((), jnp.float32)
+        return update.lower(params, params, value, batch, jax.random.key(0)).as_text()
+
+    if program(epochs) != program(before):
+        raise InputError(
+            f"run.epochs was {before} and is {epochs}, but the optimizer's schedule spans the run: the {done} steps so "
+            f"far are those of {before} epochs ({OVER}; with a schedule that does not depend on the number of steps, "
+            "such as Constant(), a run can go on)"
+        )
 
 
 def check_carry(config: Config, model: Layer, rows: int, examples: int) -> None:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from tqdm import tqdm
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
-from jaxbp.data import Splits, epoch_order
+from jaxbp.data import Dataset, Splits, epoch_order
 from jaxbp.machine import header, machine
 from jaxbp.train import failure
 from jaxbp.train.evaluate import Evaluation, make_evaluation
-from jaxbp.train.fit import batch_spec, check_fit
+from jaxbp.train.fit import batch_spec, check_fit, check_length
 from jaxbp.train.report import curves
 from jaxbp.train.report.curves import Row
 from jaxbp.train.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
@@ -55,6 +56,13 @@ class Session:
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
     saved: float = field(default_factory=time.monotonic)
 
+    @cached_property
+    def train_sample(self) -> Dataset:
+        """As many training examples as the test part has, evenly spaced: their accuracy costs as much as the test's."""
+        train = self.splits.train
+        count = min(len(train), len(self.splits.test))
+        return train.take(np.arange(count) * len(train) // count)
+
     @property
     def batch_size(self) -> int:
         """Examples in a step."""
@@ -69,8 +77,10 @@ class Session:
             "machine": machine(),
             "input": [list(spec.shape), str(spec.dtype)],
             "classes": self.splits.classes,
+            "preparation": self.folder.preparation_digest(),
         }
-        self.folder.checkpoints.save(int(state.step), {"state": state, "best": self.best}, facts)
+        checkpoints = replace(self.folder.checkpoints, keep=self.config.run.keep_checkpoints)
+        checkpoints.save(int(state.step), {"state": state, "best": self.best}, facts)
         self.saved = time.monotonic()
 
     def due(self) -> bool:
@@ -78,16 +88,33 @@ class Session:
         return time.monotonic() - self.saved >= self.config.run.checkpoint_seconds
 
 
-def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None = None) -> Row:
+def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits | None = None) -> Row:
     """Trains in the folder `path`, or resumes the run there; -> metrics of the last epoch, or of the best.
 
-    A run that is killed at any instant and started again ends with the same bytes: parameters and metrics. splits: data
-    in place of the config's, such as a fold. Raises InputError before it writes anything, NotFinite for a loss or
+    A run that is killed at any instant and started again ends with the same bytes: parameters and metrics. splits: the
+    config's data, where they are loaded already. Raises InputError before it writes anything, NotFinite for a loss or
     gradient that is not finite, and Interrupted after SIGTERM or Ctrl-C.
     """
-    splits = splits or config.data.load()
-    model = config.model.build()
+    session, state = new_session(config, splits or config.data.load(), RunFolder(Path(path)))
+    session.folder.clear() if fresh else session.folder.check(config)
+    state = resumed(session, state)
+    try:
+        with signals() as caught:
+            all_rounds(session, state, caught)
+    finally:
+        rows = curves.read_metrics(session.folder.metrics)
+        draw(session, rows)
+    if config.run.patience is None:
+        return rows[-1]
+    best = min(rows, key=lambda row: row["validation_loss"])
+    print(kept_weights(session, rows[-1]["epoch"], best), flush=True)
+    return best
+
+
+def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Session, State]:
+    """A session and the state before the first step. Raises InputError where parts of the config do not fit."""
     run = config.run
+    model = config.model.build()
     check_fit(config, model, splits)
     batch = run.batch_size or len(splits.train)
     steps = -(-len(splits.train) // batch)
@@ -97,7 +124,6 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
     gradient = config.optimizer.gradient(model, config.loss)
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
     gradient = penalized(gradient, objective.penalties)
-    folder = RunFolder(path)
     session = Session(
         config,
         splits,
@@ -109,26 +135,49 @@ def train(config: Config, path: Path, fresh: bool = False, splits: Splits | None
         fingerprint(splits),
         steps,
     )
-    folder.clear() if fresh else folder.check(config)
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, {"params": state.params, "model": state.model})
+    return session, state
+
+
+def resumed(session: Session, state: State) -> State:
+    """The state of the run in the folder, or `state` where there is none; writes what describes the run."""
+    config = session.config
+    folder = session.folder
     checkpoint = folder.resume(checkpointed(state, config), session.data)
-    if checkpoint:
-        arrays, facts = checkpoint
-        state = arrays["state"]
-        session.best = arrays["best"]
-        session.facts = {key: facts[key] for key in session.facts}
-    folder.write(config, checkpoint is None)
+    if checkpoint is None:
+        folder.write(config, session.splits.preparation, None)
+        print(header(state.params), flush=True)
+        return state
+    arrays, facts = checkpoint
+    state = arrays["state"]
+    done = int(state.step)
+    check_length(config, session.model, session.splits, folder.stored()["run"]["epochs"], done)
+    session.best = arrays["best"]
+    session.facts = {key: facts[key] for key in session.facts}
+    folder.write(config, session.splits.preparation, facts["metrics_bytes"])
+    if facts.get("preparation") != folder.preparation_digest():
+        session.save(state)  # the checkpoint of an older version does not know the file
     print(header(state.params), flush=True)
-    if checkpoint:
-        print(f"resumed at step {int(state.step)} of {run.epochs * steps}", flush=True)
-    with signals() as caught:
-        all_rounds(session, state, caught)
-    rows = curves.read_metrics(folder.metrics)
-    curves.draw_curves(rows, path / "curves.png")
-    if session.delta_norms:
-        draw_deltas(rows[-1]["delta_norms"], path / "deltas.png")
-    return rows[-1] if run.patience is None else min(rows, key=lambda row: row["validation_loss"])
+    print(f"resumed at step {done} of {config.run.epochs * session.steps}", flush=True)
+    return state
+
+
+def draw(session: Session, rows: list[Row]) -> None:
+    """curves.png of the rows so far, and deltas.png where there are recurrent layers."""
+    if rows:
+        curves.draw_curves(rows, session.folder.path / "curves.png")
+        if session.delta_norms:
+            draw_deltas(rows[-1]["delta_norms"], session.folder.path / "deltas.png")
+
+
+def kept_weights(session: Session, last: int, best: Row) -> str:
+    """The last line of a run with patience: whether it stopped early, and whose weights it keeps."""
+    run = session.config.run
+    stopped = f"stopped early after epoch {last} of {run.epochs}, {run.patience} evaluations without a better loss; "
+    loss = curves.as_text(best["validation_loss"])
+    kept = f"kept the weights of epoch {best['epoch']}, whose validation loss of {loss} is the lowest"
+    return (stopped if session.facts["finished"] else "") + kept
 
 
 def all_rounds(session: Session, state: State, caught: list[int]) -> None:
@@ -140,12 +189,16 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
     y = jnp.asarray(part.y)
     counting = None if part.mask is None else jnp.asarray(part.mask)
     done = int(state.step)
-    if done >= run.epochs * steps or session.facts["finished"]:
+    evaluated_already = state.examples == 0  # an evaluation sets the sums to zero
+    pending = [
+        (first, last)
+        for first, last in rounds(run.epochs, run.evaluate_every)
+        if last * steps > done or (last * steps == done and not evaluated_already)
+    ]
+    if not pending or session.facts["finished"]:
         return
     with tqdm(total=run.epochs * steps, initial=done, unit="step", disable=None, dynamic_ncols=True) as bar:
-        for first, last in rounds(run.epochs, run.evaluate_every):
-            if last * steps <= done:
-                continue
+        for first, last in pending:
             start_time = time.perf_counter()
             start_step = int(state.step)
             feed = Feed(x, y, *epochs_order(session, first, last), counting)
@@ -176,7 +229,7 @@ def one_round(session: Session, state: State, feed: Feed, offset: int, caught: l
         bar.update(count)
         if previous is not None:
             loss_sum, examples, finite = jax.device_get(previous)
-            bar.set_postfix(loss=f"{loss_sum / max(examples, 1):.4f}", refresh=False)
+            bar.set_postfix(loss=curves.as_text(loss_sum / max(examples, 1)), refresh=False)
             if not finite:
                 break
         if (session.due() or caught) and first + count < steps:
@@ -198,13 +251,15 @@ def stop_if_not_finite(session: Session, state: State, feed: Feed, offset: int) 
     failure.write_bundle(session.folder.path, state, batch, first)
     raise NotFinite(
         f"step {int(state.step)}: not finite first in {first}; no weight was touched, and "
-        f"scripts/replay.py --run={session.folder.path} replays the step"
+        f"jaxbp replay --run={session.folder.path} repeats the step"
     )
 
 
 def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqdm) -> State:
     """Writes a row of metrics, keeps the best weights and decides whether to stop early; -> state with sums cleared."""
     row: Row = {"epoch": epoch, "step": int(state.step), "train_loss": float(state.loss_sum / state.examples)}
+    if session.splits.classes is not None:
+        row["train_accuracy"] = session.evaluate(state.params, state.model, session.train_sample)["accuracy"]
     for name in ("validation", "test"):
         if part := getattr(session.splits, name):
             metrics = session.evaluate(state.params, state.model, part)

@@ -1,15 +1,18 @@
 """The run folder: its files, whether a command may resume the run in it, and how Python loads the trained model.
 
-config.json, provenance.json (one entry a session), metrics.jsonl (no times), timing.jsonl, checkpoints/, curves.png.
+config.json, preparation.json, code/ (files behind classes of one's own), provenance.json (one entry a session),
+metrics.jsonl (no times), timing.jsonl, checkpoints/, curves.png.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +23,25 @@ import numpy as np
 from jaxbp.config import Config, from_json, to_json
 from jaxbp.core import Layer, PyTree
 from jaxbp.data import Splits
+from jaxbp.data.preparation import Preparation
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.machine import machine, provenance
-from jaxbp.train.checkpoint import Checkpoints, load_arrays
+from jaxbp.train import own_code
+from jaxbp.train.checkpoint import Checkpoints, digest, load_arrays
+from jaxbp.train.evaluate import make_prediction, predicted_class, probabilities
+from jaxbp.train.fold import Fold  # noqa: F401  JSON names it
 from jaxbp.train.step import initial_state
 
+OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
-    r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints)|data\.(path|(train|test)_(images|labels))"
+    r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs)"
+    r"|data\.(data\.)?(path|(train|test)_(images|labels))"
 )
 FILES = (
     "config.json",
+    "preparation.json",
+    "code",
     "provenance.json",
     "metrics.jsonl",
     "timing.jsonl",
@@ -48,7 +59,15 @@ FILES = (
 )
 
 
-class Loaded(NamedTuple):
+class Prediction(NamedTuple):
+    """What a model makes of N rows."""
+
+    labels: np.ndarray | None  # [N] names of classes; None for regression
+    probabilities: np.ndarray | None  # [N, classes], in the order of the run's classes; None where the loss makes none
+    values: np.ndarray | None  # [N, O] in the targets' own units; None for classes
+
+
+class Trained(NamedTuple):
     """A trained model."""
 
     model: Layer
@@ -57,6 +76,23 @@ class Loaded(NamedTuple):
     config: Config
     data: str  # fingerprint of the data that it was trained on
     classes: tuple[str, ...] | None  # names; None for regression
+    preparation: Preparation | None  # of raw rows; None for a run of a version that did not keep it
+
+    def predict(self, rows: Any) -> Prediction:
+        """What the model makes of raw rows, such as the data set had them before scaling.
+
+        rows: an array [N, ...]; for a table also a CSV or Parquet file, a pandas frame, or columns by name. The run's
+        own preparation is applied to them, in batches of one compiled program, in evaluation. Raises InputError for
+        rows that do not fit.
+        """
+        if self.preparation is None:
+            raise InputError("the run has no preparation.json: the training command that made it adds one")
+        x = self.preparation.apply(rows)
+        y = make_prediction(self.model)(self.params, self.state, x)
+        if self.classes is None:
+            return Prediction(None, None, self.preparation.targets(y))
+        labels = np.array(self.classes)[predicted_class(y, self.config.loss.threshold).astype(int)]
+        return Prediction(labels, probabilities(y, self.config.loss), None)
 
 
 @dataclass(frozen=True)
@@ -67,20 +103,47 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Its checkpoints, of which as many stay as its config says."""
-        return Checkpoints(self.path / "checkpoints", self.config().run.keep_checkpoints)
+        """Its checkpoints."""
+        return Checkpoints(self.path / "checkpoints")
 
     @property
     def metrics(self) -> Path:
         """One JSON row an evaluation."""
         return self.path / "metrics.jsonl"
 
-    def config(self) -> Config:
-        """The resolved config of the run. Raises InputError where the folder holds none."""
+    def stored(self) -> dict[str, Any]:
+        """config.json as plain data. Raises InputError where the folder holds none."""
         file = self.path / "config.json"
         if not file.is_file():
             raise InputError(f"{self.path} is not a run folder: it has no config.json")
-        return from_json(json.loads(file.read_text()))
+        data: dict[str, Any] = json.loads(file.read_text())
+        return data
+
+    def config(self, code: bool = False) -> Config:
+        """The resolved config of the run; with `code` after the files in code/ were run, which define its classes.
+
+        Raises InputError where the folder holds none, or one of classes that are not those of this process.
+        """
+        data = self.stored()
+        kept = data.pop("code", {})
+        if code:
+            own_code.run_kept(self.path / "code", kept)
+        try:
+            config = from_json(data)
+        except InputError as error:
+            if not kept:
+                raise
+            raise self._needs_code(kept, error) from error
+        if kept and set(own_code.digests(own_code.own_files(config)).values()) != set(kept.values()):
+            raise self._needs_code(kept, "this process has classes of these names from other code")
+        return config
+
+    def _needs_code(self, kept: Iterable[str], reason: object) -> InputError:
+        files = ", ".join(str(self.path / "code" / name) for name in kept)
+        return InputError(
+            f"the run in {self.path} needs classes of your own ({reason}): jaxbp.load(run, code=True), in a command "
+            f"--code, runs the code that the run has kept, {files}"
+        )
 
     def clear(self) -> None:
         """Deletes the files of an earlier run."""
@@ -93,27 +156,38 @@ class RunFolder:
 
     def check(self, config: Config) -> None:
         """Raises InputError where the folder holds a run of a config that differs in other fields than MAY_CHANGE."""
-        if (self.path / "config.json").is_file():
-            changes = differences(to_json(self.config()), to_json(config))
-            refused = [text for key, text in changes.items() if not re.fullmatch(MAY_CHANGE, key)]
-            if refused:
-                raise InputError(
-                    f"{self.path} holds a run of another config: {'; '.join(refused)} "
-                    "(--fresh starts it over, --workdir=DIR puts this one elsewhere)"
-                )
+        if not (self.path / "config.json").is_file():
+            return
+        stored = self.stored()
+        kept = stored.pop("code", {})
+        with contextlib.suppress(InputError):  # it may name classes that this process does not know
+            stored = to_json(from_json(stored))
+        changes = differences(stored, to_json(config))
+        if refused := [text for key, text in changes.items() if not re.fullmatch(MAY_CHANGE, key)]:
+            raise InputError(f"{self.path} holds a run of another config: {'; '.join(refused)} ({OVER})")
+        if changes := differences(kept, own_code.digests(own_code.own_files(config))):
+            print(f"not the code of the run so far, another version: {', '.join(changes)}")
 
-    def write(self, config: Config, first: bool) -> None:
-        """Writes the config and one more entry of provenance. The `first` session also empties the metrics."""
+    def write(self, config: Config, preparation: Preparation, metrics_bytes: int | None) -> None:
+        """Writes what describes the run, and one more entry of provenance; cuts metrics.jsonl to so many bytes.
+
+        None is the first session: it has no metrics.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         log = self.path / "provenance.json"
-        sessions = [] if first or not log.is_file() else json.loads(log.read_text())
+        sessions = [] if metrics_bytes is None or not log.is_file() else json.loads(log.read_text())
         write_json(log, [*sessions, provenance()])
-        write_json(self.path / "config.json", to_json(config))
-        if first:
+        files = own_code.own_files(config)
+        own_code.keep(files, self.path / "code")
+        write_json(self.path / "preparation.json", preparation.to_json())
+        write_json(self.path / "config.json", to_json(config) | ({"code": own_code.digests(files)} if files else {}))
+        if metrics_bytes is None:
             self.metrics.write_bytes(b"")
+        else:
+            os.truncate(self.metrics, metrics_bytes)
 
     def resume(self, like: PyTree, data: str) -> tuple[PyTree, dict[str, Any]] | None:
-        """(arrays, facts) of the newest valid checkpoint, or None; metrics.jsonl is cut to that checkpoint's length.
+        """(arrays, facts) of the newest valid checkpoint, or None.
 
         Raises InputError where the data is not the run's, or metrics.jsonl has lost rows.
         """
@@ -127,18 +201,38 @@ class RunFolder:
             arrays = load_arrays(folder / "arrays", like)
             if not self.metrics.is_file() or self.metrics.stat().st_size < facts["metrics_bytes"]:
                 raise InputError(f"{self.metrics} is shorter than the checkpoint of step {int(folder.name)} says")
-            os.truncate(self.metrics, facts["metrics_bytes"])
             return arrays, facts
         return None
 
+    def preparation_digest(self) -> str:
+        """sha256 of preparation.json."""
+        return digest(self.path / "preparation.json")
 
-def load(run: str | Path) -> Loaded:
+    def preparation(self, sha256: str | None) -> Preparation | None:
+        """The preparation of the run's data; None where the checkpoint, of an older version, has no sha256 of it.
+
+        Raises InputError where the file is not as it was written.
+        """
+        file = self.path / "preparation.json"
+        if sha256 is None:
+            return None
+        if not file.is_file() or digest(file) != sha256:
+            raise InputError(f"{file} is missing or damaged: the training command that made the run writes it again")
+        return Preparation.from_json(json.loads(file.read_text()))
+
+
+def load(run: str | Path, code: bool = False) -> Trained:
     """The model of a run folder with the weights of its newest checkpoint; the best weights where the run stops early.
 
-    Raises InputError where the folder holds no valid checkpoint.
+    code: run the files that the run has kept where its config needs classes of a user's own. They are code: only for
+    run folders that you trust. Raises InputError where the folder holds no valid checkpoint, or needs `code`.
     """
     folder = RunFolder(Path(run))
-    config = folder.config()
+    return trained(folder, folder.config(code))
+
+
+def trained(folder: RunFolder, config: Config) -> Trained:
+    """The model of a run folder whose config is known. Raises InputError where it holds no valid checkpoint."""
     newest = next(folder.checkpoints.valid(), None)
     if newest is None:
         raise InputError(f"there is no valid checkpoint in {folder.path}")
@@ -150,7 +244,8 @@ def load(run: str | Path) -> Loaded:
     arrays = load_arrays(path / "arrays", checkpointed(state, config))
     weights = arrays["best"] or {"params": arrays["state"].params, "model": arrays["state"].model}
     classes = None if facts["classes"] is None else tuple(facts["classes"])
-    return Loaded(model, weights["params"], weights["model"], config, facts["data"], classes)
+    preparation = folder.preparation(facts.get("preparation"))
+    return Trained(model, weights["params"], weights["model"], config, facts["data"], classes, preparation)
 
 
 def checkpointed(state: PyTree, config: Config) -> PyTree:

@@ -164,7 +164,7 @@ def test_layers_that_mix_the_examples_are_refused(quantity):
     model = jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Dense(1)))
     params = model.init(jax.random.key(0), jax.ShapeDtypeStruct((5, 2), jnp.float64))
     batch = {"x": jnp.ones((5, 2)), "y": jnp.ones((5, 1)), "weight": jnp.ones(5)}
-    line = "^per-example gradients are undefined here: 'batchnorm' mixes the examples of a batch$"
+    line = "^01_batchnorm: per-example gradients are undefined here: 'batchnorm' mixes the examples of a batch$"
     with pytest.raises(jaxbp.InputError, match=line):
         quantity(model, SquaredError())(params, batch)
 

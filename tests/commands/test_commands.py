@@ -68,7 +68,7 @@ def test_train_refuses_bad_words_in_one_line(word, parts, tmp_path):
 def test_what_a_bad_word_is_told(word, text):
     """In process: the test above shows that a command prints the line and ends with status 2."""
     with pytest.raises(InputError, match=re.escape(text)):
-        override(load(ROOT / "configs/digits_mlp.py"), [word])
+        override(load(ROOT / "configs/digits_mlp.py"), [word], ["--workdir"])
 
 
 def test_a_misspelt_config_file_is_told_its_nearest_name():

@@ -60,9 +60,9 @@ def test_a_convolutional_step_is_smaller_than_autodiffs():
     batch = {"x": jnp.zeros((64, 28, 28, 1)), "y": jnp.zeros(64, jnp.int32), "mask": jnp.ones(64)}
     temp = lambda step, state: compiled(jax.jit(step, donate_argnums=0).lower(state, batch)).memory_analysis()
     networks = cnn.networks(64)
-    found = {name: temp(*networks[name]).temp_size_in_bytes for name in networks if name != "flax"}
-    assert found["hand"] <= 0.9 * found["jax.grad of our forward"]
-    assert found["hand"] <= 0.4 * found["autodiff"]
+    sizes = {name: temp(*networks[name]).temp_size_in_bytes for name in networks if name != "flax"}
+    assert sizes["hand"] <= 0.9 * sizes["jax.grad of our forward"]
+    assert sizes["hand"] <= 0.4 * sizes["autodiff"]
     model, optimizer = ResNet(outputs=10, channels=(16, 32)).build(), optax.sgd(0.1)
     state = initial_state(model, optimizer, jax.ShapeDtypeStruct((64, 28, 28, 1), jnp.float32), 0)
     hand, auto = (

@@ -27,8 +27,8 @@ from jaxbp import Chain, Context, Dense, Graph, Node, ReLU, Sigmoid, SoftmaxCros
 pytestmark = pytest.mark.usefixtures("strict")
 
 
-def close(got, want):
-    np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-12, atol=0)
+def close(computed, expected):
+    np.testing.assert_allclose(np.asarray(computed), np.asarray(expected), rtol=1e-12, atol=0)
 
 
 def arrays(tree):
@@ -44,12 +44,13 @@ def example(x, y):
 def with_values(model, *values):
     """The parameters of a chain whose dense layers have these (w, b), or (w,), in order; the tree is that of init."""
     spec = jaxbp.shaped(1, len(values[0][0][0]))
-    expected, given = jax.eval_shape(model.init, jax.random.key(0), spec), iter(values)
+    specs = jax.eval_shape(model.init, jax.random.key(0), spec)
+    remaining = iter(values)
     params = {
-        name: arrays(dict(zip(sorted(part, reverse=True), next(given), strict=True))) if part else {}
-        for name, part in expected.items()
+        name: arrays(dict(zip(sorted(leaves, reverse=True), next(remaining), strict=True))) if leaves else {}
+        for name, leaves in specs.items()
     }
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, specs)
     return params
 
 

@@ -51,7 +51,7 @@ def test_whole_model_against_pytorch(strict, name, activation):
     target = jnp.arange(5) % 3 if name == "cross-entropy" else soft
     params = jaxbp.cast(model.init(jax.random.key(2), jax.ShapeDtypeStruct(x.shape, x.dtype)), jnp.float64)
     batch = {"x": x, "y": target, "weight": jnp.full(5, 1 / 5, jnp.float64)}
-    found = jax.jit(jaxbp.value_and_grad(model, loss))(params, batch)
+    result = jax.jit(jaxbp.value_and_grad(model, loss))(params, batch)
 
     dense = [leaf for name, leaf in params.items() if "dense" in name]
     weights = [tuple(torch.tensor(np.asarray(p[k]), requires_grad=True) for k in ("w", "b")) for p in dense]
@@ -61,6 +61,6 @@ def test_whole_model_against_pytorch(strict, name, activation):
         y = ACTIVATIONS[activation](y) if i < 2 else y
     value = theirs(y, torch.tensor(np.asarray(target)))
     value.backward()
-    grads = [leaf for name, leaf in found.grads.items() if "dense" in name]
-    want = [{"w": jnp.asarray(w.grad.numpy()), "b": jnp.asarray(b.grad.numpy())} for w, b in weights]
-    assert worst((found.value, grads), (jnp.asarray(value.item()), want)) <= FLOAT64_TOLERANCE
+    grads = [leaf for name, leaf in result.grads.items() if "dense" in name]
+    expected = [{"w": jnp.asarray(w.grad.numpy()), "b": jnp.asarray(b.grad.numpy())} for w, b in weights]
+    assert worst((result.value, grads), (jnp.asarray(value.item()), expected)) <= FLOAT64_TOLERANCE

@@ -341,7 +341,7 @@ def all_configs(base: type) -> list[type]:
 CONFIGS = {
     c.__name__: c
     for c in all_configs(DataConfig)
-    if c.__module__.startswith("jaxbp.") and c not in (data.Movable, data.Prepared, data.Tabular)
+    if c.__module__.startswith("jaxbp.data.") and c not in (data.Movable, data.Prepared, data.Tabular, data.Table)
 }
 
 
@@ -357,5 +357,7 @@ def python(code: str) -> str:
 
 
 def test_importing_the_data_sets_does_not_import_what_only_loading_needs():
-    code = "import sys, jaxbp.data; print([m for m in ('sklearn', 'PIL', 'urllib.request') if m in sys.modules])"
+    code = (
+        "import sys, jaxbp.data; print([m for m in ('sklearn', 'PIL', 'urllib.request', 'pandas') if m in sys.modules])"
+    )
     assert python(code) == "[]"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxbp.data import Csv, Images, Npz, Splits
-from jaxbp.data.csv_file import number_labels
 from jaxbp.data.images import read_image
 from jaxbp.data.npz import read_npz
+from jaxbp.data.table import number_labels
 from jaxbp.errors import InputError
 
 
@@ -87,25 +87,33 @@ def test_csv_takes_what_spreadsheets_write(table):
 @pytest.mark.parametrize(
     ("text", "keys", "message"),
     [
-        (FLOWERS.replace("2,1.0,rose", "2,,rose"), {}, r"t\.csv, line 6, column 'wide': '' is not a finite number$"),
+        (
+            FLOWERS.replace("2,1.0,rose", "2,,rose"),
+            {},
+            r"t\.csv, line 6, column 'wide': the value is missing, got ''; m",
+        ),
         (
             FLOWERS.replace("2,1.0,rose", "2,red,rose"),
             {},
-            r"t\.csv, line 6, column 'wide': 'red' is not a finite number$",
+            r"t\.csv, line 6, column 'wide': 'red' is not a finite number, and others in its column are$",
         ),
         (
             FLOWERS.replace("2,1.0,rose", "nan,1,rose"),
             {},
-            r"t\.csv, line 6, column 'long': 'nan' is not a finite number$",
+            r"t\.csv, line 6, column 'long': the value is missing, got 'nan'; missing='drop' leaves the row out; 'me",
         ),
         (FLOWERS.replace("2,1.0,rose", "1e39,1,rose"), {}, r"t\.csv, line 6, column 'long': '1e39' is not a finite"),
-        (FLOWERS.replace("2,1.0,rose", "2,1.0,"), {}, r"t\.csv, line 6, column 'kind': the label is missing, got ''$"),
-        (FLOWERS.replace("2,1.0,rose", "2,1.0,NaN"), {}, r"line 6, column 'kind': the label is missing, got 'NaN'$"),
+        (
+            FLOWERS.replace("2,1.0,rose", "2,1.0,"),
+            {},
+            r"t\.csv, line 6, column 'kind': the label is missing, got ''; m",
+        ),
+        (FLOWERS.replace("2,1.0,rose", "2,1.0,NaN"), {}, r"line 6, column 'kind': the label is missing, got 'NaN'; m"),
         (FLOWERS.replace("2,1.0,rose", "2,1.0"), {}, r"t\.csv, line 6: has 2 columns, and 3 are expected$"),
         (FLOWERS.replace("2,1.0,rose", '2,1.0,"rose'), {}, r"^cannot read .*t\.csv \(unexpected end of data\)$"),
         (FLOWERS, {"task": "regression"}, r"t\.csv, line 2, column 'kind': 'rose' is not a finite number$"),
-        (FLOWERS, {"header": False}, r"t\.csv, line 1, column '0': 'long' is not a finite number$"),
-        ("1,2\n3,4\n", {}, r"t\.csv: the first line holds only numbers, no names; header=False"),
+        (FLOWERS, {"header": False}, r"t\.csv, line 1, column '0': 'long' is not a finite number, and others"),
+        ("1,2\n3,4\n", {"header": True}, r"t\.csv: the first line holds data, no names; header=False reads it as data"),
         ("", {}, r"t\.csv: holds no rows of data$"),
         ("a,b\n", {}, r"t\.csv: holds no rows of data$"),
         ("", {"header": False}, r"t\.csv: holds no rows of data$"),
@@ -116,8 +124,8 @@ def test_csv_takes_what_spreadsheets_write(table):
         (FLOWERS, {"target": 3}, r"t\.csv: has no column 3, its columns are 0\.\.2$"),
         (FLOWERS, {"target": -4}, r"t\.csv: has no column -4"),
         (FLOWERS, {"features": ("long", 2)}, r"features must name columns other than the target, got \('long', 2\)$"),
-        ("kind\nrose\n", {}, r"features must name columns other than the target"),
-        (FLOWERS, {"delimiter": ", "}, r"^delimiter must be one character, got ', '$"),
+        ("kind\nrose\n", {"header": True}, r"features must name columns other than the target"),
+        (FLOWERS, {"delimiter": ", "}, r"^delimiter must be one character, 'tab' or 'auto', got ', '$"),
         (FLOWERS, {"task": "regresion"}, r"^unknown Csv task 'regresion'; did you mean 'regression'"),
     ],
 )

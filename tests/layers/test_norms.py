@@ -70,7 +70,7 @@ def test_state_is_carried_by_a_model():
     batch = {"x": x, "y": jnp.zeros((5, 3)), "weight": jnp.full(5, 0.2)}
     step = jax.jit(jaxbp.value_and_grad(model, jaxbp.losses.SquaredError()))
     after = step(params, batch, jaxbp.Context(None, state)).state
-    moved = jax.tree.map(lambda old, new: float(jnp.abs(new - old).min()), state, after)
+    moved = jax.tree.map(lambda old, new: float(jnp.abs(new - old).max()), state, after)  # a mean may be 0
     assert min(jax.tree.leaves(moved)) > 0
     evaluated = step(params, batch, jaxbp.Context(None, after, train=False)).state
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), evaluated, after))

@@ -225,7 +225,7 @@ def test_the_peak_of_every_schedule_is_the_learning_rate():
         (lambda: Optax(name="lion", arguments=("b1='x'",)), "lion(b1='x'): unsupported operand"),
         (lambda: Optax(name="lion", arguments=("mu_dtype='flat32'",)), "data type 'flat32' not understood"),
         (lambda: Optax(name="lion", arguments=("learning_rate=1",)), "learning_rate is given by the key learning_rate"),
-        (lambda: Optax(name="lion", arguments="b1=1"), "Optax: arguments must be texts separated by commas"),
+        (lambda: Optax(name="lion", arguments="b1=1"), "Optax: arguments must be a tuple of texts"),
         (lambda: Optax(name="sm3", schedule=Cosine()), "schedule must be Constant() for sm3, got Cosine("),
         (lambda: OptaxSchedule("cosine_decay"), "optax schedule 'cosine_decay'; did you mean 'cosine_decay_schedule'?"),
         (lambda: OptaxSchedule("join_schedules"), "cannot be used: it has no argument for one learning rate"),

@@ -317,7 +317,9 @@ def test_private_training_goes_through_the_whole_loop(tmp_path):
     metrics = train(config, tmp_path / "run")
     assert metrics["test_accuracy"] > 0.85
     coupled = jaxbp.Chain((jaxbp.Dense(3), jaxbp.BatchNorm(), jaxbp.Dense(2)))
-    with pytest.raises(jaxbp.InputError, match=r"^per-example gradients are undefined here: 'batchnorm' mixes"):
+    with pytest.raises(
+        jaxbp.InputError, match=r"^01_batchnorm: per-example gradients are undefined here: 'batchnorm' mixes"
+    ):
         SGD(private=Private()).gradient(coupled, SoftmaxCrossEntropy())(
             coupled.init(jax.random.key(0), jax.ShapeDtypeStruct((4, 2), jnp.float32)),
             {"x": jnp.ones((4, 2)), "y": jnp.zeros(4, jnp.int32), "weight": jnp.ones(4)},

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 from jaxbp.config import from_json
@@ -16,32 +17,23 @@ from jaxbp.train import checkpoint, loop
 
 
 def main(config: str, folder: str, point: str, count: str) -> None:
-    reached: list[str] = []
+    visits: Counter[str] = Counter()
+    save = checkpoint.save_arrays
 
     def note(here: str) -> None:
-        reached.append(here)
-        if reached.count(point) == int(count) and here == point:
+        visits[here] += 1
+        if here == point and visits[here] == int(count):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def half(path: Path, tree: object) -> None:
+    def save_and_spoil(path: Path, tree: object) -> None:
         save(path, tree)
-        for file in sorted(path.rglob("*"))[::2]:
-            if file.is_file():
+        if point == "half" and visits["half"] == int(count) - 1:
+            for file in [file for file in sorted(path.rglob("*")) if file.is_file()][::2]:
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         note("half")
-        raise AssertionError("the kill comes before")
 
-    save = checkpoint.save_arrays
+    checkpoint.save_arrays = save_and_spoil
     checkpoint.reached = loop.reached = note
-    if point == "half":
-        saves: list[object] = []
-
-        def sometimes(path: Path, tree: object) -> None:
-            saves.append(path)
-            note("half") if len(saves) < int(count) else None
-            (half if len(saves) == int(count) else save)(path, tree)
-
-        checkpoint.save_arrays = sometimes
     loop.train(from_json(json.loads(Path(config).read_text())), Path(folder))
 
 

@@ -71,7 +71,9 @@ def curved_setting(model, shape, loss, ids=None):
     else:
         y = jax.random.uniform(keys[2], out, jnp.float64)
     weight = jax.random.uniform(keys[3], out[:-1], jnp.float64).at[0].set(0)
-    return model, loss, params, {"x": x, "y": y, "weight": weight}, jaxbp.Context(None, model.init_state(spec))
+    batch = {"x": x, "y": y, "weight": weight}
+    batch["x"], ctx = jaxbp.Context(None, model.init_state(spec)).counted(batch)  # the first row does not count
+    return model, loss, params, batch, ctx
 
 
 # --- whose examples are looked at one by one -------------------------------------------------------------------------

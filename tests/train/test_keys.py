@@ -55,7 +55,8 @@ OTHER = {  # key: another value, which must change what training leaves
 }
 TOGETHER = {"run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20}}
 NO_TRACE = {  # keys that leave no trace, on purpose
-    "run.steps_per_call": "results must not depend on it; only the speed does"
+    "run.steps_per_call": "results must not depend on it; only the speed does",
+    "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 MODELS = {  # model: its keys' other values, each of which must change a layer
     MLP(outputs=3, hidden=(8,), dropout=0.1): {
@@ -145,9 +146,17 @@ CONFIGS = {
     for c in exported
     if isinstance(c, type)
     and issubclass(c, data.DataConfig)
-    and c not in (data.DataConfig, data.Movable, data.Prepared, data.Tabular)
+    and c not in (data.DataConfig, data.Movable, data.Prepared, data.Table, data.Tabular)
 }
-OF_FILES = {"Csv", "Npz", "Idx", "Images", "Mnist"}  # need a path: test_data_files.py, test_data_idx.py
+OF_FILES = {
+    "Csv",
+    "Frame",
+    "Parquet",
+    "Npz",
+    "Idx",
+    "Images",
+    "Mnist",
+}  # need a path: test_data_files.py, test_data_idx.py
 each_key = lambda table: pytest.mark.parametrize(
     ("base", "key", "value"),
     [

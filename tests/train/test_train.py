@@ -109,17 +109,32 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     last = train(config, tmp_path / "run")
     folder, out = tmp_path / "run", capsys.readouterr().out
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "provenance.json", "metrics.jsonl", "timing.jsonl", "checkpoints", "curves.png"}
+    assert names == {
+        "config.json",
+        "preparation.json",
+        "provenance.json",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "checkpoints",
+        "curves.png",
+    }
     assert out.splitlines()[0].startswith("cpu (")
     assert "threads, float32, matrix products in highest precision, 131 parameters" in out.splitlines()[0]
     rows = curves.read_metrics(folder / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1] == last
-    assert set(last) == {"epoch", "step", "train_loss", "test_loss", "test_accuracy"}  # no wall-clock in here
+    assert set(last) == {
+        "epoch",
+        "step",
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+    }  # no wall-clock in here
     assert configuration.from_json(json.loads((folder / "config.json").read_text())) == config
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "provenance.json").read_text())[0]["versions"]["jax"] == jax.__version__
-    model, params, state, stored, _, classes = load(folder)
+    model, params, state, stored, _, classes, *_ = load(folder)
     assert (stored, classes) == (config, ("setosa", "versicolor", "virginica"))
     metrics = make_evaluation(model, config.loss, True)(params, state, config.data.load().test)
     assert metrics == {"loss": last["test_loss"], "accuracy": last["test_accuracy"]}

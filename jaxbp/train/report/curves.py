@@ -17,10 +17,15 @@ COLOURS = {"train": "C0", "validation": "C2", "test": "C1"}
 Row = dict[str, Any]  # of metrics.jsonl: "epoch", "step", losses and accuracies; "delta_norms" {path: [T]}
 
 
+def as_text(value: float) -> str:
+    """A figure for the terminal: four decimals, or four significant digits where those would show next to nothing."""
+    return f"{value:.4g}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
+
+
 def line(row: Row, epochs: int, steps_per_second: float) -> str:
     """One row of metrics.jsonl for the terminal."""
     figures = "  ".join(
-        f"{name.replace('_', ' ')} {value:.4f}"
+        f"{name.replace('_', ' ')} {as_text(value)}"
         for name, value in row.items()
         if name not in ("epoch", "step", "delta_norms")
     )

@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from scipy.special import expit, softmax
-from scipy.stats import binomtest
-from sklearn import metrics
 
-from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
-from jaxbp.train.evaluate import predicted_class, true_class
-from jaxbp.train.report.curves import save_figure
+from jaxbp.losses import Loss
+from jaxbp.train.evaluate import predicted_class, probabilities, true_class
+from jaxbp.train.report.curves import as_text, save_figure
 
 BINS = 10  # of confidence, equally wide
 MANY = 20  # classes; with so many a confusion matrix shows no counts
@@ -44,10 +40,11 @@ class Classification:
 
     def __str__(self) -> str:
         low, high = self.interval
-        text = f"accuracy {self.accuracy:.4f} (95 %: {low:.4f} to {high:.4f})"
+        text = f"accuracy {as_text(self.accuracy)} (95 %: {as_text(low)} to {as_text(high)})"
         if self.calibration is None:
             return text
-        return f"{text}  calibration error {self.calibration.error:.4f}  Brier score {self.calibration.brier:.4f}"
+        error = as_text(self.calibration.error)
+        return f"{text}  calibration error {error}  Brier score {as_text(self.calibration.brier)}"
 
     def table(self) -> str:
         """A row for each class: its row of the confusion matrix (unless the classes are many), then its scores."""
@@ -56,7 +53,7 @@ class Classification:
         for name, counts, *scores, support in zip(
             self.classes, self.confusion, self.precision, self.recall, self.f1, self.support, strict=True
         ):
-            rows.append([name, *map(str, counts[:shown]), *(f"{score:.4f}" for score in scores), str(support)])
+            rows.append([name, *map(str, counts[:shown]), *map(as_text, scores), str(support)])
         first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
         return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows)
 
@@ -69,13 +66,16 @@ class Regression:
     r2: float  # fraction of the targets' variance that is explained
 
     def __str__(self) -> str:
-        return f"RMSE {self.rmse:.4f}  R^2 {self.r2:.4f}"
+        return f"RMSE {as_text(self.rmse)}  R^2 {as_text(self.r2)}"
 
 
 def measure(
     y: np.ndarray, target: np.ndarray, loss: Loss, classes: tuple[str, ...] | None
 ) -> Classification | Regression:
     """The scores of outputs y [N, O] for targets [N] or [N, O]; classes are the names, None for regression."""
+    from scipy.stats import binomtest  # here, since --help waits for what is imported above
+    from sklearn import metrics
+
     if classes is None:
         rmse = metrics.root_mean_squared_error(target, y)
         return Regression(float(rmse), float(metrics.r2_score(target, y)))
@@ -101,15 +101,6 @@ def measure(
     )
 
 
-def probabilities(y: np.ndarray, loss: Loss) -> np.ndarray | None:
-    """[N, classes] from outputs [N, O]; None where the loss does not make them probabilities."""
-    if isinstance(loss, SoftmaxCrossEntropy):
-        return softmax(y.astype(np.float64), axis=1)
-    if isinstance(loss, BinaryCrossEntropy) and y.shape[-1] == 1:
-        return expit(np.concatenate([-y, y], axis=1).astype(np.float64))
-    return None
-
-
 def calibrate(p: np.ndarray, true: np.ndarray) -> Calibration:
     """How well probabilities p [N, classes] agree with the true classes [N]."""
     confidence = p.max(axis=1)
@@ -124,6 +115,9 @@ def calibrate(p: np.ndarray, true: np.ndarray) -> Calibration:
 
 def draw(scores: Classification, folder: Path) -> None:
     """confusion.png, and calibration.png where there are probabilities: a reliability diagram with counts."""
+    from matplotlib.figure import Figure
+    from sklearn import metrics
+
     classes = len(scores.classes)
     side = 3 + 0.4 * min(classes, MANY)
     figure = Figure(figsize=(side, side), layout="constrained")

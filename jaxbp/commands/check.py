@@ -1,0 +1,56 @@
+"""Checks an experiment's gradient, leaf by leaf, in float64:
+
+    jaxbp check [FILE] [--level=full] [--json=FILE] [--config.KEY=VALUE ...]
+
+It is compared with jax.grad of the same forward and with central differences. The report names the likely cause of a
+wrong leaf, and the exit status is then 1. --level=full also checks other precisions, batches, transformations and hard
+points.
+
+    jaxbp check --function=FILE:NAME ...
+
+checks code in a file, as python -m jaxbp.check does; see python -m jaxbp.check --help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxbp.check import __main__ as check_code
+from jaxbp.check.judge import Level
+from jaxbp.commands import cli
+from jaxbp.commands.check_gradients import check_config
+from jaxbp.files import write_json
+from jaxbp.machine import machine
+from jaxbp.programs import keep_programs
+from jaxbp.typed import Typed
+
+
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the command.
+
+    Args:
+        config: the experiment: a file with get_config(), or digits_mlp or xor
+        level: how much is checked
+        json: also write the table to this file
+    """
+
+    config: str = "digits_mlp"
+    level: Level = "default"
+    json: cli.OutputFile | None = None
+
+
+def main(words: Sequence[str]) -> int:
+    """Checks what the words say, and returns the exit status: 1 where a gradient is wrong."""
+    if any(word.partition("=")[0] in ("--function", "--layer") for word in words):
+        return check_code.main(words)
+    options, overrides = cli.read(Options, words)
+    config = cli.override(cli.load(options.config), overrides, options)
+    keep_programs(config)
+    report = check_config(config, options.level)
+    print(report)
+    if options.json:
+        write_json(Path(options.json), {"machine": machine(), **report.to_json()})
+    return 0 if report.passed else 1

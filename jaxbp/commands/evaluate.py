@@ -1,0 +1,101 @@
+"""Scores a finished run on its data:
+
+    jaxbp evaluate [DIR] [--config.data.path=FOLDER]
+
+Every part gets a line. The test part of a classification also gets a table, confusion.png and calibration.png. A
+network on images also gets filters.png, activations.png of the first test image, and mistakes.png. scores.json has all
+numbers. The files go into the run folder. Of the run's config only the data can change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.commands import cli
+from jaxbp.data import Dataset, Splits
+from jaxbp.errors import InputError
+from jaxbp.files import write_json
+from jaxbp.programs import keep_programs
+from jaxbp.train.evaluate import make_prediction, predicted_class, true_class
+from jaxbp.train.report import pictures
+from jaxbp.train.report.scores import Classification, Regression, draw, measure
+from jaxbp.train.run import Trained, fingerprint, load
+from jaxbp.typed import Typed
+
+
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the command.
+
+    Args:
+        run: the run folder
+    """
+
+    run: str = "runs/digits_mlp"
+
+
+def main(words: Sequence[str]) -> int:
+    """Scores the run that the words name, and returns the exit status."""
+    options, overrides = cli.read(Options, words)
+    for word in overrides:
+        if not word.startswith("--config.data."):
+            raise InputError(f"{word} cannot change here: the run's own config holds, apart from --config.data.*")
+    folder = Path(options.run)
+    run = load(folder)
+    keep_programs(run.config)
+    splits = cli.override(run.config, overrides, options).data.load()
+    if fingerprint(splits) != run.data:
+        print("these are not the data that the run was trained on: parts may overlap")
+    predict = make_prediction(run.model)
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    lines, report = [], {}
+    for name, part in parts.items():
+        if part is None:
+            continue
+        y = predict(run.params, run.state, part.x)
+        items, loss, scores = scored(run, part, y, splits.classes)
+        lines.append(f"{name:10s} {items:6d} examples  loss {loss:.4f}  {scores}")
+        report[name] = {"examples": items, "loss": loss} | asdict(scores)
+        if name == "test":
+            draw_test(folder, run, splits, y, scores)
+    write_json(folder / "scores.json", report)
+    print(*lines, sep="\n")
+    return 0
+
+
+def scored(
+    run: Trained, part: Dataset, y: np.ndarray, classes: tuple[str, ...] | None
+) -> tuple[int, float, Classification | Regression]:
+    """(items, mean loss, scores) of the outputs y on a part of the data; a time step that counts is an item."""
+    batch = part.batch()
+    loss, _ = run.config.loss.forward(jnp.asarray(y), jnp.asarray(batch["y"]), jnp.asarray(batch["weight"]))
+    counts = batch["weight"] > 0
+    return int(counts.sum()), float(loss), measure(y[counts], part.y[counts], run.config.loss, classes)
+
+
+def draw_test(folder: Path, run: Trained, splits: Splits, y: np.ndarray, scores: Classification | Regression) -> None:
+    """The pictures and the table of the test part, on which the outputs are y."""
+    if isinstance(scores, Classification):
+        draw(scores, folder)
+        print(f"Test part, drawn in {folder}:\n{scores.table()}")
+        if scores.calibration is None:
+            print(f"No calibration: {type(run.config.loss).__name__} does not make these outputs probabilities.")
+        print()
+    if splits.test.x.ndim == 4:
+        draw_images(folder, run, splits, y)
+
+
+def draw_images(folder: Path, run: Trained, splits: Splits, y: np.ndarray) -> None:
+    """What can be seen of a network on images, and of its outputs y on the test part."""
+    test = splits.test
+    pictures.draw_filters(run.params, folder / "filters.png")
+    pictures.draw_activations(run.model, run.params, run.state, test.x[0], folder / "activations.png")
+    if splits.classes:
+        true = true_class(y, test.y).astype(int)
+        predicted = predicted_class(y, run.config.loss.threshold).astype(int)
+        pictures.draw_mistakes(test.x, true, predicted, splits.classes, folder / "mistakes.png")

@@ -1,0 +1,185 @@
+"""Runs whose config has classes of one's own: the run folder keeps the files that define them."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxbp
+from jaxbp import config as configuration
+from jaxbp.models import ModelConfig
+from jaxbp.models.model import LayerModel
+from jaxbp.train.loop import train
+from jaxbp.train.own_code import own_files
+from jaxbp.train.run import RunFolder, load
+from tests.support.runs import small, weights
+
+MINE = """
+from __future__ import annotations
+from dataclasses import dataclass, replace
+import jaxbp
+from jaxbp.config import Config, Run
+from jaxbp.data import Embedded
+from jaxbp.data.pipeline import DataConfig
+from jaxbp.models import ModelConfig
+from jaxbp.models.model import LayerModel
+from jaxbp.optim import SGD
+from jaxbp.typed import Count
+
+class {name}Scaled(jaxbp.Dense):
+    pass
+
+@dataclass(frozen=True)
+class {name}Net(ModelConfig):
+    hidden: Count = 7
+    def build(self):
+        return jaxbp.Chain(({name}Scaled(self.hidden), jaxbp.Tanh(), jaxbp.Dense(3)))
+
+@dataclass(frozen=True)
+class {name}Data(DataConfig):
+    data: DataConfig
+    def load(self):
+        return self.data.load()
+
+@dataclass(frozen=True)
+class {name}Loss(jaxbp.SoftmaxCrossEntropy):
+    pass
+
+@dataclass(frozen=True)
+class {name}SGD(SGD):
+    pass
+
+def get_config():
+    data = {name}Data(Embedded("iris", scaling="standard"))
+    return Config(data, {name}Net(), {name}Loss(), {name}SGD(0.1), Run(epochs=1, batch_size=16))
+"""
+NAMES = {"model": "MineNet", "data": "MineData", "loss": "MineLoss", "optimizer": "MineSGD"}
+
+
+def config_of(file: Path, text: str) -> configuration.Config:
+    """The config of a file with this text, as a command has it."""
+    file.write_text(text)
+    config = configuration.load(file)
+    sys.modules[f"jaxbp_config_{file.stem}"].__file__ = str(file)
+    return config
+
+
+def forget(name: str) -> None:
+    """As in a new process: no class of the config file is known."""
+    for base in (ModelConfig, jaxbp.Layer, configuration.DataConfig, jaxbp.Loss, configuration.OptimizerConfig):
+        for cls in list(configuration._family(base)):
+            if cls.__name__.startswith(name):
+                cls.__name__ = f"Forgotten{cls.__name__}"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A run of a config file of one's own, which is gone."""
+    folder = tmp_path_factory.mktemp("original")
+    train(config_of(folder / "mine.py", MINE.format(name="Mine")), folder / "run")
+    (folder / "mine.py").unlink()
+    return folder / "run"
+
+
+@pytest.fixture
+def run(original, tmp_path):
+    """A copy of the run, of which nothing is known in this process."""
+    forget("Mine")
+    return shutil.copytree(original, tmp_path / "run")
+
+
+def test_a_run_of_ones_own_classes_loads_if_told_to_run_its_code(run):
+    with pytest.raises(jaxbp.InputError, match=r"jaxbp\.load\(run, code=True\)") as refusal:
+        load(run)
+    assert f"{run}/code/mine.py" in str(refusal.value)
+    assert "--code" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    trained = load(run, code=True)
+    assert {key: type(getattr(trained.config, key)).__name__ for key in NAMES} == NAMES
+    assert trained.model == trained.config.model.build()
+    assert weights(run) == weights(run)  # now its classes are known, and they are those that the run has kept
+    forget("Mine")
+    with pytest.raises(jaxbp.InputError, match="code=True"):
+        RunFolder(run).config()
+
+
+def test_code_that_was_changed_is_not_run(run):
+    with (run / "code/mine.py").open("a") as file:
+        file.write("\nraise SystemExit\n")
+    with pytest.raises(jaxbp.InputError, match=r"mine\.py is not the file that the run was made with"):
+        load(run, code=True)
+    (run / "code/mine.py").unlink()
+    with pytest.raises(jaxbp.InputError, match=r"mine\.py is not the file that the run was made with"):
+        load(run, code=True)
+
+
+def test_classes_of_the_same_name_from_other_code_are_not_taken(run, tmp_path):
+    config_of(tmp_path / "other.py", MINE.format(name="Mine") + "# another version\n")
+    with pytest.raises(jaxbp.InputError, match="classes of these names from other code"):
+        load(run)
+    load(run, code=True)
+    load(run)
+    config_of(tmp_path / "other.py", MINE.format(name="Mine") + "# another version\n")
+    with pytest.raises(jaxbp.InputError, match="classes of these names from other code"):
+        load(run)
+
+
+def test_code_that_fails_is_one_line(run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "code/mine.py").write_text("import nothing_of_this_name")
+    config["code"] = {"mine.py": jaxbp.train.checkpoint.digest(run / "code/mine.py")}
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(jaxbp.InputError, match=r"mine\.py: ModuleNotFoundError: No module named"):
+        load(run, code=True)
+
+
+@pytest.mark.slow
+def test_resuming_needs_no_flag_and_says_when_the_code_differs(tmp_path, capsys):
+    config = config_of(tmp_path / "mine.py", MINE.format(name="Again"))
+    train(config, tmp_path / "run")
+    capsys.readouterr()
+    train(config, tmp_path / "run")
+    assert "another version" not in capsys.readouterr().out
+    config = config_of(tmp_path / "mine.py", MINE.format(name="Again") + "# changed\n")
+    train(config, tmp_path / "run")
+    assert "not the code of the run so far, another version: mine.py" in capsys.readouterr().out
+    assert (tmp_path / "run/code/mine.py").read_text().endswith("# changed\n")
+    train(small(epochs=1), tmp_path / "run", fresh=True)
+    assert not (tmp_path / "run/code").exists()
+    assert "code" not in json.loads((tmp_path / "run/config.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_module_beside_the_config_is_kept_too(tmp_path, monkeypatch):
+    """The config imports its layer from a file of its own; the kept copies import each other."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/own_layer.py").write_text("import jaxbp\nclass Beside(jaxbp.Dense):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "own"))
+    text = MINE.format(name="Pair").replace("jaxbp.Dense(3)", "Beside(3)")
+    text = text.replace("import jaxbp\n", "import jaxbp\nfrom own_layer import Beside\n")
+    config = config_of(tmp_path / "pair.py", text)
+    assert own_files(config) == {"own_layer.py": tmp_path / "own/own_layer.py", "pair.py": tmp_path / "pair.py"}
+    train(config, tmp_path / "run")
+    monkeypatch.undo()
+    del sys.modules["own_layer"]
+    forget("Pair")
+    forget("Beside")
+    (tmp_path / "own").rename(tmp_path / "elsewhere")
+    assert type(load(tmp_path / "run", code=True).model.layers[-1]).__name__ == "Beside"
+    del sys.modules["own_layer"]
+
+
+def test_what_jaxbp_ships_and_what_was_typed_in_is_not_kept(tmp_path):
+    assert own_files(small()) == {}
+    typed_in: dict = {"__name__": "typed_in"}
+    exec("import jaxbp\nclass TypedIn(jaxbp.Dense):\n    pass", typed_in)
+    assert own_files(LayerModel.of(typed_in["TypedIn"](3))) == {}
+
+
+def test_a_prediction_of_a_loaded_run_is_that_of_its_classes(run):
+    trained = load(run, code=True)
+    labels = trained.predict(np.array([[5.1, 3.5, 1.4, 0.2]])).labels
+    assert labels[0] in ("setosa", "versicolor", "virginica")
