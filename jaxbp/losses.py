@@ -14,6 +14,7 @@ squared error, with e = y - t over O outputs:
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar, Literal
@@ -28,7 +29,7 @@ from jaxbp.typed import Fraction, NotNegative, Pattern, Positive, Typed
 
 
 @dataclass(frozen=True)
-class Loss(Typed):
+class Loss(Typed, ABC):
     """Items and their deltas; the weights are applied here, once for all losses.
 
     Outputs y are [..., O]; a target is like y, or [...] integer classes where the loss says so; weights are [...].
@@ -37,10 +38,12 @@ class Loss(Typed):
 
     threshold: ClassVar[float] = 0.5  # one output means class 1 where it is above this
 
+    @abstractmethod
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
         """-> (loss of each item [...], cache)."""
         raise NotImplementedError
 
+    @abstractmethod
     def deltas(self, cache: PyTree) -> jax.Array:
         """The derivative of each item's own loss in y, like y."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -110,9 +111,10 @@ def _check_labels(where: str, labels: np.ndarray, classes: int) -> None:
 
 
 @dataclass(frozen=True)
-class DataConfig(Typed):
+class DataConfig(Typed, ABC):
     """The base of every data set's config. Its fields are config keys."""
 
+    @abstractmethod
     def load(self) -> Splits:
         """Reads or makes the data. Raises InputError if that cannot be done."""
         raise NotImplementedError

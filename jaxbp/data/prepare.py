@@ -5,6 +5,7 @@ scikit-learn does the work. It takes seconds to import, so the functions that ne
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -84,6 +85,7 @@ class Tabular(Prepared):
 
     test_fraction: Share = 0.2
 
+    @abstractmethod
     def table(self) -> Examples:
         """The whole table, unscaled, with labels as numbers, the class names, and how its rows become numbers."""
         raise NotImplementedError

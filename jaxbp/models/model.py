@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,10 @@ from jaxbp.typed import Typed
 
 
 @dataclass(frozen=True)
-class ModelConfig(Typed):
+class ModelConfig(Typed, ABC):
     """The base of every model's config: fields are config keys."""
 
+    @abstractmethod
     def build(self) -> Layer:
         """The model. Raises InputError for settings that do not fit together."""
         raise NotImplementedError

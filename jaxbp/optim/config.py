@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,11 +17,12 @@ from jaxbp.typed import Typed
 
 
 @dataclass(frozen=True)
-class OptimizerConfig(Typed):
+class OptimizerConfig(Typed, ABC):
     """The base of every optimizer's config."""
 
     second_order: ClassVar[bool] = True  # needs more than a gradient, and so the whole batch at once
 
+    @abstractmethod
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, with update(grads, state, params, value=loss, batch=, ctx=)."""
         raise NotImplementedError

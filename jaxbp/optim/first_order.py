@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -50,6 +51,7 @@ class FirstOrder(OptimizerConfig):
         if self.groups and not any(group.learning_rate_factor for group in self.groups):
             raise InputError(f"{type(self).__name__}: groups must not freeze all parameters")
 
+    @abstractmethod
     def core(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
         """The optimizer itself, without clipping, groups and plateau."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,9 +12,10 @@ from jaxbp.typed import Fraction, Range, Typed
 
 
 @dataclass(frozen=True)
-class Schedule(Typed):
+class Schedule(Typed, ABC):
     """The base of every schedule: the factor on the learning rate as a function of the step."""
 
+    @abstractmethod
     def build(self, learning_rate: float, steps: int) -> optax.Schedule:
         """step -> learning rate, for a run of `steps` steps."""
         raise NotImplementedError

@@ -13,7 +13,7 @@ from jaxbp.losses import SquaredError
 from jaxbp.models import CNN
 from jaxbp.optim import KFAC, SGD, Adam, AdamW, Constant, Cosine, Plateau
 from jaxbp.train.run import RunFolder
-from jaxbp.typed import field_types, fits
+from jaxbp.typed import Typed, field_types, fits
 
 DIGITS = EXPERIMENTS["digits_mlp"]
 NEEDED = {  # words of what a kind cannot be without
@@ -218,3 +218,13 @@ def test_a_field_without_a_choice_has_no_kinds():
     assert kinds_of(field_types(type(DIGITS))["run"]) == {}
     assert kinds_of(field_types(AdamW)["groups"]) == {}
     assert kinds_of(field_types(AdamW)["learning_rate"]) == {}
+
+
+def test_a_base_is_no_kind():
+    """A class that leaves a method open: Prepared, FirstOrder, ModelConfig."""
+    for field in FIELDS:
+        assert kinds(field).keys() & {cls.__name__ for cls in Typed.__subclasses__()} <= {"Plateau", "Private"}
+    assert not {"Prepared", "Tabular", "Movable"} & kinds("data").keys()
+    assert "unknown --config.optimizer 'FirstOrder'" in refused("optimizer=FirstOrder")
+    with pytest.raises(InputError, match="unknown ModelConfig 'ModelConfig'"):
+        from_json(to_json(DIGITS) | {"model": {"type": "ModelConfig"}})

@@ -26,7 +26,6 @@ from jaxbp.data import (
     Logic,
     Mnist,
     Npz,
-    Prepared,
     Reber,
     Reconstruction,
     Splits,
@@ -187,10 +186,10 @@ def test_scaling_can_be_undone(y, kind):
 
 def test_targets_come_back_in_their_own_units():
     y = np.array([[1e9 + 1.0], [1e9 + 3], [1e9 + 1], [1e9 + 3]])
-    splits = Prepared(scale_targets=True).finish(Dataset(y, y), Dataset(y, y), None)
+    splits = Mnist(scale_targets=True).finish(Dataset(y, y), Dataset(y, y), None)
     np.testing.assert_array_equal(np.unique(splits.train.y), [-1, 1])
     np.testing.assert_array_equal(kept(splits.preparation).targets(splits.train.y), y)
-    assert Prepared().finish(Dataset(y, y), Dataset(y, y), None).preparation.target_scaling is None
+    assert Mnist().finish(Dataset(y, y), Dataset(y, y), None).preparation.target_scaling is None
 
 
 # --- what does not fit -------------------------------------------------------------------------------------------

@@ -39,12 +39,10 @@ def read_metrics(path: Path) -> list[Row]:
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
     """Losses and accuracies over the epochs as a PNG."""
-    from matplotlib.figure import Figure
-
     epochs = [row["epoch"] for row in rows]
     marker = "." if len(rows) < 50 else ""
     kinds = [kind for kind in ("loss", "accuracy") if any(name.endswith(kind) for name in rows[0])]
-    figure = Figure(figsize=(5 * len(kinds), 3.5), layout="constrained")
+    figure = new_figure(5 * len(kinds), 3.5)
     for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0], strict=True):
         for part, colour in COLOURS.items():
             if (name := f"{part}_{kind}") in rows[0]:
@@ -53,6 +51,13 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     save_figure(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of matplotlib, in inches. Its import takes long, so that only who draws waits for it."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

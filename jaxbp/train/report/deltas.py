@@ -8,14 +8,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from jaxbp.core import Batch, Context, Layer, PyTree, leaf_layers, path_name
 from jaxbp.layers import Recurrent
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss
 from jaxbp.rules import Rule
-from jaxbp.train.report.curves import save_figure
+from jaxbp.train.report.curves import new_figure, save_figure
 
 DeltaNorms = Callable[[PyTree, PyTree, Batch], dict[str, list[float]]]
 
@@ -53,7 +52,7 @@ def _norm_by_step(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tu
 
 def draw_deltas(norms: Mapping[str, Sequence[float]], path: Path) -> None:
     """The norms over the steps as a PNG."""
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    figure = new_figure(6, 3.5)
     axes = figure.subplots()
     for name, norm in norms.items():
         axes.semilogy([value or np.nan for value in norm], label=name)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from jaxbp.core import Context, Layer, PyTree, map_leaves, path_name
-from jaxbp.train.report.curves import save_figure
+from jaxbp.train.report.curves import new_figure, save_figure
 from jaxbp.wrappers import Keep, Kept
 
 MOST_TILES = 256  # in one panel
@@ -54,7 +53,7 @@ def draw_mistakes(x: np.ndarray, true: np.ndarray, predicted: np.ndarray, classe
     wrong = np.flatnonzero(true != predicted)
     columns = 10
     rows = max(-(-min(len(wrong), MOST_MISTAKES) // columns), 1)
-    figure = Figure(figsize=(columns, 1.25 * rows + 0.5), layout="constrained")
+    figure = new_figure(columns, 1.25 * rows + 0.5)
     figure.suptitle(f"{len(wrong)} of {len(x)} wrong, as truth > prediction (row number)", fontsize=9)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
@@ -69,7 +68,7 @@ def draw_panels(panels: Mapping[str, np.ndarray], path: Path) -> None:
     """Pictures side by side under their names, four in a row."""
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.5 * columns, 3.7 * rows), layout="constrained")
+    figure = new_figure(3.5 * columns, 3.7 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")

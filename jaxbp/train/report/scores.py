@@ -1,4 +1,7 @@
-"""Scores of a model's outputs on one part of the data: as numbers, as text, as pictures."""
+"""Scores of a model's outputs on one part of the data: as numbers, as text, as pictures.
+
+scikit-learn and SciPy take long to import, so the functions that need them import them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 
 from jaxbp.losses import Loss
 from jaxbp.train.evaluate import predicted_class, probabilities, true_class
-from jaxbp.train.report.curves import as_text, save_figure
+from jaxbp.train.report.curves import as_text, new_figure, save_figure
 
 BINS = 10  # of confidence, equally wide
 MANY = 20  # classes; with so many a confusion matrix shows no counts
@@ -73,7 +76,7 @@ def measure(
     y: np.ndarray, target: np.ndarray, loss: Loss, classes: tuple[str, ...] | None
 ) -> Classification | Regression:
     """The scores of outputs y [N, O] for targets [N] or [N, O]; classes are the names, None for regression."""
-    from scipy.stats import binomtest  # here, since --help waits for what is imported above
+    from scipy.stats import binomtest
     from sklearn import metrics
 
     if classes is None:
@@ -115,17 +118,16 @@ def calibrate(p: np.ndarray, true: np.ndarray) -> Calibration:
 
 def draw(scores: Classification, folder: Path) -> None:
     """confusion.png, and calibration.png where there are probabilities: a reliability diagram with counts."""
-    from matplotlib.figure import Figure
-    from sklearn import metrics
+    from sklearn.metrics import ConfusionMatrixDisplay
 
     classes = len(scores.classes)
     side = 3 + 0.4 * min(classes, MANY)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    display = metrics.ConfusionMatrixDisplay(np.array(scores.confusion), display_labels=scores.classes)
+    figure = new_figure(side, side)
+    display = ConfusionMatrixDisplay(np.array(scores.confusion), display_labels=scores.classes)
     display.plot(ax=figure.subplots(), include_values=classes < MANY, cmap="Blues", colorbar=False, xticks_rotation=90)
     save_figure(figure, folder / "confusion.png")
     if scores.calibration:
-        figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+        figure = new_figure(4.5, 4.5)
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], "--", color="gray")
         axes.plot(*np.array(scores.calibration.bins)[:, :2].T, "o-")
