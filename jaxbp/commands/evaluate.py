@@ -53,7 +53,8 @@ def main(words: Sequence[str]) -> int:
         print("these are not the data that the run was trained on: parts may overlap")
     predict = make_prediction(run.model)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    lines, report = [], {}
+    lines = []
+    report = {}
     for name, part in parts.items():
         if part is None:
             continue

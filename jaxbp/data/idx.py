@@ -79,8 +79,9 @@ def read_idx(path: Path) -> np.ndarray:
     raw = _content(path)
     if len(raw) < 4:
         raise InputError(f"{path}: holds {len(raw)} bytes, and an IDX file begins with 4")
-    zeros, kind, rank = raw[:2], raw[2], raw[3]
-    if zeros != b"\0\0" or kind not in TYPES or not 1 <= rank <= 4:
+    kind = raw[2]
+    rank = raw[3]
+    if raw[:2] != b"\0\0" or kind not in TYPES or not 1 <= rank <= 4:
         raise InputError(
             f"{path}: begins with bytes {raw[:4].hex(' ')}, which is no IDX file (those begin with 00 00, "
             f"a type {'/'.join(f'{t:02x}' for t in TYPES)}, and 01..04 dimensions)"

@@ -63,7 +63,8 @@ def read_image(file: Path, grayscale: bool) -> np.ndarray:
 
     try:
         with Image.open(file) as image:
-            mode, pixels = image.mode, np.asarray(image.convert("L" if grayscale else "RGB"))
+            mode = image.mode
+            pixels = np.asarray(image.convert("L" if grayscale else "RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
         raise unreadable(file, error) from error
     if mode[0] in "IF":

@@ -45,8 +45,9 @@ class Reber(DataConfig):
         rng = np.random.default_rng(self.seed)
         words = [word(rng, self.embedded) for _ in range(self.examples + self.test_examples)]
         longest = max(map(len, words)) - 1
-        train, test = words[: self.examples], words[self.examples :]
-        return Splits(encoded(train, longest, False), None, encoded(test, longest, True), tuple(SYMBOLS))
+        train = encoded(words[: self.examples], longest, decided=False)
+        test = encoded(words[self.examples :], longest, decided=True)
+        return Splits(train, None, test, tuple(SYMBOLS))
 
 
 def word(rng: np.random.Generator, embedded: bool) -> str:

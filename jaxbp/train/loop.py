@@ -96,7 +96,10 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
     gradient that is not finite, and Interrupted after SIGTERM or Ctrl-C.
     """
     session, state = new_session(config, splits or config.data.load(), RunFolder(Path(path)))
-    session.folder.clear() if fresh else session.folder.check(config)
+    if fresh:
+        session.folder.clear()
+    else:
+        session.folder.check(config)
     state = resumed(session, state)
     try:
         with signals() as caught:
@@ -136,7 +139,7 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
         steps,
     )
     if run.patience is not None:
-        session.best = jax.tree.map(jnp.copy, {"params": state.params, "model": state.model})
+        session.best = jax.tree.map(jnp.copy, state.weights)
     return session, state
 
 
@@ -279,7 +282,7 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
     facts = session.facts
     if patience is not None:
         if facts["best_loss"] is None or row["validation_loss"] < facts["best_loss"]:
-            session.best = jax.tree.map(jnp.copy, {"params": state.params, "model": state.model})
+            session.best = jax.tree.map(jnp.copy, state.weights)
             facts |= {"best_loss": row["validation_loss"], "waited": 0}
         else:
             facts["waited"] += 1

@@ -31,7 +31,7 @@ from jaxbp.train import own_code
 from jaxbp.train.checkpoint import Checkpoints, digest, load_arrays
 from jaxbp.train.evaluate import make_prediction, predicted_class, probabilities
 from jaxbp.train.fold import Fold  # noqa: F401  JSON names it
-from jaxbp.train.step import initial_state
+from jaxbp.train.step import State, initial_state
 
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
@@ -242,16 +242,15 @@ def trained(folder: RunFolder, config: Config) -> Trained:
     spec = jax.ShapeDtypeStruct(tuple(shape), dtype)
     state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
     arrays = load_arrays(path / "arrays", checkpointed(state, config))
-    weights = arrays["best"] or {"params": arrays["state"].params, "model": arrays["state"].model}
+    weights = arrays["best"] or arrays["state"].weights
     classes = None if facts["classes"] is None else tuple(facts["classes"])
     preparation = folder.preparation(facts.get("preparation"))
     return Trained(model, weights["params"], weights["model"], config, facts["data"], classes, preparation)
 
 
-def checkpointed(state: PyTree, config: Config) -> PyTree:
+def checkpointed(state: State, config: Config) -> PyTree:
     """The tree that a checkpoint holds: the state, and the best weights so far where the run stops early."""
-    best = None if config.run.patience is None else {"params": state.params, "model": state.model}
-    return {"state": state, "best": best}
+    return {"state": state, "best": None if config.run.patience is None else state.weights}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -36,6 +36,11 @@ class State:
     examples: jax.Array  # since the last report
     finite: jax.Array  # False where the last loss or gradient was not finite; that update was not made
 
+    @property
+    def weights(self) -> dict[str, PyTree]:
+        """What a trained model needs: "params", and the state of the "model"."""
+        return {"params": self.params, "model": self.model}
+
 
 def initial_state(model: Layer, optimizer: optax.GradientTransformation, spec: PyTree, seed: int) -> State:
     """The state before the first step, a pure function of its arguments. spec: one batch of inputs."""
