@@ -1,6 +1,6 @@
 .PHONY: fast test nightly lint bench check
 
-fast:            ## the tests that take minutes off nobody's day
+fast:            ## the fast suite
 	pytest -q -m "not slow"
 
 test: lint       ## everything that CI runs
@@ -17,5 +17,5 @@ lint:
 bench:           ## the dense suite; SUITE=name for another
 	python scripts/bench.py --suite=$(or $(SUITE),dense)
 
-check:           ## the gradients of every config that needs no download
+check:           ## the gradients of three configs; tests/commands/test_check_gradients.py has them all
 	for c in digits_mlp iris xor; do python scripts/check_gradients.py --config=configs/$$c.py || exit 1; done

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Batch, Context, Layer, PyTree, add, state_after
-from jaxbp.errors import InputError
+from jaxbp.core import Batch, Context, Layer, PyTree, add, entry, state_after
 from jaxbp.trees import like, plain
 
 
@@ -33,7 +32,7 @@ def value_and_grad(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Ca
     """
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
-        x, ctx = counted(batch, ctx)
+        x, ctx = ctx.counted(batch)
         weights = plain(params)
         y, cache = model.forward(weights, x, ctx)
         value, loss_cache = loss.forward(y, entry(batch, "y"), item_weights(batch, y))
@@ -54,19 +53,6 @@ def batch(x: PyTree, y: Any, mask: Any = None) -> Batch:
     items = y.shape[:-1] if jnp.issubdtype(y.dtype, jnp.floating) else y.shape
     mask = jnp.ones(items) if mask is None else jnp.asarray(mask, float)
     return {"x": x, "y": y, "weight": mask / jnp.maximum(jnp.sum(mask), 1)}
-
-
-def entry(batch: Batch, key: str) -> PyTree:
-    """batch[key]. Raises InputError where it is missing."""
-    if key not in batch:
-        raise InputError(f"the batch has no '{key}' (it has: {', '.join(batch) or 'nothing'}); see jaxbp.batch(x, y)")
-    return batch[key]
-
-
-def counted(batch: Batch, ctx: Context) -> tuple[PyTree, Context]:
-    """-> (x, the context with the rows that count); all do where the batch has no weight for each row."""
-    x = entry(batch, "x")
-    return ctx.counted(batch) if jnp.ndim(batch.get("weight", 1)) else (x, ctx)
 
 
 def item_weights(batch: Batch, y: jax.Array) -> jax.Array:

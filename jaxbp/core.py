@@ -48,16 +48,21 @@ class Context:
     def counted(self, batch: Batch) -> tuple[PyTree, Context]:
         """-> (the batch's x, this context with `counts`): a row counts where any of its weights is not 0.
 
-        Floating-point rows that do not count are zeros in x, for they may hold anything, nan too.
+        Floating-point rows that do not count are zeros in x, for they may hold anything, nan too. All rows count where
+        the batch has no weight for each of them. Raises InputError for a batch without "x".
         """
-        counts = jnp.any(batch["weight"].reshape(len(batch["weight"]), -1) != 0, 1)  # [N]
+        x = entry(batch, "x")
+        weight = jnp.asarray(batch.get("weight", 1))
+        if not weight.ndim:
+            return x, self
+        counts = jnp.any(weight.reshape(len(weight), -1) != 0, 1)  # [N]
 
         def zeroed(x: jax.Array) -> jax.Array:
             if not jnp.issubdtype(x.dtype, jnp.floating):
                 return x
             return jnp.where(counts.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
 
-        return jax.tree.map(zeroed, batch["x"]), replace(self, counts=counts)
+        return jax.tree.map(zeroed, x), replace(self, counts=counts)
 
     @classmethod
     def evaluation(cls, state: PyTree = None) -> Context:
@@ -87,6 +92,12 @@ class Shared:
     value: Any
 
 
+@partial(register, data_fields=["value"], meta_fields=[])
+@dataclass(frozen=True)
+class Running(Shared):
+    """Running statistics that took the place of the batch's own: the pass that left this cache mixed no examples."""
+
+
 RESERVED = {"augment": 2**32 - 1, "targets": 2**32 - 2, "noise": 2**32 - 3}  # no layer's index is so large
 _REGISTRY: dict[str, type[Layer]] = {}
 
@@ -107,7 +118,7 @@ class Layer:
 
     @property
     def couples_batch(self) -> bool:
-        """Whether one example's output depends on another example. A layer where it does sets couples_batch = True."""
+        """Whether one example's output depends on another in training. Where it does, a layer sets it True."""
         return False
 
     def __repr__(self) -> str:
@@ -310,6 +321,13 @@ def require(layer: Layer, field: str, holds: bool, words: str) -> None:
     """Raises InputError unless a hyper-parameter `holds` what it must: "Dense: features must be at least 1, got 0"."""
     if not holds:
         raise InputError(f"{type(layer).__name__}: {field} must be {words}, got {getattr(layer, field)}")
+
+
+def entry(batch: Batch, key: str) -> PyTree:
+    """batch[key]. Raises InputError where it is missing."""
+    if key not in batch:
+        raise InputError(f"the batch has no '{key}' (it has: {', '.join(batch) or 'nothing'}); see jaxbp.batch(x, y)")
+    return batch[key]
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:

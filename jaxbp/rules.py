@@ -7,20 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Layer, PyTree, Shared, add, label, register
+from jaxbp.core import Layer, PyTree, Running, Shared, add, label
 from jaxbp.errors import InputError
 from jaxbp.factors import Factors, tree_map
-
-
-@partial(register, data_fields=["value"], meta_fields=[])
-@dataclass(frozen=True)
-class Running(Shared):
-    """Running statistics that took the place of the batch's own: the pass that left this cache mixed no examples."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbp.backprop import Result
+from jaxbp.backprop import Result, item_weights
 from jaxbp.core import Batch, Context, Layer, PyTree, path_name, state_after
 
 FLOAT64_TOLERANCE = 1e-11  # a correct backward reaches 5e-16
@@ -60,7 +60,7 @@ def autodiff(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable
     def objective(params: PyTree, batch: Batch, ctx: Context) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
         x, ctx = ctx.counted(batch)
         y, cache = model.forward(params, x, ctx)
-        value, _ = loss.forward(y, batch["y"], batch["weight"])
+        value, _ = loss.forward(y, batch["y"], item_weights(batch, y))
         state = state_after(model, ctx, cache)
         return sum((penalty.value(params) for penalty in penalties), value), (state, y)
 

@@ -17,14 +17,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
+from jaxbp.check import Report, check_model
 from jaxbp.check import __main__ as check_code
 from jaxbp.check.judge import Level
 from jaxbp.commands import cli
-from jaxbp.commands.check_gradients import check_config
+from jaxbp.config import Config
+from jaxbp.core import Context
 from jaxbp.files import write_json
 from jaxbp.machine import machine
 from jaxbp.programs import keep_programs
+from jaxbp.train.fit import batch_spec, check_fit
 from jaxbp.typed import Typed
+
+ROWS = 7  # examples in the batch that is checked
 
 
 @dataclass(frozen=True)
@@ -54,3 +61,18 @@ def main(words: Sequence[str]) -> int:
     if options.json:
         write_json(Path(options.json), {"machine": machine(), **report.to_json()})
     return 0 if report.passed else 1
+
+
+def check_config(config: Config, level: Level = "default") -> Report:
+    """The report on the gradient of a config's initial weights. Raises InputError where its parts do not fit."""
+    splits = config.data.load()
+    model = config.model.build()
+    check_fit(config, model, splits)
+    batch = splits.train.batch(slice(ROWS))
+    spec = batch_spec(splits, len(batch["x"]))
+    key = jax.random.key(config.run.seed)
+    params = model.init(key, spec)
+    ctx = Context(key, model.init_state(spec))
+    return check_model(
+        model, config.loss, params, jax.tree.map(jax.numpy.asarray, batch), ctx, config.objective(spec).penalties, level
+    )

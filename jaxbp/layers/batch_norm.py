@@ -28,9 +28,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, Shared, require, shaped, wide
+from jaxbp.core import Case, Context, Layer, PyTree, Running, Shared, require, shaped, wide
 from jaxbp.errors import InputError
-from jaxbp.rules import Running
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
     def sums(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         def chunk_sums(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
             x, target, mask = chunk
-            output, _ = model.forward(params, x, Context(None, state, train=False))
+            output, _ = model.forward(params, x, Context.evaluation(state))
             value, _ = loss.forward(output, target, mask)
             return value, jnp.sum(mask * correct(output, target, loss.threshold)) if classify else value
 
@@ -64,7 +64,7 @@ def make_prediction(model: Layer) -> Outputs:
 
     @jax.jit
     def outputs(params: PyTree, state: PyTree, x: jax.Array) -> jax.Array:
-        return model.forward(params, x, Context(None, state, train=False))[0]
+        return model.forward(params, x, Context.evaluation(state))[0]
 
     def predict(params: PyTree, state: PyTree, x: np.ndarray) -> np.ndarray:
         parts = [outputs(params, state, part) for part in chunks(x, PREDICTED)]

@@ -39,7 +39,7 @@ def draw(
     """[length] characters after prompt [1, T]. The state is carried, so each character costs one step of the cells."""
 
     def read(state: PyTree, ids: jax.Array) -> tuple[PyTree, jax.Array]:
-        y, cache = model.forward(params, ids, Context(None, state, train=False))
+        y, cache = model.forward(params, ids, Context.evaluation(state))
         return model.next_state(state, cache), y[0, -1]
 
     def step(carry: tuple[PyTree, jax.Array], key: jax.Array) -> tuple[tuple[PyTree, jax.Array], jax.Array]:

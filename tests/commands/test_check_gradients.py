@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxbp.commands.check_gradients import check_config
+from jaxbp.commands.check import check_config
 from jaxbp.config import load
 from jaxbp.data import Csv, Mnist, Text
 from tests.support.paths import ROOT
@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 FILES = sorted(ROOT.glob("configs/*.py"))
 SKIPPED = {
     "digits_resnet": "central differences cross kinks of ReLU, a false alarm of the check; autodiff agrees to 3e-15",
-    "mnist_resnet": "passes on 8 x 8 images in 30 s with a user's XLA settings; with those of these tests 500 s did not do",
+    "mnist_resnet": "passes on 8 x 8 images in 30 s with a user's XLA settings; with the tests' not in 500 s",
 }
 
 

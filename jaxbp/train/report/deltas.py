@@ -31,7 +31,7 @@ def make_delta_norms(model: Layer, loss: Loss) -> DeltaNorms | None:
 
     @jax.jit
     def compute(params: PyTree, state: PyTree, batch: Batch) -> PyTree:
-        y, cache = model.forward(params, batch["x"], Context(None, state, train=False))
+        y, cache = model.forward(params, batch["x"], Context.evaluation(state))
         dy = loss.backward(loss.forward(y, batch["y"], batch["weight"])[1])
         return model.sweep(Rule(_norm_by_step), params, cache, dy)[1]
 

@@ -42,7 +42,7 @@ def draw_activations(model: Layer, params: PyTree, state: PyTree, image: np.ndar
 def outputs(model: Layer, params: PyTree, state: PyTree, x: np.ndarray) -> dict[str, np.ndarray]:
     """The output of every leaf layer by its path, in evaluation."""
     keeping = map_leaves(model, Keep)
-    ctx = Context(None, state, train=False)
+    ctx = Context.evaluation(state)
     cache = jax.jit(lambda params, x: keeping.forward(params, x, ctx)[1])(params, x)
     nodes = jax.tree_util.tree_leaves_with_path(cache, is_leaf=lambda node: isinstance(node, Kept))
     return {path_name(keys): np.asarray(node.y) for keys, node in nodes}
