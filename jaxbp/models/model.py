@@ -37,7 +37,7 @@ class LayerModel(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "layer", repr(self.build()))  # one text for one layer
+        object.__setattr__(self, "layer", ast.unparse(ast.parse(repr(self.build()), mode="eval")))  # in one line
 
     @classmethod
     def of(cls, layer: Layer) -> LayerModel:
@@ -62,7 +62,7 @@ def read_layer(text: str) -> Any:
 
     Layers of a user's own count as soon as their file was imported. Raises InputError for anything else.
     """
-    classes = {cls.__name__: cls for base in (Layer, Initializer, Node) for cls in family(base)}
+    classes = {cls.__qualname__: cls for base in (Layer, Initializer, Node) for cls in family(base)}
 
     def value(node: ast.expr) -> Any:
         if isinstance(node, ast.Tuple | ast.List):

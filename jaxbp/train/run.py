@@ -131,18 +131,18 @@ class RunFolder:
         try:
             config = from_json(data)
         except InputError as error:
-            if not kept:
+            if code or not kept:
                 raise
-            raise self._needs_code(kept, error) from error
+            raise self._needs_code(kept, "does not have them") from error
         if kept and set(own_code.digests(own_code.own_files(config)).values()) != set(kept.values()):
-            raise self._needs_code(kept, "this process has classes of these names from other code")
+            raise self._needs_code(kept, "has them from other code")
         return config
 
-    def _needs_code(self, kept: Iterable[str], reason: object) -> InputError:
+    def _needs_code(self, kept: Iterable[str], but: str) -> InputError:
         files = ", ".join(str(self.path / "code" / name) for name in kept)
         return InputError(
-            f"the run in {self.path} needs classes of your own ({reason}): jaxbp.load(run, code=True), in a command "
-            f"--code, runs the code that the run has kept, {files}"
+            f"the run in {self.path} needs classes of your own, and this process {but}: jaxbp.load(run, code=True), in "
+            f"a command --code, runs the code that the run has kept, {files}"
         )
 
     def clear(self) -> None:

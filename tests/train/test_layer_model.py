@@ -12,7 +12,8 @@ from jaxbp.config import Config, Run, from_json, override, to_json
 from jaxbp.core import layer_types
 from jaxbp.data import Embedded
 from jaxbp.losses import SoftmaxCrossEntropy
-from jaxbp.models.model import LayerModel, read_layer
+from jaxbp.models import LayerModel
+from jaxbp.models.model import read_layer
 from jaxbp.optim import SGD
 from jaxbp.train.loop import train
 from jaxbp.train.run import load
@@ -38,10 +39,12 @@ def test_the_text_of_every_layer_gives_it_back(layer):
     model = LayerModel.of(layer)
     assert model.build() == layer
     assert LayerModel(model.layer) == model
+    assert "\n" not in model.layer
 
 
 def test_a_config_with_a_layer_goes_through_json_and_trains(tmp_path):
-    stored = config(LayerModel.of(BRANCHED))
+    stored = config(BRANCHED)
+    assert stored.model == LayerModel.of(BRANCHED)
     assert from_json(json.loads(json.dumps(to_json(stored)))) == stored
     train(stored, tmp_path)
     trained = load(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 
 import jaxbp
 from jaxbp import config as configuration
+from jaxbp.commands.__main__ import main
 from jaxbp.models import ModelConfig
 from jaxbp.models.model import LayerModel
 from jaxbp.train.loop import train
@@ -60,11 +61,9 @@ NAMES = {"model": "MineNet", "data": "MineData", "loss": "MineLoss", "optimizer"
 
 
 def config_of(file: Path, text: str) -> configuration.Config:
-    """The config of a file with this text, as a command has it."""
+    """The config of a file with this text."""
     file.write_text(text)
-    config = configuration.load(file)
-    sys.modules[f"jaxbp_config_{file.stem}"].__file__ = str(file)
-    return config
+    return configuration.load(file)
 
 
 def forget(name: str) -> None:
@@ -72,7 +71,7 @@ def forget(name: str) -> None:
     for base in (ModelConfig, jaxbp.Layer, configuration.DataConfig, jaxbp.Loss, configuration.OptimizerConfig):
         for cls in list(configuration._family(base)):
             if cls.__name__.startswith(name):
-                cls.__name__ = f"Forgotten{cls.__name__}"
+                cls.__name__ = cls.__qualname__ = f"Forgotten{cls.__name__}"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def run(original, tmp_path):
 
 
 def test_a_run_of_ones_own_classes_loads_if_told_to_run_its_code(run):
-    with pytest.raises(jaxbp.InputError, match=r"jaxbp\.load\(run, code=True\)") as refusal:
+    with pytest.raises(jaxbp.InputError, match=r"does not have them: jaxbp\.load\(run, code=True\)") as refusal:
         load(run)
     assert f"{run}/code/mine.py" in str(refusal.value)
     assert "--code" in str(refusal.value)
@@ -104,6 +103,20 @@ def test_a_run_of_ones_own_classes_loads_if_told_to_run_its_code(run):
     forget("Mine")
     with pytest.raises(jaxbp.InputError, match="code=True"):
         RunFolder(run).config()
+
+
+def test_commands_run_it_if_told_to(run, tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text("5.1,3.5,1.4,0.2\n")
+    words = {
+        "evaluate": [str(run)],
+        "predict": [str(run), f"--input={tmp_path}/rows.csv", f"--output={tmp_path}/y.csv"],
+    }
+    for command, options in words.items():
+        forget("Mine")
+        assert main([command, *options]) == 2
+        assert "in a command --code, runs the code that the run has kept" in capsys.readouterr().err
+        assert main([command, *options, "--code"]) == 0
+    assert (tmp_path / "y.csv").read_text().startswith("label,probability setosa,")
 
 
 def test_code_that_was_changed_is_not_run(run):
@@ -118,13 +131,21 @@ def test_code_that_was_changed_is_not_run(run):
 
 def test_classes_of_the_same_name_from_other_code_are_not_taken(run, tmp_path):
     config_of(tmp_path / "other.py", MINE.format(name="Mine") + "# another version\n")
-    with pytest.raises(jaxbp.InputError, match="classes of these names from other code"):
+    with pytest.raises(jaxbp.InputError, match="this process has them from other code"):
         load(run)
     load(run, code=True)
     load(run)
     config_of(tmp_path / "other.py", MINE.format(name="Mine") + "# another version\n")
-    with pytest.raises(jaxbp.InputError, match="classes of these names from other code"):
+    with pytest.raises(jaxbp.InputError, match="this process has them from other code"):
         load(run)
+
+
+def test_a_config_that_is_wrong_otherwise_says_so(run):
+    config = json.loads((run / "config.json").read_text())
+    config["run"]["epoch"] = 3
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(jaxbp.InputError, match="unknown key of Run 'epoch'; did you mean 'epochs'"):
+        load(run, code=True)
 
 
 def test_code_that_fails_is_one_line(run):
