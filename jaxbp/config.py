@@ -30,11 +30,11 @@ from typing import Any, get_args, get_origin
 
 import optax
 
-from jaxbp.core import PyTree
+from jaxbp.core import Layer, PyTree
 from jaxbp.data import DataConfig
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
-from jaxbp.models import ModelConfig
+from jaxbp.models import LayerModel, ModelConfig
 from jaxbp.optim import Objective, OptimizerConfig, noise_meter  # this import defines the optimizers that JSON names
 from jaxbp.typed import (
     Count,
@@ -95,7 +95,7 @@ class Config(Typed):
 
     Args:
         data: the data set, its split and its scaling
-        model: the layers
+        model: the layers: a config that builds them, or a layer as it stands
         loss: the loss to minimise
         optimizer: the optimizer
         run: length, batches, evaluations and checkpoints
@@ -108,6 +108,11 @@ class Config(Typed):
     optimizer: OptimizerConfig
     run: Run
     penalty: Penalty = Penalty()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, Layer):
+            object.__setattr__(self, "model", LayerModel.of(self.model))
+        super().__post_init__()
 
     def objective(self, spec: PyTree) -> Objective:
         """The objective of the run, on batches of inputs like `spec`."""

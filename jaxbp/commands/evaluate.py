@@ -23,6 +23,7 @@ from jaxbp.files import write_json
 from jaxbp.programs import keep_programs
 from jaxbp.train.evaluate import make_prediction, predicted_class, true_class
 from jaxbp.train.report import pictures
+from jaxbp.train.report.curves import as_text
 from jaxbp.train.report.scores import Classification, Regression, draw, measure
 from jaxbp.train.run import Trained, fingerprint, load
 from jaxbp.typed import Typed
@@ -34,9 +35,11 @@ class Options(Typed):
 
     Args:
         run: the run folder
+        code: run the code that the run has kept, where its config needs classes of your own
     """
 
     run: str = "runs/digits_mlp"
+    code: bool = False
 
 
 def main(words: Sequence[str]) -> int:
@@ -46,7 +49,7 @@ def main(words: Sequence[str]) -> int:
         if not word.startswith("--config.data."):
             raise InputError(f"{word} cannot change here: the run's own config holds, apart from --config.data.*")
     folder = Path(options.run)
-    run = load(folder)
+    run = load(folder, options.code)
     keep_programs(run.config)
     splits = cli.override(run.config, overrides, options).data.load()
     if fingerprint(splits) != run.data:
@@ -60,7 +63,7 @@ def main(words: Sequence[str]) -> int:
             continue
         y = predict(run.params, run.state, part.x)
         items, loss, scores = scored(run, part, y, splits.classes)
-        lines.append(f"{name:10s} {items:6d} examples  loss {loss:.4f}  {scores}")
+        lines.append(f"{name:10s} {items:6d} examples  loss {as_text(loss)}  {scores}")
         report[name] = {"examples": items, "loss": loss} | asdict(scores)
         if name == "test":
             draw_test(folder, run, splits, y, scores)

@@ -24,17 +24,19 @@ class Options(Typed):
         run: the run folder
         input: the file with the rows, of the kind that the run was trained on
         output: the CSV file to write
+        code: run the code that the run has kept, where its config needs classes of your own
     """
 
     run: str
     input: str
     output: cli.OutputFile
+    code: bool = False
 
 
 def main(words: Sequence[str]) -> int:
     """Predicts what the words say, and returns the exit status."""
     options = cli.read_all(Options, words)
-    keep_programs(RunFolder(Path(options.run)).config())
-    predict_file(options.run, options.input, options.output)
+    keep_programs(RunFolder(Path(options.run)).config(options.code))
+    predict_file(options.run, options.input, options.output, options.code)
     print(f"predictions in {options.output}")
     return 0

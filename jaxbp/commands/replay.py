@@ -18,14 +18,17 @@ class Options(Typed):
 
     Args:
         run: the run folder
+        code: run the code that the run has kept, where its config needs classes of your own
     """
 
     run: str
+    code: bool = False
 
 
 def main(words: Sequence[str]) -> int:
     """Replays the run that the words name, and returns the exit status."""
-    folder = RunFolder(Path(cli.read_all(Options, words).run))
-    step, first = replay(folder.config(), folder.path)
+    options = cli.read_all(Options, words)
+    folder = RunFolder(Path(options.run))
+    step, first = replay(folder.config(options.code), folder.path)
     print(f"step {step}: not finite first in {first}")
     return 0

@@ -30,6 +30,7 @@ class Options(Typed):
         length: characters
         temperature: below 1 favours likely characters, above 1 unlikely ones; 0 takes the likeliest
         seed: of the draws
+        code: run the code that the run has kept, where its config needs classes of your own
     """
 
     run: str = "runs/charlm"
@@ -37,12 +38,13 @@ class Options(Typed):
     length: Count = 1000
     temperature: NotNegative = 0.8
     seed: Seed = 0
+    code: bool = False
 
 
 def main(words: Sequence[str]) -> int:
     """Draws the text that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    run = load(options.run)
+    run = load(options.run, options.code)
     keep_programs(run.config)
     if not run.classes or any(len(name) != 1 for name in run.classes):
         raise InputError(f"{options.run} is not a run on text by characters")

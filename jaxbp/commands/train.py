@@ -17,6 +17,7 @@ from jaxbp.errors import InputError
 from jaxbp.programs import keep_programs
 from jaxbp.train.cross_validate import cross_validate
 from jaxbp.train.loop import NotFinite, train
+from jaxbp.train.report.curves import as_text
 from jaxbp.typed import Range, Typed
 
 
@@ -57,7 +58,7 @@ def main(words: Sequence[str]) -> int:
         return 1
     print(f"run folder {folder}")
     name = "accuracy" if "test_accuracy" in row else "loss"
-    print(f"test {name} {row[f'test_{name}']:.4f}")
+    print(f"test {name} {as_text(row[f'test_{name}'])}")
     return 0
 
 
@@ -66,5 +67,5 @@ def show_folds(figures: dict[str, float], folds: int) -> int:
     name = "accuracy" if "test_accuracy_mean" in figures else "loss"
     mean = figures[f"test_{name}_mean"]
     deviation = figures[f"test_{name}_stdev"]
-    print(f"cross-validated {name} {mean:.4f} (standard deviation {deviation:.4f} over {folds} folds)")
+    print(f"cross-validated {name} {as_text(mean)} (standard deviation {as_text(deviation)} over {folds} folds)")
     return 0

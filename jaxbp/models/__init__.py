@@ -2,9 +2,9 @@
 
 from jaxbp.models.cnn import CNN
 from jaxbp.models.mlp import MLP
-from jaxbp.models.model import ModelConfig
+from jaxbp.models.model import LayerModel, ModelConfig
 from jaxbp.models.resnet import ResNet
 from jaxbp.models.rnn import RNN
 from jaxbp.models.tdnn import TDNN
 
-__all__ = ["CNN", "MLP", "RNN", "TDNN", "ModelConfig", "ResNet"]
+__all__ = ["CNN", "MLP", "RNN", "TDNN", "LayerModel", "ModelConfig", "ResNet"]

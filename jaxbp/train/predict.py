@@ -15,18 +15,18 @@ from jaxbp.data.images import read_image, visible
 from jaxbp.data.npz import read_npz
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
-from jaxbp.train.run import Prediction, Trained, load
+from jaxbp.train.run import Prediction, load
 
 
-def predict_file(run: Trained | str | Path, input: str | Path, output: str | Path) -> int:
+def predict_file(run: str | Path, input: str | Path, output: str | Path, code: bool = False) -> int:
     """Predicts the rows of a file, and writes a CSV file with a line for each, whole or not at all; -> their number.
 
-    run: a trained model, or its run folder. input: what the run's preparation reads (a table in CSV or Parquet, a .npy
-    file), an .npz file with an array x, or a folder of images, which are taken by name. The columns are `label` and
-    `probability NAME`, or `value`, after `file` for images. Raises InputError for rows that do not fit, and for an
-    output that cannot be written.
+    run: its folder, which `load` reads, with `code` or without. input: what the run's preparation reads (a table in CSV
+    or Parquet, a .npy file), an .npz file with an array x, or a folder of images, which are taken by name. The columns
+    are `label` and `probability NAME`, or `value`, after `file` for images. Raises InputError for rows that do not fit,
+    and for an output that cannot be written.
     """
-    trained = run if isinstance(run, Trained) else load(run)
+    trained = load(run, code)
     source = Path(input).expanduser()
     target = Path(output).expanduser()
     if target.exists() and source.exists() and target.samefile(source):

@@ -12,7 +12,7 @@ from jaxbp import config as configuration
 from jaxbp import data, models, optim
 from jaxbp.data import Adding, Characters, Curve, Embedded, Encoder, Function, Logic, Reber, Reconstruction, Text
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
-from jaxbp.models import CNN, MLP, RNN, TDNN, ResNet
+from jaxbp.models import CNN, MLP, RNN, TDNN, LayerModel, ResNet
 from jaxbp.train.loop import train
 from jaxbp.train.run import fingerprint
 from tests.support.runs import weights
@@ -59,6 +59,7 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 MODELS = {  # model: its keys' other values, each of which must change a layer
+    LayerModel("Dense(3)"): {"layer": "Dense(4)"},
     MLP(outputs=3, hidden=(8,), dropout=0.1): {
         "outputs": 4,
         "hidden": (9,),

@@ -187,7 +187,7 @@ def test_a_folder_of_images_is_predicted_by_name(tmp_path):
         predict_file(tmp_path / "run", tmp_path / "new", tmp_path / "out.csv")
 
 
-def test_what_cannot_be_predicted_is_one_line_and_leaves_no_file(run, tmp_path):
+def test_what_cannot_be_predicted_is_one_line_and_leaves_no_file(folder, tmp_path):
     np.savez(tmp_path / "two.npz", a=IRIS.x, b=IRIS.y)
     (tmp_path / "rows.csv").write_text("1,2,3,4\n")
     out = tmp_path / "out.csv"
@@ -199,7 +199,7 @@ def test_what_cannot_be_predicted_is_one_line_and_leaves_no_file(run, tmp_path):
     ]
     for source, target, message in refused:
         with pytest.raises(jaxbp.InputError, match=message) as refusal:
-            predict_file(run, source, target)
+            predict_file(folder, source, target)
         assert "\n" not in str(refusal.value)
     assert {path.name for path in tmp_path.iterdir()} == {"two.npz", "rows.csv"}
     assert (tmp_path / "rows.csv").read_text() == "1,2,3,4\n"
