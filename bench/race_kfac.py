@@ -26,7 +26,7 @@ from jaxbp.errors import unknown
 from jaxbp.files import write_json
 from jaxbp.machine import machine
 from jaxbp.optim import Adam, Constant, Cosine
-from jaxbp.train.step import Feed, initial_state, make_program, make_step
+from jaxbp.training.step import Feed, initial_state, make_program, make_step
 
 flags.DEFINE_integer("updates", 1200, "of each Adam", lower_bound=3)
 flags.DEFINE_string("json", None, "also write machine and losses to this file")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bench.race import Race, Run, temp_bytes
 from jaxbp.core import Batch
-from jaxbp.train.step import Feed, State, make_program
+from jaxbp.training.step import Feed, State, make_program
 
 Timed = tuple[Run, int]  # (runs the steps, temporary bytes of the program)
 

@@ -1,6 +1,6 @@
 """ADALINE (Widrow & Hoff 1960): one linear unit, squared error, cut at 0.5. It learns the logical and, full batch.
 
-    python scripts/train.py --config=configs/adaline.py
+    jaxbp train configs/adaline.py
 
 Takes about 5 seconds; test accuracy 1.0 at the least loss that a linear unit can have, 1/32. The data is no sample but
 the truth table, with 0 and 1 where Widrow had -1 and 1. Of the sixteen operators it learns all but xor and xnor: with

@@ -1,6 +1,6 @@
 """The adding problem, two numbers to add over 100 steps: gated recurrent units.
 
-    python scripts/train.py --config=configs/adding.py
+    jaxbp train configs/adding.py
 
 Solved by five of five seeds: mean squared error 0.0002 to 0.0005 (always answering 1 gives 0.167) in about 70 seconds.
 """

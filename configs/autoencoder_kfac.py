@@ -1,6 +1,6 @@
 """Handwritten digits through 6 numbers and back, 64-32-16-6-16-32-64 tanh units, with K-FAC.
 
-    python scripts/train.py --config=configs/autoencoder_kfac.py
+    jaxbp train configs/autoencoder_kfac.py
     python -m bench.race_kfac      # the same net from the same starts with Adam, tuned over a grid
 
 Takes about 12 seconds; cross-entropy of the 64 outputs together 16.7 in training, 17.9 in the test. Adam needs 1200

@@ -1,6 +1,6 @@
 """36 letters and digits of 7 x 5 pixels, each seen once, recognised with 4 of their 35 pixels flipped; 35-64-36.
 
-    python scripts/train.py --config=configs/characters.py
+    jaxbp train configs/characters.py
 
 Takes about 5 seconds; test accuracy 0.956 on 360 noisy characters (choosing the nearest drawn one has 0.967). The
 penalty is worth 0.02: it keeps the weights small, and with them what the noise does.

@@ -1,8 +1,8 @@
 """A language model by characters: an LSTM on text, by default the sources of Python's standard library.
 
-    python scripts/train.py --config=configs/charlm.py
-    python scripts/train.py --config=configs/charlm.py --config.data.path=FILE     # any text
-    python scripts/sample.py --run=runs/charlm --temperature=0.7
+    jaxbp train configs/charlm.py
+    jaxbp train configs/charlm.py --config.data.path=FILE     # any text
+    jaxbp sample runs/charlm --temperature=0.7
 
 On tinyshakespeare (1,115,394 characters, the last tenth for the test) 1.503 nats a character; 25 minutes on two cores.
 """

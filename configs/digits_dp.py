@@ -1,6 +1,6 @@
 """Handwritten digits under differential privacy: every example's gradient clipped, and noise added to their mean.
 
-    python scripts/train.py --config=configs/digits_dp.py
+    jaxbp train configs/digits_dp.py
 
 Takes about 7 seconds; test accuracy 0.936, without privacy 0.972. An accountant (dp-accounting 0.6.0, as if batches
 were Poisson samples: 240 steps of 256 of 1437 examples, noise multiplier 2) gives epsilon = 6.9 at delta = 1e-4.

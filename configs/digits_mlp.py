@@ -1,6 +1,6 @@
 """Handwritten digits of scikit-learn (1797 images of 8 x 8), a multilayer perceptron: the default experiment.
 
-    python scripts/train.py --config=configs/digits_mlp.py
+    jaxbp train configs/digits_mlp.py
 
 Takes about 10 seconds on two cores; test accuracy 0.9805, 0.9833, 0.9833 and 0.9861 from seeds 0 to 3.
 """

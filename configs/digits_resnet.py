@@ -1,6 +1,6 @@
 """Handwritten digits of scikit-learn (1797 images of 8 x 8), a small residual network with batch norm.
 
-    python scripts/train.py --config=configs/digits_resnet.py
+    jaxbp train configs/digits_resnet.py
 
 Test accuracy 0.9916 in half a minute on two cores.
 """

@@ -1,6 +1,6 @@
 """The 8-3-8 encoder problem with K-FAC: eight patterns through three units, full batch.
 
-    python scripts/train.py --config=configs/encoder_kfac.py
+    jaxbp train configs/encoder_kfac.py
 
 Takes about 5 seconds; cross-entropy of all eight outputs together 0.014 after 100 steps.
 """

@@ -1,6 +1,6 @@
 """Iris (150 flowers, 4 measurements, 3 species), a small perceptron on standardised features.
 
-    python scripts/train.py --config=configs/iris.py
+    jaxbp train configs/iris.py
 
 Takes about 3 seconds; test accuracy about 0.95.
 """

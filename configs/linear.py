@@ -1,6 +1,6 @@
 """Linear regression by gradient descent: the progress of diabetes from 10 measurements, all at mean 0 and deviation 1.
 
-    python scripts/train.py --config=configs/linear.py
+    jaxbp train configs/linear.py
 
 Takes about 5 seconds; test loss 0.2775 (scaled targets), which is R^2 0.3297: scikit-learn's LinearRegression has the
 same four digits.

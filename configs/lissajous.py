@@ -1,6 +1,6 @@
 """The next point of a Lissajous figure, which crosses itself: a simple recurrent network.
 
-python scripts/train.py --config=configs/lissajous.py
+jaxbp train configs/lissajous.py
 
 """
 

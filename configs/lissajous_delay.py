@@ -1,7 +1,7 @@
 """The next point of a Lissajous figure, which crosses itself: a tapped delay line and a perceptron.
 
-python scripts/train.py --config=configs/lissajous_delay.py
-python scripts/train.py --config=configs/lissajous_delay.py --config.model.taps=1     # cannot know the direction
+jaxbp train configs/lissajous_delay.py
+jaxbp train configs/lissajous_delay.py --config.model.taps=1     # cannot know the direction
 
 """
 

@@ -1,6 +1,6 @@
 """Any of the sixteen logical operators of two inputs, by default nand, with a 2-8-1 network, full batch.
 
-    python scripts/train.py --config=configs/logic.py --config.data.operator=xor
+    jaxbp train configs/logic.py --config.data.operator=xor
 
 Takes about 5 seconds; test accuracy 1.0. All sixteen are learnt, every probability within 0.003 of its target.
 """

@@ -1,6 +1,6 @@
 """Logistic regression by gradient descent: breast cancer (569 patients, 30 measurements) with one sigmoid output.
 
-    python scripts/train.py --config=configs/logistic.py
+    jaxbp train configs/logistic.py
 
 Takes about 5 seconds; test accuracy 0.9825. The penalty is that of scikit-learn's LogisticRegression at C=1, 1 / (C N)
 with N = 455 training examples, and the weights end within 0.002 of its own.

@@ -1,6 +1,6 @@
 """MNIST, two stages of convolution and pooling, a dense layer with dropout; images shifted and turned in training.
 
-    python scripts/train.py --config=configs/mnist_cnn.py --config.data.path=FOLDER
+    jaxbp train configs/mnist_cnn.py --config.data.path=FOLDER
 
 Test accuracy 0.9960, the median of seeds 0-2 (0.9956 to 0.9963), last epoch; 6 minutes on two cores (seed 0).
 """

@@ -1,6 +1,6 @@
 """MNIST, LeNet-5 (LeCun et al. 1998, Proceedings of the IEEE 86(11), section II.B): average pooling and tanh.
 
-    python scripts/train.py --config=configs/mnist_lenet5.py --config.data.path=FOLDER
+    jaxbp train configs/mnist_lenet5.py --config.data.path=FOLDER
 
 Layers, sizes and order are the paper's; every map of C3 sees all of S2, S2 and S4 are plain averages, and the output
 layer is softmax. 61,706 parameters. Test accuracy 0.9876, last epoch; some 6 minutes beside other work on two cores.

@@ -1,6 +1,6 @@
 """MNIST, a 784-512-512-10 perceptron with dropout.
 
-    python scripts/train.py --config=configs/mnist_mlp.py --config.data.path=FOLDER
+    jaxbp train configs/mnist_mlp.py --config.data.path=FOLDER
 
 Takes about 50 seconds on two cores; test accuracy of the last epoch 0.9853, 0.9868 and 0.9856 from seeds 0, 1 and 2.
 """

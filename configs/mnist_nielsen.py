@@ -1,6 +1,6 @@
 """The network of Nielsen's book, chapter 1: 784-30-10 sigmoid units, quadratic cost, batch 10, learning rate 3.
 
-    python scripts/train.py --config=configs/mnist_nielsen.py --config.data.path=FOLDER
+    jaxbp train configs/mnist_nielsen.py --config.data.path=FOLDER
 
 Weights and biases start as N(0, 1), as in his network.py; he trains on the first 50,000 images, this on all 60,000.
 Takes about 20 seconds on two cores; over seeds 0-7 the best epoch has 0.951 to 0.958, median 0.954 (the book: 0.9542).

@@ -1,6 +1,6 @@
 """MNIST, a single convolutional layer of 20 filters and a layer of 100 sigmoid units (Nielsen 2015, chapter 6).
 
-    python scripts/train.py --config=configs/mnist_one_conv.py --config.data.path=FOLDER
+    jaxbp train configs/mnist_one_conv.py --config.data.path=FOLDER
 
 Test accuracy 0.9885, last epoch; 8 minutes beside other work on two cores.
 """

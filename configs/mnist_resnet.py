@@ -1,6 +1,6 @@
 """MNIST, a small residual network with batch norm.
 
-python scripts/train.py --config=configs/mnist_resnet.py --config.data.path=FOLDER
+jaxbp train configs/mnist_resnet.py --config.data.path=FOLDER
 
 """
 

@@ -1,6 +1,6 @@
 """Regression: the sine of 160 points in [-3, 3) with noise of standard deviation 0.1, by 32 tanh units.
 
-    python scripts/train.py --config=configs/sine.py
+    jaxbp train configs/sine.py
 
 Takes about 5 seconds; test loss (mean squared error) 0.0147, R^2 0.974. The noise alone makes 0.01 of the loss.
 """

@@ -1,6 +1,6 @@
 """The sine without noise by 8 tanh units, with Levenberg-Marquardt: 128 points in [-3, 3), all in one batch.
 
-    python scripts/train.py --config=configs/sine_lm.py
+    jaxbp train configs/sine_lm.py
 
 Takes about 7 seconds; the mean squared error passes 1e-6 by step 15 and ends at 6e-9 (test 1e-8). The biases
 start spread out: if all were zero, the net would be an odd function and the Jacobian would lose rank.

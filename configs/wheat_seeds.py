@@ -1,6 +1,6 @@
 """Wheat seeds (210 kernels of 3 varieties, 7 measurements, a line without header each), a small perceptron.
 
-    python scripts/train.py --config=configs/wheat_seeds.py --config.data.path=FILE --folds=10
+    jaxbp train configs/wheat_seeds.py --config.data.path=FILE --folds=10
 
 Takes about 35 seconds; cross-validated accuracy 0.96 (0.952 to 0.971 over 15 ways to fold; linear discriminant analysis
 has 0.967). Without --folds it takes 5 seconds and tests on a fifth of the data. FILE: UCI's seeds data set with commas.

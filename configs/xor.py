@@ -1,6 +1,6 @@
 """XOR with a 2-4-1 network of tanh and sigmoid units, full batch.
 
-    python scripts/train.py --config=configs/xor.py
+    jaxbp train configs/xor.py
 
 Takes about 3 seconds; the four outputs end within 0.1 of their targets.
 """

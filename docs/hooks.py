@@ -26,7 +26,7 @@ def section(suite: str, result: dict[str, Any]) -> str:
     machine = result["machine"]
     where = f"{machine['threads']} threads of {machine['device']}, jax {machine['versions']['jax']}, {machine['date']}"
     header = "| case | autodiff / hand: time | range | autodiff / hand: temporary bytes | peer / hand: time |"
-    command = f"`python scripts/bench.py --suite={suite}` on {where}."
+    command = f"`jaxbp bench --suite={suite}` on {where}."
     lines = [f"## {suite}", "", command, "", header, "|---|---|---|---|---|"]
     cases: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:

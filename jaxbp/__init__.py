@@ -25,8 +25,9 @@ from jaxbp.rules import Rule
 from jaxbp.summary import Summary, summary
 
 if TYPE_CHECKING:
-    from jaxbp import analysis, check, config, credit, data, inits, losses, models, ops, optim, rules, train
-    from jaxbp.train.run import load
+    from jaxbp import analysis, check, config, credit, data, inits, losses, models, ops, optim, rules, training
+    from jaxbp.training.loop import train
+    from jaxbp.training.run import load
 
 __version__ = "0.1.0"
 
@@ -79,19 +80,24 @@ __all__ = [
     "shaped",
     "summary",
     "train",
+    "training",
     "value_and_grad",
 ]
 __all__ += layers.__all__
 
 
+LATE = {
+    "load": "jaxbp.training.run",
+    "train": "jaxbp.training.loop",
+}  # what needs more than JAX and NumPy, and its module
+
+
 if not TYPE_CHECKING:  # else every misspelt name would be one
 
     def __getattr__(name: str) -> object:
-        """What needs more than JAX and NumPy is imported when it is asked for: `load`, and the other submodules."""
-        if name == "load":
-            from jaxbp.train.run import load
-
-            return load
+        """The names of LATE and the other submodules are imported when they are asked for."""
+        if name in LATE:
+            return getattr(importlib.import_module(LATE[name]), name)
         if name in __all__:
             return importlib.import_module(f"jaxbp.{name}")
         raise AttributeError(f"module 'jaxbp' has no attribute '{name}'")

@@ -27,7 +27,7 @@ from jaxbp.data import epoch_order
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.machine import threads
 from jaxbp.models import CNN
-from jaxbp.train.step import Feed, State, initial_state, make_step
+from jaxbp.training.step import Feed, State, initial_state, make_step
 
 EXAMPLES, RATE, STEPS = 12_800, 0.01, 2
 MODEL, LOSS = CNN(outputs=10, hidden=(256,)).build(), SoftmaxCrossEntropy()

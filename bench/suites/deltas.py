@@ -22,7 +22,7 @@ from jaxbp.core import Batch, PyTree
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import CNN, MLP
 from jaxbp.optim import AdamW, Objective, noise_meter
-from jaxbp.train.step import initial_state, make_step
+from jaxbp.training.step import initial_state, make_step
 
 LOSS = SoftmaxCrossEntropy()
 LSTM = Chain((Recurrent(LSTMCell(128), output="last"), Dense(10)))

@@ -18,7 +18,7 @@ from jaxbp.data import epoch_order
 from jaxbp.losses import Loss, SoftmaxCrossEntropy, SquaredError
 from jaxbp.machine import threads
 from jaxbp.models import MLP
-from jaxbp.train.step import Feed, State, initial_state, make_step
+from jaxbp.training.step import Feed, State, initial_state, make_step
 
 EXAMPLES = 60_000
 NIELSEN = MLP(outputs=10, hidden=(30,), activation="sigmoid", output_activation="sigmoid")

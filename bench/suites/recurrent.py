@@ -24,7 +24,7 @@ from jaxbp.data import Dataset, Text
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.machine import threads
 from jaxbp.models import RNN
-from jaxbp.train.step import Feed, initial_state, make_step
+from jaxbp.training.step import Feed, initial_state, make_step
 
 SHAPES = [(64, 32, 64, 128), (128, 32, 128, 256), (256, 8, 64, 256), (1000, 1, 32, 64)]  # T, N, D, H
 CELLS = {"simple": SimpleCell, "lstm": LSTMCell, "gru": GRUCell, "gru before": partial(GRUCell, reset="before")}

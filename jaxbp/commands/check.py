@@ -28,7 +28,7 @@ from jaxbp.core import Context
 from jaxbp.files import write_json
 from jaxbp.machine import machine
 from jaxbp.programs import keep_programs
-from jaxbp.train.fit import batch_spec, check_fit
+from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.typed import Typed
 
 ROWS = 7  # examples in the batch that is checked

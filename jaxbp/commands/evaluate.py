@@ -21,11 +21,11 @@ from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.programs import keep_programs
-from jaxbp.train.evaluate import make_prediction, predicted_class, true_class
-from jaxbp.train.report import pictures
-from jaxbp.train.report.curves import as_text
-from jaxbp.train.report.scores import Classification, Regression, draw, measure
-from jaxbp.train.run import Trained, fingerprint, load
+from jaxbp.training.evaluate import make_prediction, predicted_class, true_class
+from jaxbp.training.report import pictures
+from jaxbp.training.report.curves import as_text
+from jaxbp.training.report.scores import Classification, Regression, draw, measure
+from jaxbp.training.run import Trained, fingerprint, load
 from jaxbp.typed import Typed
 
 

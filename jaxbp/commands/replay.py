@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxbp.commands import cli
-from jaxbp.train.failure import replay
-from jaxbp.train.run import RunFolder
+from jaxbp.training.failure import replay
+from jaxbp.training.run import RunFolder
 from jaxbp.typed import Typed
 
 

@@ -15,8 +15,8 @@ from jaxbp.commands import cli
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
 from jaxbp.programs import keep_programs
-from jaxbp.train.run import load
-from jaxbp.train.sample import sample
+from jaxbp.training.run import load
+from jaxbp.training.sample import sample
 from jaxbp.typed import Count, NotNegative, Seed, Typed
 
 

@@ -20,7 +20,7 @@ from jaxbp.commands import cli
 from jaxbp.core import Context, cast
 from jaxbp.files import write_json, write_whole
 from jaxbp.programs import keep_programs
-from jaxbp.train.fit import batch_spec, check_fit
+from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.typed import Count, Typed
 
 

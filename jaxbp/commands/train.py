@@ -15,9 +15,9 @@ from typing import Annotated
 from jaxbp.commands import cli
 from jaxbp.errors import InputError
 from jaxbp.programs import keep_programs
-from jaxbp.train.cross_validate import cross_validate
-from jaxbp.train.loop import NotFinite, train
-from jaxbp.train.report.curves import as_text
+from jaxbp.training.cross_validate import cross_validate
+from jaxbp.training.loop import NotFinite, train
+from jaxbp.training.report.curves import as_text
 from jaxbp.typed import Range, Typed
 
 

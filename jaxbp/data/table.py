@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -54,6 +55,7 @@ class Table(Tabular):
         if self.features and self.exclude:
             raise InputError("features and exclude both choose columns, and only one of them can be given")
 
+    @abstractmethod
     def read(self) -> RawTable:
         """The table as it stands in its file. Raises InputError if that cannot be read."""
         raise NotImplementedError

@@ -18,7 +18,7 @@ from jaxbp.commands import check as check_command
 from jaxbp.commands.__main__ import COMMANDS, main
 from jaxbp.commands.experiments import EXPERIMENTS
 from jaxbp.errors import InputError
-from jaxbp.train.run import RunFolder
+from jaxbp.training.run import RunFolder
 from jaxbp.typed import field_types
 from tests.support.paths import ROOT
 
@@ -127,7 +127,7 @@ def test_check_checks_code_too(capsys, tmp_path):
 def test_predict_hands_on_what_it_is_told(capsys, tmp_path, monkeypatch):
     told = []
     predict = SimpleNamespace(predict_file=lambda *words: told.append(words))
-    monkeypatch.setitem(sys.modules, "jaxbp.train.predict", predict)
+    monkeypatch.setitem(sys.modules, "jaxbp.training.predict", predict)
     monkeypatch.delitem(sys.modules, "jaxbp.commands.predict", raising=False)
     assert "--input is missing" in refused(capsys, "predict", tmp_path)
     assert "has no config.json" in refused(capsys, "predict", tmp_path, "--input=a.csv", f"--output={tmp_path}/b.csv")

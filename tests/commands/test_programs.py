@@ -93,7 +93,7 @@ TRAIN = """
 import sys
 import jax
 from jaxbp.commands import train
-from jaxbp.train import loop
+from jaxbp.training import loop
 
 make = loop.make_program
 

@@ -13,7 +13,7 @@ from bench.suites import cnn
 from jaxbp.check import autodiff
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP, ResNet
-from jaxbp.train.step import initial_state, make_step
+from jaxbp.training.step import initial_state, make_step
 from tests.support.programs import compiled
 
 PINNED = "0.10.2"

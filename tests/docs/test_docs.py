@@ -1,13 +1,18 @@
-"""README and docs: every Python block runs, what README prints is what is printed, and README stays short."""
+"""README and docs: every Python block and command runs, what README prints is what is printed, README stays short."""
 
 import re
+import shlex
 
+import numpy as np
 import pytest
 
+from jaxbp.commands.__main__ import main
 from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMANDS = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_HERE = re.compile(r"FILE|FOLDER|ANY_TEXT|runs/charlm")  # a file of the reader's, or a run of 25 minutes
 
 
 @pytest.mark.slow
@@ -20,6 +25,39 @@ def test_every_python_block_runs(page, capsys):
     if page.stem == "README":
         shown = re.search(r"^```\n(gradient check of gradient.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)[1]
         assert words(shown.replace("model.py", "README.md")) in words(capsys.readouterr().out)
+
+
+def commands(page):
+    """The commands of a page that end within a minute."""
+    lines = [line for block in COMMANDS.findall(page.read_text()) for line in block.splitlines()]
+    return [line for line in lines if line.startswith("jaxbp ") and not NOT_HERE.search(line)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+def test_every_command_runs(page, tmp_path, monkeypatch):
+    """In the order of the page, in a folder with the configs and with the tables that the page speaks of."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    draw = np.random.default_rng(0)
+    if page.stem == "tables":
+        (tmp_path / "sonar.py").write_text(BLOCK.findall(page.read_text())[0])
+        write_rows(tmp_path / "sonar.csv", draw.uniform(size=(208, 60)), draw.choice(["M", "R"], 208))
+        write_rows(tmp_path / "new.csv", draw.uniform(size=(3, 60)))
+    else:
+        write_rows(tmp_path / "new.csv", draw.uniform(1, 5, (3, 4)))
+    for command in commands(page):
+        assert main(shlex.split(command, comments=True)[1:]) == 0, command
+    if "predict" in page.read_text():
+        assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 4
+
+
+def write_rows(path, numbers, labels=None):
+    """A CSV file without a header, with the labels, if there are any, in the last column."""
+    rows = [[f"{number:.4f}" for number in row] for row in numbers]
+    if labels is not None:
+        rows = [[*row, label] for row, label in zip(rows, labels, strict=True)]
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
 
 
 def words(report):

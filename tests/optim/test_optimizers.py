@@ -19,7 +19,7 @@ from jaxbp.losses import BinaryCrossEntropy
 from jaxbp.models import MLP
 from jaxbp.optim import SGD, Adam, AdamW, Cosine, Group, Optax, OptaxSchedule, Plateau, optimizer_names
 from jaxbp.optim.by_name import REFUSED, SCHEDULES
-from jaxbp.train.step import initial_state, make_step
+from jaxbp.training.step import initial_state, make_step
 
 PARAMS = {
     "00_dense": {"b": np.array([0.5, -0.0]), "w": np.array([[0.3, -2.0], [1.5, 0.1], [-0.7, 0.2]])},

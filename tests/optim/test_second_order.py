@@ -23,8 +23,8 @@ from jaxbp.models import MLP
 from jaxbp.optim import SGD, Objective, OptimizerConfig, Private, levenberg_marquardt, natural_gradient, newton
 from jaxbp.optim.natural_gradient import fisher_rows, updated
 from jaxbp.optim.newton import conjugate_gradient
-from jaxbp.train.loop import train
-from jaxbp.train.step import accumulated
+from jaxbp.training.loop import train
+from jaxbp.training.step import accumulated
 from tests.support.optim import CTX, problem, updates
 from tests.support.paths import ROOT
 from tests.support.runs import weights

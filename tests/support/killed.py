@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from jaxbp.config import from_json
-from jaxbp.train import checkpoint, loop
+from jaxbp.training import checkpoint, loop
 
 
 def main(config: str, folder: str, point: str, count: str) -> None:

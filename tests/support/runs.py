@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxbp import config as configuration
-from jaxbp.train.run import load
+from jaxbp.training.run import load
 from tests.support.paths import ROOT
 
 

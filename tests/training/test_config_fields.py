@@ -30,7 +30,7 @@ ANY_SIGN = {"MulticlassHinge.margin", "Columns.fills", "Scaling.offset", "Scalin
 
 
 def test_every_float_has_a_range():
-    """Outside it a value is refused: tests/train/test_typed.py."""
+    """Outside it a value is refused: tests/training/test_typed.py."""
 
     def bare(annotation):
         if get_origin(annotation) is Annotated:

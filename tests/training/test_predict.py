@@ -16,10 +16,10 @@ import jaxbp
 from jaxbp.data import Embedded, Function, Images, Npz
 from jaxbp.losses import BinaryCrossEntropy, MulticlassHinge, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
-from jaxbp.train import evaluate
-from jaxbp.train.loop import train
-from jaxbp.train.predict import as_cell, as_columns, predict_file
-from jaxbp.train.run import Prediction, load
+from jaxbp.training import evaluate
+from jaxbp.training.loop import train
+from jaxbp.training.predict import as_cell, as_columns, predict_file
+from jaxbp.training.run import Prediction, load
 from tests.support.paths import ROOT
 from tests.support.runs import small
 
@@ -223,13 +223,13 @@ def test_the_preparation_is_written_at_the_start_and_verified(folder, tmp_path, 
 @pytest.mark.slow
 def test_a_run_of_an_older_version_loads_and_says_what_it_lacks(tmp_path, monkeypatch):
     config = small(epochs=1)
-    save = jaxbp.train.checkpoint.Checkpoints.save
+    save = jaxbp.training.checkpoint.Checkpoints.save
 
     def older(checkpoints, step, tree, facts):
         save(checkpoints, step, tree, {key: value for key, value in facts.items() if key != "preparation"})
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxbp.train.checkpoint.Checkpoints.save", older)
+        patch.setattr("jaxbp.training.checkpoint.Checkpoints.save", older)
         train(config, tmp_path)
     (tmp_path / "preparation.json").unlink()
     run = load(tmp_path)

@@ -20,15 +20,25 @@ from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
 from jaxbp.data import Dataset, Splits, epoch_order
 from jaxbp.machine import header, machine
-from jaxbp.train import failure
-from jaxbp.train.evaluate import Evaluation, make_evaluation
-from jaxbp.train.fit import batch_spec, check_fit, check_length
-from jaxbp.train.report import curves
-from jaxbp.train.report.curves import Row
-from jaxbp.train.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
-from jaxbp.train.run import RunFolder, checkpointed, fingerprint
-from jaxbp.train.signals import leave, signals
-from jaxbp.train.step import Feed, Program, State, Sums, accumulated, initial_state, make_program, make_step, prepared
+from jaxbp.training import failure
+from jaxbp.training.evaluate import Evaluation, make_evaluation
+from jaxbp.training.fit import batch_spec, check_fit, check_length
+from jaxbp.training.report import curves
+from jaxbp.training.report.curves import Row
+from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
+from jaxbp.training.run import RunFolder, checkpointed, fingerprint
+from jaxbp.training.signals import leave, signals
+from jaxbp.training.step import (
+    Feed,
+    Program,
+    State,
+    Sums,
+    accumulated,
+    initial_state,
+    make_program,
+    make_step,
+    prepared,
+)
 
 
 def reached(point: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import jaxbp
 from jaxbp import config as configuration
 from jaxbp.data.logic import Operator
-from jaxbp.train.step import initial_state, make_step
+from jaxbp.training.step import initial_state, make_step
 from tests.support.paths import ROOT
 
 CONFIG = ROOT / "configs" / "xor.py"

@@ -16,10 +16,10 @@ import jaxbp
 from jaxbp import optim
 from jaxbp.config import to_json
 from jaxbp.data import Embedded
-from jaxbp.train.checkpoint import Checkpoints, load_arrays, verify
-from jaxbp.train.loop import train
-from jaxbp.train.run import differences
-from jaxbp.train.signals import Interrupted
+from jaxbp.training.checkpoint import Checkpoints, load_arrays, verify
+from jaxbp.training.loop import train
+from jaxbp.training.run import differences
+from jaxbp.training.signals import Interrupted
 from tests.support.paths import ROOT
 from tests.support.runs import small, weights
 
@@ -61,7 +61,7 @@ def test_resumed_in_every_place_gives_the_same_bytes(tmp_path, monkeypatch):
         if stop_at["count"] == 0:
             raise Ended
 
-    monkeypatch.setattr("jaxbp.train.loop.reached", note)
+    monkeypatch.setattr("jaxbp.training.loop.reached", note)
     ended = 0
     for gap in (1, 3, 2, 5, 4, 10**9):
         stop_at["count"] = gap
@@ -165,7 +165,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, monkeypat
         if len(calls) == 4:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("jaxbp.train.loop.reached", note)
+    monkeypatch.setattr("jaxbp.training.loop.reached", note)
     with pytest.raises(Interrupted) as ended:
         train(rare, tmp_path / "run")
     assert ended.value.code == 128 + number

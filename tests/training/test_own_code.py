@@ -13,9 +13,9 @@ from jaxbp import config as configuration
 from jaxbp.commands.__main__ import main
 from jaxbp.models import ModelConfig
 from jaxbp.models.model import LayerModel
-from jaxbp.train.loop import train
-from jaxbp.train.own_code import own_files
-from jaxbp.train.run import RunFolder, load
+from jaxbp.training.loop import train
+from jaxbp.training.own_code import own_files
+from jaxbp.training.run import RunFolder, load
 from tests.support.runs import small, weights
 
 MINE = """
@@ -151,7 +151,7 @@ def test_a_config_that_is_wrong_otherwise_says_so(run):
 def test_code_that_fails_is_one_line(run):
     config = json.loads((run / "config.json").read_text())
     (run / "code/mine.py").write_text("import nothing_of_this_name")
-    config["code"] = {"mine.py": jaxbp.train.checkpoint.digest(run / "code/mine.py")}
+    config["code"] = {"mine.py": jaxbp.training.checkpoint.digest(run / "code/mine.py")}
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(jaxbp.InputError, match=r"mine\.py: ModuleNotFoundError: No module named"):
         load(run, code=True)

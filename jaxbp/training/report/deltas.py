@@ -14,7 +14,7 @@ from jaxbp.layers import Recurrent
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss
 from jaxbp.rules import Rule
-from jaxbp.train.report.curves import new_figure, save_figure
+from jaxbp.training.report.curves import new_figure, save_figure
 
 DeltaNorms = Callable[[PyTree, PyTree, Batch], dict[str, list[float]]]
 

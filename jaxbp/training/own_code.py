@@ -19,7 +19,7 @@ from jaxbp.config import Config
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
 from jaxbp.models import ModelConfig
-from jaxbp.train.checkpoint import digest
+from jaxbp.training.checkpoint import digest
 
 CONFIG = "jaxbp_config_"  # before the names of modules that are config files
 

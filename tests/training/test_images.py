@@ -18,9 +18,9 @@ from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import CNN, ResNet
 from jaxbp.optim import AdamW
-from jaxbp.train.loop import train
-from jaxbp.train.report import pictures
-from jaxbp.train.run import load
+from jaxbp.training.loop import train
+from jaxbp.training.report import pictures
+from jaxbp.training.run import load
 from tests.support.commands import command
 
 IMAGE = np.arange(1.0, 36).reshape(1, 5, 7, 1).astype(np.float32)

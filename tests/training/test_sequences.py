@@ -16,11 +16,11 @@ from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import RNN, TDNN
 from jaxbp.optim import SGD, AdamW
-from jaxbp.train.evaluate import make_evaluation
-from jaxbp.train.loop import train
-from jaxbp.train.report.deltas import make_delta_norms
-from jaxbp.train.run import load
-from jaxbp.train.sample import sample
+from jaxbp.training.evaluate import make_evaluation
+from jaxbp.training.loop import train
+from jaxbp.training.report.deltas import make_delta_norms
+from jaxbp.training.run import load
+from jaxbp.training.sample import sample
 from tests.support.commands import command, refused
 from tests.support.runs import weights
 

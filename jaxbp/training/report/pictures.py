@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxbp.core import Context, Layer, PyTree, map_leaves, path_name
-from jaxbp.train.report.curves import new_figure, save_figure
+from jaxbp.training.report.curves import new_figure, save_figure
 from jaxbp.wrappers import Keep, Kept
 
 MOST_TILES = 256  # in one panel

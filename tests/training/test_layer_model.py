@@ -15,8 +15,8 @@ from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import LayerModel
 from jaxbp.models.model import read_layer
 from jaxbp.optim import SGD
-from jaxbp.train.loop import train
-from jaxbp.train.run import load
+from jaxbp.training.loop import train
+from jaxbp.training.run import load
 
 BRANCHED = Chain((Dense(8), jaxbp.residual(Chain((Tanh(), Dense(8, w_init=inits.Normal(0.1))))), Dense(3)))
 CASES = [

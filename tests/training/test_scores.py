@@ -10,8 +10,8 @@ from sklearn import metrics
 
 import jaxbp
 from jaxbp.losses import BinaryCrossEntropy, MulticlassHinge, SoftmaxCrossEntropy, SquaredError
-from jaxbp.train import evaluate
-from jaxbp.train.report.scores import calibrate, draw, measure
+from jaxbp.training import evaluate
+from jaxbp.training.report.scores import calibrate, draw, measure
 
 THREE = ("a", "b", "c")
 

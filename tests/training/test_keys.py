@@ -13,8 +13,8 @@ from jaxbp import data, models, optim
 from jaxbp.data import Adding, Characters, Curve, Embedded, Encoder, Function, Logic, Reber, Reconstruction, Text
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
 from jaxbp.models import CNN, MLP, RNN, TDNN, LayerModel, ResNet
-from jaxbp.train.loop import train
-from jaxbp.train.run import fingerprint
+from jaxbp.training.loop import train
+from jaxbp.training.run import fingerprint
 from tests.support.runs import weights
 
 BASE = configuration.Config(

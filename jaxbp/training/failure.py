@@ -18,8 +18,8 @@ from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.losses import Loss
 from jaxbp.rules import Rule
-from jaxbp.train.checkpoint import load_arrays, save_arrays, verify, write_manifest
-from jaxbp.train.step import State, initial_state, prepared
+from jaxbp.training.checkpoint import load_arrays, save_arrays, verify, write_manifest
+from jaxbp.training.step import State, initial_state, prepared
 from jaxbp.wrappers import Keep
 
 

@@ -10,8 +10,8 @@ import jaxbp
 from jaxbp import optim
 from jaxbp.data import Function
 from jaxbp.losses import SquaredError
-from jaxbp.train.fit import check_length
-from jaxbp.train.loop import train
+from jaxbp.training.fit import check_length
+from jaxbp.training.loop import train
 from tests.support.runs import small, weights
 
 
@@ -122,7 +122,7 @@ def test_a_run_is_cut_short_where_it_stands(tmp_path, monkeypatch):
         if len(calls) == 2:
             raise Ended
 
-    monkeypatch.setattr("jaxbp.train.loop.reached", end)
+    monkeypatch.setattr("jaxbp.training.loop.reached", end)
     with pytest.raises(Ended):
         train(small(epochs=4, **run), tmp_path / "short")
     last = train(small(epochs=2, **run), tmp_path / "short")

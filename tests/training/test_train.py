@@ -17,12 +17,12 @@ from jaxbp.check import autodiff, worst
 from jaxbp.data import Dataset, Embedded
 from jaxbp.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
-from jaxbp.train.evaluate import make_evaluation
-from jaxbp.train.failure import diagnose, replay
-from jaxbp.train.loop import NotFinite, rounds, train
-from jaxbp.train.report import curves
-from jaxbp.train.run import load
-from jaxbp.train.step import Feed, State, accumulated, initial_state, make_program, make_step
+from jaxbp.training.evaluate import make_evaluation
+from jaxbp.training.failure import diagnose, replay
+from jaxbp.training.loop import NotFinite, rounds, train
+from jaxbp.training.report import curves
+from jaxbp.training.run import load
+from jaxbp.training.step import Feed, State, accumulated, initial_state, make_program, make_step
 from tests.support.runs import small, weights
 
 MODEL = MLP(outputs=3, hidden=(7,), activation="tanh").build()
@@ -158,7 +158,7 @@ def test_seeds_decide_everything(tmp_path):
 
 def test_evaluation_counts_every_example_once(monkeypatch):
     """In chunks of four, the last of them ragged: the mean over eleven examples, by plain numpy."""
-    monkeypatch.setattr("jaxbp.train.evaluate.CHUNK", 4)
+    monkeypatch.setattr("jaxbp.training.evaluate.CHUNK", 4)
     params = fresh(optax.sgd(0.1)).params
     metrics = make_evaluation(MODEL, SoftmaxCrossEntropy(), True)(params, None, Dataset(np.asarray(X), np.asarray(Y)))
     y = np.asarray(MODEL.forward(params, X, jaxbp.Context(train=False))[0])

@@ -12,11 +12,11 @@ import jaxbp
 from jaxbp.config import from_json, to_json
 from jaxbp.data import Adding, Embedded, Function, cross_validation
 from jaxbp.losses import SquaredError
-from jaxbp.train.cross_validate import cross_validate
-from jaxbp.train.fold import Fold
-from jaxbp.train.report.curves import read_metrics
-from jaxbp.train.report.scores import measure
-from jaxbp.train.run import fingerprint, load
+from jaxbp.training.cross_validate import cross_validate
+from jaxbp.training.fold import Fold
+from jaxbp.training.report.curves import read_metrics
+from jaxbp.training.report.scores import measure
+from jaxbp.training.run import fingerprint, load
 from tests.support.runs import small
 
 CONFIG = small(epochs=2, evaluate_every=2)

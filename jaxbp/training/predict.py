@@ -15,7 +15,7 @@ from jaxbp.data.images import read_image, visible
 from jaxbp.data.npz import read_npz
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
-from jaxbp.train.run import Prediction, load
+from jaxbp.training.run import Prediction, load
 
 
 def predict_file(run: str | Path, input: str | Path, output: str | Path, code: bool = False) -> int:

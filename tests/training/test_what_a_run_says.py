@@ -12,13 +12,13 @@ from jaxbp import optim
 from jaxbp.data import Embedded, Function
 from jaxbp.losses import BinaryCrossEntropy, MulticlassHinge, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
-from jaxbp.train.evaluate import make_evaluation
-from jaxbp.train.fit import check_fit, check_outputs
-from jaxbp.train.loop import train
-from jaxbp.train.report.curves import as_text, line, read_metrics
-from jaxbp.train.report.scores import measure
-from jaxbp.train.run import load
-from jaxbp.train.signals import Interrupted
+from jaxbp.training.evaluate import make_evaluation
+from jaxbp.training.fit import check_fit, check_outputs
+from jaxbp.training.loop import train
+from jaxbp.training.report.curves import as_text, line, read_metrics
+from jaxbp.training.report.scores import measure
+from jaxbp.training.run import load
+from jaxbp.training.signals import Interrupted
 from tests.support.runs import small
 
 BLOBS = {"data": Embedded("breast_cancer", scaling="standard")}
@@ -132,7 +132,7 @@ def test_an_interrupted_run_has_its_curves(tmp_path, monkeypatch):
         if points.count("evaluated") == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("jaxbp.train.loop.reached", note)
+    monkeypatch.setattr("jaxbp.training.loop.reached", note)
     with pytest.raises(Interrupted):
         train(small(epochs=50), tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxbp.losses import Loss
-from jaxbp.train.evaluate import predicted_class, probabilities, true_class
-from jaxbp.train.report.curves import as_text, new_figure, save_figure
+from jaxbp.training.evaluate import predicted_class, probabilities, true_class
+from jaxbp.training.report.curves import as_text, new_figure, save_figure
 
 BINS = 10  # of confidence, equally wide
 MANY = 20  # classes; with so many a confusion matrix shows no counts

@@ -12,11 +12,11 @@ from jaxbp.config import Config
 from jaxbp.data import Tabular
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
-from jaxbp.train.evaluate import make_prediction
-from jaxbp.train.fold import Fold
-from jaxbp.train.loop import train
-from jaxbp.train.report.scores import Classification, Regression, measure
-from jaxbp.train.run import RunFolder, trained
+from jaxbp.training.evaluate import make_prediction
+from jaxbp.training.fold import Fold
+from jaxbp.training.loop import train
+from jaxbp.training.report.scores import Classification, Regression, measure
+from jaxbp.training.run import RunFolder, trained
 
 
 def cross_validate(config: Config, path: str | Path, folds: int, fresh: bool = False) -> dict[str, float]:

@@ -27,11 +27,11 @@ from jaxbp.data.preparation import Preparation
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.machine import machine, provenance
-from jaxbp.train import own_code
-from jaxbp.train.checkpoint import Checkpoints, digest, load_arrays
-from jaxbp.train.evaluate import make_prediction, predicted_class, probabilities
-from jaxbp.train.fold import Fold  # noqa: F401  JSON names it
-from jaxbp.train.step import State, initial_state
+from jaxbp.training import own_code
+from jaxbp.training.checkpoint import Checkpoints, digest, load_arrays
+from jaxbp.training.evaluate import make_prediction, predicted_class, probabilities
+from jaxbp.training.fold import Fold  # noqa: F401  JSON names it
+from jaxbp.training.step import State, initial_state
 
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
