@@ -33,7 +33,7 @@ class Loss(Typed, ABC):
     """Items and their deltas; the weights are applied here, once for all losses.
 
     Outputs y are [..., O]; a target is like y, or [...] integer classes where the loss says so; weights are [...].
-    Values are computed in the dtype of the weights, and dy has the dtype of y.
+    Values are computed in the wider dtype of y and weights, and dy has the dtype of y.
     """
 
     threshold: ClassVar[float] = 0.5  # one output means class 1 where it is above this
@@ -55,6 +55,7 @@ class Loss(Typed, ABC):
                 f"{type(self).__name__}: outputs {list(y.shape)} need weights {list(y.shape[:-1])}, "
                 f"got {list(weight.shape)}"
             )
+        weight = weight.astype(max(weight.dtype, y.dtype, key=lambda dtype: dtype.itemsize))
         if jnp.issubdtype(target.dtype, jnp.floating):
             target = target.astype(weight.dtype)
         self.check(y.shape, target.shape, jnp.issubdtype(target.dtype, jnp.floating))
@@ -201,7 +202,7 @@ class SoftmaxCrossEntropy(Loss):
 class MulticlassHinge(Loss):
     """sum over o != t of max(0, y_o - y_t + margin) for integer classes t (Weston & Watkins 1999).
 
-    delta_o = 1 where the margin is violated, and minus their count at t.
+    delta_o = 1 where the margin is violated, and minus their count at t. A class outside 0..O-1 gives NaN.
 
     Args:
         margin: by which the right output must be ahead

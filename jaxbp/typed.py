@@ -67,12 +67,17 @@ Pattern = Annotated[str, RegularExpression()]
 class Typed:
     """Fields hold what their annotations say. A subclass with further checks calls super().__post_init__() first.
 
+    A list becomes the tuple of its items.
+
     Raises InputError naming class and field, with the value given and what is allowed.
     """
 
     def __post_init__(self) -> None:
         for name, kind in field_types(type(self)).items():
             value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
             if get_origin(kind) is Literal and isinstance(value, str) and value not in get_args(kind):
                 raise unknown(f"{type(self).__name__} {name}", value, get_args(kind))
             if not fits(value, kind):

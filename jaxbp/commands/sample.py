@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxbp.commands import cli
+from jaxbp.core import leaf_layers
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
+from jaxbp.layers import Recurrent
 from jaxbp.programs import keep_programs
 from jaxbp.training.run import load
 from jaxbp.training.sample import sample
@@ -46,7 +48,8 @@ def main(words: Sequence[str]) -> int:
     options = cli.read_all(Options, words)
     run = load(options.run, options.code)
     keep_programs(run.config)
-    if not run.classes or any(len(name) != 1 for name in run.classes):
+    recurrent = any(isinstance(leaf, Recurrent) for leaf in leaf_layers(run.model))
+    if not recurrent or not run.classes or any(len(name) != 1 for name in run.classes):
         raise InputError(f"{options.run} is not a run on text by characters")
     text = options.prompt + sample(
         run.model, run.params, run.classes, options.prompt, options.length, options.temperature, options.seed

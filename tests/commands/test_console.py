@@ -6,17 +6,19 @@ import runpy
 import subprocess
 import sys
 import tomllib
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import jaxbp
 from jaxbp import config as configuration
 from jaxbp.commands import bench, cli, replay, sample, train
 from jaxbp.commands import check as check_command
 from jaxbp.commands.__main__ import COMMANDS, main
 from jaxbp.commands.experiments import EXPERIMENTS
+from jaxbp.config import Run
 from jaxbp.errors import InputError
 from jaxbp.training.run import RunFolder
 from jaxbp.typed import field_types
@@ -135,6 +137,11 @@ def test_predict_hands_on_what_it_is_told(capsys, tmp_path, monkeypatch):
     RunFolder(tmp_path).write(config, config.data.load().preparation, None)
     assert main(["predict", str(tmp_path), "--input", "a.csv", "--output", f"{tmp_path}/b.csv"]) == 0
     assert told == [(str(tmp_path), "a.csv", f"{tmp_path}/b.csv", False)]
+
+
+def test_only_a_run_on_text_is_sampled(capsys, tmp_path):
+    jaxbp.train(replace(EXPERIMENTS["xor"], run=Run(1, batch_size=None)), tmp_path)
+    assert refused(capsys, "sample", str(tmp_path)) == f"{tmp_path} is not a run on text by characters"
 
 
 # --- Words -----------------------------------------------------------------------------------------------------------

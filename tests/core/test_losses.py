@@ -226,6 +226,14 @@ def test_bfloat16_outputs_with_float32_weights(variant):
     np.testing.assert_array_equal(dy, dy_float32.astype(jnp.bfloat16))
 
 
+def test_float64_outputs_with_float32_weights_keep_their_digits():
+    y = jnp.array([[1 / 3]], jnp.float64)
+    target = jnp.zeros((1, 1), jnp.float64)
+    value, cache = SquaredError("sum").forward(y, target, jnp.ones(1, jnp.float32))
+    assert float(value) == (1 / 3) ** 2
+    assert SquaredError("sum").backward(cache).dtype == jnp.float64
+
+
 # --- Hard points -------------------------------------------------------------------------------------------------
 
 FAR, WIDE = [1e4, -1e4], [1e4, -1e4, 0.0]

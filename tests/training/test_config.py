@@ -289,7 +289,7 @@ def test_a_value_of_two_lines_is_refused_in_one(key):
         (lambda: Run(2, batch_size=2.5), "Run: batch_size must be an integer of at least 1 or None, got 2.5"),
         (lambda: Run(2, shuffle=1), "Run: shuffle must be True or False, got 1"),
         (lambda: dataclasses.replace(XOR, run=None), "Config: run must be Run, got None"),
-        (lambda: MLP(1, [4]), "MLP: hidden must be a tuple of integers of at least 1, got [4]"),
+        (lambda: MLP(1, [0]), "MLP: hidden must be a tuple of integers of at least 1, got (0,)"),
         (lambda: MLP(1, (4, 2.5)), "MLP: hidden must be a tuple of integers of at least 1, got (4, 2.5)"),
         (
             lambda: dataclasses.replace(XOR, optimizer=SquaredError()),
@@ -305,6 +305,11 @@ def test_wrong_types_in_python(make, text):
     with pytest.raises(InputError, match=re.escape(text)) as error:
         make()
     one_line(error)
+
+
+def test_a_list_is_a_tuple():
+    assert MLP(1, [4]) == MLP(1, (4,))
+    assert hash(MLP(1, [4])) == hash(MLP(1, (4,)))
 
 
 def test_what_fits_is_accepted():
