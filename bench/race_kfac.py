@@ -8,32 +8,46 @@ all of its own. Several minutes.
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from tqdm import tqdm
 
 from jaxbp import Context
 from jaxbp.commands import cli
+from jaxbp.commands.__main__ import guarded
 from jaxbp.config import Config, load
 from jaxbp.data import epoch_order
-from jaxbp.errors import unknown
 from jaxbp.files import write_json
 from jaxbp.machine import machine
 from jaxbp.optim import Adam, Constant, Cosine
 from jaxbp.training.step import Feed, initial_state, make_program, make_step
+from jaxbp.typed import Range, Typed
 
-flags.DEFINE_integer("updates", 1200, "of each Adam", lower_bound=3)
-flags.DEFINE_string("json", None, "also write machine and losses to this file")
 CONFIG = Path(__file__).parent.parent / "configs" / "autoencoder_kfac.py"
 GRID = {"learning_rate": (1e-3, 3e-3, 1e-2, 3e-2), "b2": (0.99, 0.999), "schedule": (Constant(), Cosine())}
 SEEDS = (0, 1, 2)
 EVERY = 10  # updates between measurements of the loss
+
+
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the program.
+
+    Args:
+        updates: of each Adam
+        json: also write machine and losses to this file
+    """
+
+    updates: Annotated[int, Range(3)] = 1200
+    json: cli.OutputFile | None = None
 
 
 def losses(config: Config, updates: int) -> np.ndarray:
@@ -65,11 +79,11 @@ def updates_to(goal: float, curve: np.ndarray) -> int | None:
     return EVERY * (int(np.argmax(below)) + 1) if below.any() else None
 
 
-def main(words: list[str]) -> int:
-    if words:
-        raise unknown("option", words[0], ["--updates", "--json"])
+def main(words: Sequence[str]) -> int:
+    """Runs the race that the words ask for, and returns the exit status."""
+    options = cli.read_all(Options, words)
     config = load(CONFIG)
-    updates = flags.FLAGS.updates
+    updates = options.updates
     last = {}  # Adam: its last loss for each seed
     for values in tqdm(list(itertools.product(*GRID.values())), unit="Adam", disable=None, leave=False):
         adam = Adam(**dict(zip(GRID, values, strict=True)))
@@ -86,7 +100,7 @@ def main(words: list[str]) -> int:
         f"K-FAC reaches them after {', '.join(map(str, reached))} updates, and {kfac[:, -1].mean():.3f} on average "
         f"after {updates // 2}"
     )
-    if flags.FLAGS.json:
+    if options.json:
         report = {
             "machine": machine() | {"date": datetime.now(UTC).date().isoformat()},
             "updates": updates,
@@ -103,9 +117,9 @@ def main(words: list[str]) -> int:
             "kfac": kfac.tolist(),
             "kfac_updates": reached,
         }
-        write_json(Path(flags.FLAGS.json), report)
+        write_json(Path(options.json), report)
     return 0
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(guarded(main))

@@ -12,9 +12,10 @@ check may not fail them.
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,21 +25,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from absl import app, flags
 from jax.test_util import check_grads
 
 from jaxbp.check import Cause, Report, check_function, check_gradient, check_layer
 from jaxbp.check.leaves import Leaves
 from jaxbp.check.problem import Problem, Pullback
+from jaxbp.commands import cli
+from jaxbp.commands.__main__ import guarded
 from jaxbp.core import Case, Context, Layer, PyTree, dot, path_name
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.machine import machine
+from jaxbp.typed import Count, Typed
 from proofs.faults import Fault, faults
 from proofs.prove_check import equivalent, problem_of, subjects
 
-flags.DEFINE_integer("count", 400, "faults in the sample")
-flags.DEFINE_string("json", None, "also write the table to this file")
 SEED = 4
 
 
@@ -224,10 +225,25 @@ def sample(count: int) -> list[Subject]:
     return drawn
 
 
-def main(_: list[str]) -> None:
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the program.
+
+    Args:
+        count: faults in the sample
+        json: also write the table to this file
+    """
+
+    count: Count = 400
+    json: cli.OutputFile | None = None
+
+
+def main(words: Sequence[str]) -> int:
+    """Compares the checks on the sample that the words ask for, and returns the exit status."""
+    options = cli.read_all(Options, words)
     warnings.simplefilter("ignore")
     with jax.enable_x64(True):
-        drawn = sample(flags.FLAGS.count)
+        drawn = sample(options.count)
         rows = []
         for name, check in CHECKS.items():
             start = time.perf_counter()
@@ -240,11 +256,12 @@ def main(_: list[str]) -> None:
     print("|---|---|---|---|---|")
     for row in rows:
         print("| " + " | ".join(map(str, row)) + " |")
-    if flags.FLAGS.json:
+    if options.json:
         columns = ("check", "caught", "leaf_named", "cause_named", "right_failed")
         table = [dict(zip(columns, row, strict=True)) for row in rows]
-        write_json(Path(flags.FLAGS.json), {"machine": machine(), "faults": count, "rows": table})
+        write_json(Path(options.json), {"machine": machine(), "faults": count, "rows": table})
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(guarded(main))

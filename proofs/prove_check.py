@@ -7,14 +7,14 @@ Prints for each cause how many faults were planted, how many of them change noth
 A tenth of the faults, kept out of the making of the diagnosis, has a table of its own.
 """
 
+import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.diagnosis.simulation import Simulation
@@ -24,11 +24,12 @@ from jaxbp.check.problem import Problem, gradient_problem, layer_problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Cause
 from jaxbp.check.truth import FLOAT64_TOLERANCE
+from jaxbp.commands import cli
+from jaxbp.commands.__main__ import guarded
 from jaxbp.core import Case, Context, layer_types
+from jaxbp.typed import Typed
 from proofs.faults import Fault, faults
 from proofs.planted import ALL, Planted
-
-flags.DEFINE_string("only", "", "layers whose name contains this word")
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,26 @@ def summary(outcomes: list[Outcome]) -> list[str]:
     return rows
 
 
-def main(_: list[str]) -> None:
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the program.
+
+    Args:
+        only: of the subjects those whose name contains this word
+    """
+
+    only: str = ""
+
+
+def main(words: Sequence[str]) -> int:
+    """Plants the faults of the subjects that the words name, and returns the exit status."""
+    only = cli.read_all(Options, words).only
     everything: list[Outcome] = []
     with jax.enable_x64(True):
-        for name, case in subjects(flags.FLAGS.only):
+        for name, case in subjects(only):
             everything += _told(name, outcomes(name, problem_of(case)))
         for planted in ALL:
-            if flags.FLAGS.only in planted.name:
+            if only in planted.name:
                 everything += _told(f"gradient function {planted.name}", rewritten(planted))
     seen = [o for o in everything if not o.held_out]
     held_out = [o for o in everything if o.held_out]
@@ -150,6 +164,7 @@ def main(_: list[str]) -> None:
     same = [o for o in everything if o.equivalent]
     names = "; ".join(f"{o.subject} {o.path} {o.fault}" for o in same)
     print(f"\n{len(same)} of {len(everything)} change nothing: {names}")
+    return 0
 
 
 def _told(name: str, outcomes: list[Outcome]) -> list[Outcome]:
@@ -164,4 +179,4 @@ def _told(name: str, outcomes: list[Outcome]) -> list[Outcome]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(guarded(main))

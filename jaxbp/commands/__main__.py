@@ -9,7 +9,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxbp.errors import InputError, unknown
 
@@ -28,9 +28,14 @@ EXTRAS = dict.fromkeys(("matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command of the words, those of the command line by default, and returns the exit status."""
+    return guarded(run, words)
+
+
+def guarded(command: Callable[[Sequence[str]], int], words: Sequence[str] | None = None) -> int:
+    """The exit status of command(words), those of the command line by default; 2 after one line for what is wrong."""
     try:
         try:
-            return run(sys.argv[1:] if words is None else words)
+            return command(sys.argv[1:] if words is None else words)
         finally:
             sys.stdout.flush()  # not at Python's end, where a closed pipe would be a traceback
     except InputError as error:

@@ -98,6 +98,22 @@ def test_no_other_scripts():
     assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == {SCRIPTS.get(name, name) for name in COMMANDS}
 
 
+PROGRAMS = [
+    path for room in ("bench", "proofs") for path in (ROOT / room).rglob("*.py") if "__main__" in path.read_text()
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", PROGRAMS, ids=lambda path: path.stem)
+def test_a_program_of_the_clone_reads_its_words_as_a_command_does(file, capsys):
+    program = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    with pytest.raises(SystemExit, match="0"):
+        program.main(["--help"])
+    assert program.__doc__.strip() in capsys.readouterr().out
+    with pytest.raises(InputError, match="unknown option '--zzz'"):
+        program.main(["--zzz"])
+
+
 def test_the_package_is_the_console_command():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"jaxbp": f"{main.__module__}:{main.__name__}"}

@@ -29,6 +29,11 @@ def test_three_classes_by_hand():
     assert lines[1].split() == ["a", "2", "0", "0", "0.6667", "1.0000", "0.8000", "2"]
 
 
+def test_a_name_of_white_space_is_a_line_that_can_be_read():
+    scores = measure(np.eye(3), np.arange(3), MulticlassHinge(), ("\t", "\n", " x"))
+    assert [line.split("  ")[0] for line in scores.table().splitlines()[1:]] == ["'\\t'", "'\\n'", " x"]
+
+
 @pytest.mark.parametrize(
     ("right", "total", "low", "high"),
     [

@@ -5,6 +5,7 @@ scikit-learn and SciPy take long to import, so the functions that need them impo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +53,10 @@ class Classification:
     def table(self) -> str:
         """A row for each class: its row of the confusion matrix (unless the classes are many), then its scores."""
         shown = len(self.classes) if len(self.classes) < MANY else 0
-        rows = [["true \\ predicted", *self.classes[:shown], "precision", "recall", "F1", "examples"]]
+        names = printable(self.classes)
+        rows = [["true \\ predicted", *names[:shown], "precision", "recall", "F1", "examples"]]
         for name, counts, *scores, support in zip(
-            self.classes, self.confusion, self.precision, self.recall, self.f1, self.support, strict=True
+            names, self.confusion, self.precision, self.recall, self.f1, self.support, strict=True
         ):
             rows.append([name, *map(str, counts[:shown]), *map(as_text, scores), str(support)])
         first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
@@ -70,6 +72,11 @@ class Regression:
 
     def __str__(self) -> str:
         return f"RMSE {as_text(self.rmse)}  R^2 {as_text(self.r2)}"
+
+
+def printable(names: Sequence[str]) -> list[str]:
+    """The names as they can be read: blanks and line ends as in a program's text."""
+    return [name if name.isprintable() and name.strip() else repr(name) for name in names]
 
 
 def measure(
@@ -123,7 +130,7 @@ def draw(scores: Classification, folder: Path) -> None:
     classes = len(scores.classes)
     side = 3 + 0.4 * min(classes, MANY)
     figure = new_figure(side, side)
-    display = ConfusionMatrixDisplay(np.array(scores.confusion), display_labels=scores.classes)
+    display = ConfusionMatrixDisplay(np.array(scores.confusion), display_labels=printable(scores.classes))
     display.plot(ax=figure.subplots(), include_values=classes < MANY, cmap="Blues", colorbar=False, xticks_rotation=90)
     save_figure(figure, folder / "confusion.png")
     if scores.calibration:
