@@ -1,7 +1,10 @@
 """Strict settings for every test: simulated devices, highest precision, and a clean failure for anything implicit."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 # Nearly all of the suite's time is compilation. What LLVM does last takes a third of it and changes no result here;
@@ -11,6 +14,9 @@ os.environ["XLA_FLAGS"] = os.environ.get(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
 )
+if "PYTEST_XDIST_WORKER" not in os.environ:  # commands keep programs in the user's cache: here in one of the session
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxbp-tests-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import jax
 import matplotlib
@@ -29,11 +35,11 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Nightly tests run where -m names them. The test that waits longest, for the processes it kills, begins first."""
+    """Nightly tests run where -m names them. The files whose one group of tests takes longest begin first."""
     if "nightly" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("nightly")])
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
-    items.sort(key=lambda item: item.path.name != "test_resume.py")
+    items.sort(key=lambda item: item.path.name not in ("test_resume.py", "test_commands.py"))
 
 
 @pytest.fixture

@@ -114,6 +114,7 @@ def test_norms(strict, name, length):
     assert worst(per_example.squared_norms(model, LOSS)(params, batch), squares(gradients)) <= FLOAT64_TOLERANCE
 
 
+@pytest.mark.slow
 @for_models
 def test_inner_products_and_second_moment(strict, name):
     model, params, batch, gradients = setting(name)
@@ -123,6 +124,7 @@ def test_inner_products_and_second_moment(strict, name):
     assert worst(per_example.second_moment(model, LOSS)(params, batch), moment) <= FLOAT64_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["kept", "recomputed"])
 @for_models
 def test_clipping(strict, name, memory):
@@ -149,6 +151,7 @@ def is_factors(node):
     return isinstance(node, Factors)
 
 
+@pytest.mark.slow
 @for_models
 def test_diagonals(strict, name):
     """Of the empirical Fisher matrix, item by item: the squares of the gradients of one item each."""
@@ -164,6 +167,7 @@ def test_diagonals(strict, name):
     assert worst(curvature.diagonal(model, LOSS, "empirical")(params, batch), truth) <= FLOAT64_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", ["expand", "reduce"])
 @for_models
 def test_kronecker_factors(strict, name, sharing):

@@ -129,6 +129,7 @@ def test_pytest_starts_without_jax(tmp_path):
     assert not {"jax", "jaxlib", "jaxbp"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_pytest_lists_the_marker_and_the_fixture(tmp_path):
     done = run(tmp_path, "-m", "pytest", "--markers", "-p", "no:cacheprovider")
     assert "@pytest.mark.gradients(level='default', accuracy=1e-11, seed=0): " in done.stdout

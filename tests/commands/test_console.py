@@ -155,6 +155,7 @@ def test_predict_hands_on_what_it_is_told(capsys, tmp_path, monkeypatch):
     assert told == [(str(tmp_path), "a.csv", f"{tmp_path}/b.csv", False)]
 
 
+@pytest.mark.slow
 def test_only_a_run_on_text_is_sampled(capsys, tmp_path):
     jaxbp.train(replace(EXPERIMENTS["xor"], run=Run(1, batch_size=None)), tmp_path)
     assert refused(capsys, "sample", str(tmp_path)) == f"{tmp_path} is not a run on text by characters"

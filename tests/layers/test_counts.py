@@ -96,6 +96,7 @@ def with_counts(layer, shape, counts):
     return params, 2 * x + 1, dy, jaxbp.Context(None, state, counts=counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7, 3), (7, 2, 5, 3)], ids=str)
 @pytest.mark.parametrize("layer", BATCH_NORMS, ids=lambda layer: type(layer).__name__)
 def test_batch_norm_with_counts_is_the_vjp_of_its_own_forward(strict, layer, shape):
@@ -108,6 +109,7 @@ def test_batch_norm_with_counts_is_the_vjp_of_its_own_forward(strict, layer, sha
     assert not np.any(dx[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("layer", BATCH_NORMS, ids=lambda layer: type(layer).__name__)
 def test_masked_rows_anywhere_are_as_if_they_were_not_there(strict, layer, number):
@@ -168,6 +170,7 @@ def test_value_and_grad_with_masked_rows(strict, counts, bad):
 SEQUENCES = jaxbp.Chain((jaxbp.Dense(3), jaxbp.Recurrent(jaxbp.GRUCell(3)), jaxbp.Dense(2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize(
     "quantity",
@@ -199,6 +202,7 @@ def test_analysis_with_masked_rows(quantity, bad):
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", BATCH_NORMS, ids=lambda layer: type(layer).__name__)
 def test_batch_norm_in_evaluation_has_per_example_gradients(strict, norm):
     model = jaxbp.Chain((jaxbp.Dense(4), norm, jaxbp.Dense(2)))

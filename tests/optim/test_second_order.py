@@ -96,6 +96,7 @@ def test_natural_gradients_are_those_of_the_dense_fisher_matrix(loss):
     assert worst(step, -0.5 * jnp.linalg.solve(dense + 0.01 * jnp.eye(len(g)), g)) <= 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_the_adaptive_inverse_follows_the_averaged_fisher_matrix():
     random = np.random.default_rng(0)
@@ -295,6 +296,7 @@ def test_a_private_gradient_is_the_mean_of_clipped_ones():
         assert worst(other[3].grads, result.grads) <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_the_noise_is_a_multiple_of_what_one_example_can_do():
     _, params, batch, result, noise = private(noise_multiplier=3.0)

@@ -30,6 +30,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_run_of_a_fold_is_scored_on_its_own_test_part(folder):
     """Loaded as evaluate does it: the data are those of the run, and the accuracy is that of the training."""
     table = CONFIG.data.table()[0]
@@ -44,6 +45,7 @@ def test_the_run_of_a_fold_is_scored_on_its_own_test_part(folder):
         assert right.mean() == pytest.approx(last["test_accuracy"])
 
 
+@pytest.mark.slow
 def test_all_folds_have_one_confusion_matrix_and_an_interval(folder):
     scores = json.loads((folder / "scores.json").read_text())["folds"]
     confusion = np.array(scores["confusion"])
@@ -61,6 +63,7 @@ def test_all_folds_have_one_confusion_matrix_and_an_interval(folder):
     assert scores["interval"] == [interval.low, interval.high]
 
 
+@pytest.mark.slow
 def test_the_output_names_the_fold_and_shows_the_scores(folder, capsys):
     figures = cross_validate(CONFIG, str(folder), 3)  # all of them are there: it only shows them again
     out = capsys.readouterr().out
@@ -75,6 +78,7 @@ def test_the_output_names_the_fold_and_shows_the_scores(folder, capsys):
     assert stored == figures | {"folds": stored["folds"]}
 
 
+@pytest.mark.slow
 def test_another_number_of_folds_or_of_epochs_says_so(folder):
     with pytest.raises(jaxbp.InputError, match=r"fold_00 .*data\.folds was 3 and is 4 .*--workdir"):
         cross_validate(CONFIG, folder, 4)
@@ -99,6 +103,7 @@ def test_folds_depend_on_the_seed_of_the_data():
     assert first(CONFIG.data) != first(replace(CONFIG.data, seed=1))
 
 
+@pytest.mark.slow
 def test_a_fold_is_a_data_set_like_any_other():
     digits = Embedded("digits", image=True, shift=2)
     config = replace(CONFIG, data=Fold(digits, 1, 4))

@@ -41,6 +41,7 @@ def test_shifts_are_whole_pixels_and_bring_in_zeros():
     assert len(seen) > 15  # of 25 places in 60 draws
 
 
+@pytest.mark.slow
 def test_a_quarter_turn_is_exact(monkeypatch):
     square = jnp.asarray(np.arange(1.0, 26).reshape(1, 5, 5, 1).astype(np.float32))
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype, low, high: jnp.full(shape, 90.0, dtype))
@@ -48,6 +49,7 @@ def test_a_quarter_turn_is_exact(monkeypatch):
     np.testing.assert_allclose(turned, np.rot90(square[0, ..., 0]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_rotations_keep_the_middle_and_stay_in_their_range():
     x = jnp.zeros((40, 21, 21, 1)).at[:, 10, 18].set(1)
     turned = np.asarray(moved(jax.random.key(1), x, 0, 30.0))[..., 0]
@@ -59,6 +61,7 @@ def test_rotations_keep_the_middle_and_stay_in_their_range():
     assert angle.max() > 15
 
 
+@pytest.mark.slow
 def test_moves_are_a_function_of_the_key():
     x = jnp.asarray(np.repeat(IMAGE, 3, 0))
     first, same, other = (np.asarray(moved(jax.random.key(seed), x, 2, 20.0)) for seed in (0, 0, 1))

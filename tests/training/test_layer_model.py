@@ -42,6 +42,7 @@ def test_the_text_of_every_layer_gives_it_back(layer):
     assert "\n" not in model.layer
 
 
+@pytest.mark.slow
 def test_a_config_with_a_layer_goes_through_json_and_trains(tmp_path):
     stored = config(BRANCHED)
     assert stored.model == LayerModel.of(BRANCHED)

@@ -105,6 +105,7 @@ def test_a_run_of_ones_own_classes_loads_if_told_to_run_its_code(run):
         RunFolder(run).config()
 
 
+@pytest.mark.slow
 def test_commands_run_it_if_told_to(run, tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("5.1,3.5,1.4,0.2\n")
     words = {

@@ -53,6 +53,7 @@ def test_raw_rows_get_the_runs_own_scaling_and_class_names(run):
     assert sum(row.tobytes() in rows for row in x) >= len(splits.train)  # the very bits that training saw
 
 
+@pytest.mark.slow
 def test_any_number_of_rows_is_one_program(run):
     jax.clear_caches()
     evaluate.make_prediction.cache_clear()

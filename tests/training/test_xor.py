@@ -33,6 +33,7 @@ def solved(hidden: int) -> int:
     return int(jax.jit(jax.vmap(solves))(jnp.arange(100)).sum())
 
 
+@pytest.mark.slow
 def test_xor_is_solved_from_at_least_95_of_100_seeds(capsys):
     four, two = solved(4), solved(2)
     with capsys.disabled():
