@@ -16,6 +16,7 @@ from jaxbp.layers.activations import (
     Step,
     Tanh,
 )
+from jaxbp.layers.attention import Attention
 from jaxbp.layers.batch_norm import BatchNorm, BatchNormReLU
 from jaxbp.layers.cells import Cell, GRUCell, LSTMCell, SimpleCell
 from jaxbp.layers.convolution import Conv
@@ -36,6 +37,7 @@ __all__ = [
     "SELU",
     "Activation",
     "Add",
+    "Attention",
     "AveragePool",
     "BatchNorm",
     "BatchNormReLU",
