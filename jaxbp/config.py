@@ -114,10 +114,23 @@ class Config(Typed):
             object.__setattr__(self, "model", LayerModel.of(self.model))
         super().__post_init__()
 
+    def build_model(self) -> Layer:
+        """The model. Raises InputError where its config's build() fails or gives no layer."""
+        name = type(self.model).__name__
+        try:
+            model = self.model.build()
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{name}.build() raised {type(error).__name__}: {error}") from error
+        if not isinstance(model, Layer):
+            raise InputError(f"{name}.build() must return a layer, got {type(model).__name__}")
+        return model
+
     def objective(self, spec: PyTree) -> Objective:
         """The objective of the run, on batches of inputs like `spec`."""
         penalties = (self.penalty,) if self.penalty.l1 or self.penalty.l2 else ()
-        return Objective(self.model.build(), self.loss, penalties, spec)
+        return Objective(self.build_model(), self.loss, penalties, spec)
 
     def build_optimizer(self, steps: int, spec: PyTree) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, after a noise meter where the run measures the noise scale."""
@@ -136,11 +149,15 @@ def load(path: str | Path) -> Config:
         if neighbours:
             raise unknown("config file", str(path), neighbours)
         raise InputError(f"there is no config file {path}")
+    if path.suffix != ".py":
+        raise InputError(f"{path} is no config file: it must be Python (.py) with get_config()")
     module = ModuleType(f"jaxbp_config_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where dataclasses of the file look their annotations up
     try:
         exec(compile(path.read_text(), path, "exec"), vars(module))
+        if not hasattr(module, "get_config"):
+            raise InputError("it has no get_config(), which returns the Config")
         config = module.get_config()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -349,5 +366,7 @@ def _misspelt(path: Path, error: TypeError) -> InputError:
     match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     for cls in _family(Typed):
         if match and cls.__name__ == match[1]:
+            if not field_types(cls):
+                return InputError(f"{path}: a subclass of {cls.__name__} needs @dataclass(frozen=True), for its keys")
             return InputError(f"{path}: {unknown(f'key of {cls.__name__}', match[2], field_types(cls))}")
     return InputError(f"{path}: {error}")

@@ -9,10 +9,21 @@ from typing import Any
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes the content into a file beside `path`, then renames that file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    os.replace(aside, path)
+    """Writes the content into a file beside `path`, then renames that file. Links are followed.
+
+    A device or a pipe gets the content itself. An OSError names `path`.
+    """
+    if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+        return
+    target = path.resolve()
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, target)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise type(error)(error.errno, f"cannot be written: {error.strerror}", str(path)) from error
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -18,6 +18,8 @@ def save_parameters(file: str | Path, params: PyTree) -> None:
     if len(arrays) < len(jax.tree.leaves(params)):
         raise InputError("save_parameters: two arrays have the same path; names must not contain '/'")
     temporary = Path(f"{file}.{os.getpid()}.part")
+    if not temporary.parent.is_dir():
+        raise InputError(f"cannot write {file}: there is no folder {temporary.parent}")
     try:
         library().save_file(arrays, str(temporary))
         temporary.replace(file)

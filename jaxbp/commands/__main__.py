@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+import jaxbp
 from jaxbp.errors import InputError, unknown
 
 COMMANDS = {
@@ -60,6 +61,9 @@ def run(words: Sequence[str]) -> int:
         print("jaxbp COMMAND [OPTION ...], where jaxbp COMMAND --help shows the options\n")
         for name, meaning in COMMANDS.items():
             print(f"  {name:10s}{meaning}")
+        return 0
+    if words[0] == "--version":
+        print(jaxbp.__version__)
         return 0
     if words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)

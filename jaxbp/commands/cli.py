@@ -99,6 +99,8 @@ def _with_values(words: Sequence[str], types: dict[str, Any]) -> list[str]:
             joined[-1] += f" {word}" if "=" in joined[-1] else f"={word}"
             open_option = open_option if open_option.startswith("--config.") else ""
         else:
+            if "=" in word and not Path(word).exists():
+                raise InputError(f"an option begins with --: did you mean '--{word}'?")
             joined.append(f"--{next(iter(types))}={word}")
             open_option = ""
     return joined

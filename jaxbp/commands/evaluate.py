@@ -79,7 +79,11 @@ def scored(
     batch = part.batch()
     loss, _ = run.config.loss.forward(jnp.asarray(y), jnp.asarray(batch["y"]), jnp.asarray(batch["weight"]))
     counts = batch["weight"] > 0
-    return int(counts.sum()), float(loss), measure(y[counts], part.y[counts], run.config.loss, classes)
+    outputs = y[counts]
+    targets = part.y[counts]
+    if classes is None and run.preparation:  # in their own units, as predictions are
+        outputs, targets = run.preparation.targets(outputs), run.preparation.targets(targets)
+    return int(counts.sum()), float(loss), measure(outputs, targets, run.config.loss, classes)
 
 
 def draw_test(folder: Path, run: Trained, splits: Splits, y: np.ndarray, scores: Classification | Regression) -> None:

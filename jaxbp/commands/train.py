@@ -27,7 +27,7 @@ class Options(Typed):
 
     Args:
         config: the experiment: a file with get_config(), or digits_mlp or xor
-        workdir: the run folder, runs/NAME of the experiment where none is given; a run in it is resumed
+        workdir: the run folder; a run in it is resumed. None: runs/NAME of the experiment, of folds runs/NAME_folds
         folds: cross-validate in this many folds, each a run of its own
         fresh: delete the run in the folder and start over
     """
@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     """Trains what the words say, and returns the exit status."""
     options, overrides = cli.read(Options, words)
     config = cli.override(cli.load(options.config), overrides, options)
-    folder = Path(options.workdir or f"runs/{Path(options.config).stem}")
+    folder = Path(options.workdir or f"runs/{Path(options.config).stem}{'_folds' if options.folds else ''}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--workdir: {folder} is a file, and must be a folder")
     for package in ("matplotlib", "orbax"):  # imported late in a run: what is missing is told before it
@@ -67,5 +67,6 @@ def show_folds(figures: dict[str, float], folds: int) -> int:
     name = "accuracy" if "test_accuracy_mean" in figures else "loss"
     mean = figures[f"test_{name}_mean"]
     deviation = figures[f"test_{name}_stdev"]
-    print(f"cross-validated {name} {as_text(mean)} (standard deviation {as_text(deviation)} over {folds} folds)")
+    spread = f"standard deviation {as_text(deviation)}"
+    print(f"cross-validated {name} {as_text(mean)} (mean of {folds} folds, {spread})")
     return 0

@@ -90,7 +90,8 @@ def fault(cell: Any) -> str | None:
     if not np.isnan(value):
         return f"'{text}' is not a finite number in float32"
     if DATE.fullmatch(text):
-        return f"'{text}' is a date or time: give a number in its place, such as the days since a first day"
+        number = "a number in its place, such as the days since a first day"
+        return f"'{text}' is a date or time: give {number}, or leave the column out by exclude"
     if DECORATED.fullmatch(text):
         return f"'{text}' is not a finite number: it may have digits, one point, and a sign"
     return None

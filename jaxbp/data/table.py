@@ -171,7 +171,8 @@ def _note_counter(table: RawTable, features: list[int]) -> None:
     if len(features) > 1 and len(values) >= MANY and (np.diff(values) == 1).all():
         name = table.names[features[0]]
         print(
-            f"{table.where}: column '{name}' only counts the rows; exclude=({name!r},) leaves it out", file=sys.stderr
+            f"note: {table.where}: column '{name}' only counts the rows; exclude=({name!r},) leaves it out",
+            file=sys.stderr,
         )
 
 

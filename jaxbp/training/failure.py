@@ -90,7 +90,7 @@ def replay(config: Config, folder: Path) -> tuple[int, str]:
     if not bundle.is_dir() or verify(bundle):
         raise InputError(f"{folder} holds no failing step to replay")
     facts = json.loads((bundle / "facts.json").read_text())
-    model = config.model.build()
+    model = config.build_model()
     batch = {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (shape, dtype) in facts["batch"].items()}
     optimizer = config.build_optimizer(1, batch["x"])
     state = jax.eval_shape(lambda: initial_state(model, optimizer, batch["x"], 0))

@@ -53,6 +53,8 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
 
 def check_outputs(loss: Loss, outputs: int, classes: int) -> None:
     """Raises InputError where a model's outputs do not tell the classes apart; 0 classes: the targets are numbers."""
+    if classes == 1:
+        raise InputError("all examples are of one class, and a classifier needs two or more")
     if not classes or outputs == classes:
         return
     if (classes, outputs) != (2, 1):

@@ -19,6 +19,7 @@ from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
 from jaxbp.data import Dataset, Splits, epoch_order
+from jaxbp.errors import InputError
 from jaxbp.machine import header, machine
 from jaxbp.training import failure
 from jaxbp.training.evaluate import Evaluation, make_evaluation
@@ -105,6 +106,8 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
     config's data, where they are loaded already. Raises InputError before it writes anything, NotFinite for a loss or
     gradient that is not finite, and Interrupted after SIGTERM or Ctrl-C.
     """
+    if not isinstance(config, Config):
+        raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
     session, state = new_session(config, splits or config.data.load(), RunFolder(Path(path)))
     if fresh:
         session.folder.clear()
@@ -127,7 +130,7 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
 def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Session, State]:
     """A session and the state before the first step. Raises InputError where parts of the config do not fit."""
     run = config.run
-    model = config.model.build()
+    model = config.build_model()
     check_fit(config, model, splits)
     batch = run.batch_size or len(splits.train)
     steps = -(-len(splits.train) // batch)

@@ -115,7 +115,9 @@ class RunFolder:
         """config.json as plain data. Raises InputError where the folder holds none."""
         file = self.path / "config.json"
         if not file.is_file():
-            raise InputError(f"{self.path} is not a run folder: it has no config.json")
+            folds = sorted(self.path.glob("fold_*/config.json"))
+            hint = f"; the runs of its folds are {folds[0].parent} and so on" if folds else ""
+            raise InputError(f"{self.path} is not a run folder: it has no config.json{hint}")
         data: dict[str, Any] = json.loads(file.read_text())
         return data
 
@@ -166,7 +168,8 @@ class RunFolder:
         if refused := [text for key, text in changes.items() if not re.fullmatch(MAY_CHANGE, key)]:
             raise InputError(f"{self.path} holds a run of another config: {'; '.join(refused)} ({OVER})")
         if changes := differences(kept, own_code.digests(own_code.own_files(config))):
-            print(f"not the code of the run so far, another version: {', '.join(changes)}")
+            texts = "; ".join(changes.values())
+            raise InputError(f"{self.path} holds a run of another version of your code, {texts} ({OVER})")
 
     def write(self, config: Config, preparation: Preparation, metrics_bytes: int | None) -> None:
         """Writes what describes the run, and one more entry of provenance; cuts metrics.jsonl to so many bytes.
@@ -238,7 +241,7 @@ def trained(folder: RunFolder, config: Config) -> Trained:
         raise InputError(f"there is no valid checkpoint in {folder.path}")
     path, facts = newest
     shape, dtype = facts["input"]
-    model = config.model.build()
+    model = config.build_model()
     spec = jax.ShapeDtypeStruct(tuple(shape), dtype)
     state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
     arrays = load_arrays(path / "arrays", checkpointed(state, config))

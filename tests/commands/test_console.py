@@ -244,6 +244,48 @@ def test_the_options_of_a_command_are_among_those_it_names():
         train.main(["--zzzzzzzzzz"])
 
 
+OWN = """
+from dataclasses import dataclass, replace
+from jaxbp.commands.experiments import EXPERIMENTS
+from jaxbp.models import ModelConfig
+{decorator}
+class {name}(ModelConfig):
+    width: int = 8
+    def build(self):
+        return {built}
+def {function}():
+    return replace(EXPERIMENTS["xor"], model={name}(width=3))
+"""
+GOOD = {"decorator": "@dataclass(frozen=True)", "built": "3", "function": "get_config"}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "line"),
+    [
+        ("own.py", {}, "Own.build() must return a layer, got int"),
+        ("own.py", {"built": "1 / 0"}, "Own.build() raised ZeroDivisionError: division by zero"),
+        ("own.py", {"decorator": ""}, "own.py: a subclass of ModelConfig needs @dataclass(frozen=True), for its keys"),
+        ("own.py", {"function": "config"}, "own.py: it has no get_config(), which returns the Config"),
+        ("own.csv", {}, "own.csv is no config file: it must be Python (.py) with get_config()"),
+    ],
+)
+def test_a_config_file_of_ones_own_that_is_wrong_is_one_line(file, change, line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(file).write_text(OWN.format(**GOOD | {"name": "Own"} | change))
+    assert refused(capsys, "train", file) == line
+
+
+def test_an_option_without_its_dashes(capsys):
+    line = "an option begins with --: did you mean '--config.run.epochs=5'?"
+    assert refused(capsys, "train", "xor", "config.run.epochs=5") == line
+
+
+def test_the_folder_of_folds_names_their_runs(capsys, tmp_path):
+    config = EXPERIMENTS["xor"]
+    RunFolder(tmp_path / "fold_00").write(config, config.data.load().preparation, None)
+    assert refused(capsys, "evaluate", tmp_path).endswith(f"; the runs of its folds are {tmp_path}/fold_00 and so on")
+
+
 # --- What goes wrong outside -----------------------------------------------------------------------------------------
 
 

@@ -189,7 +189,7 @@ NOT_MEANT = {
     '"1,000"': "'1,000' is not a finite number: it may have digits, one point, and a sign$",
     "5%": "'5%' is not a finite number: it",
     "$5": r"'\$5' is not a finite number: it",
-    "2026-11-25": "'2026-11-25' is a date or time: give a number in its place, such as the days since a first day$",
+    "2026-11-25": "'2026-11-25' is a date or time: give a number in its place, .* leave the column out by exclude$",
     "2026-11-25 10:00:00": "'.*' is a date or time",
     "2026-11-25T10:00Z": "'.*' is a date or time",
     "25/11/2026": "'.*' is a date or time",
@@ -280,7 +280,7 @@ def test_a_first_column_that_counts_is_named(table, capsys, first):
     path = table("id,long,kind\n" + "".join(f"{first + i},{i % 5},{'xy'[i % 2]}\n" for i in range(12)))
     assert Csv(path).load().train.x.shape[1] == 2
     err = capsys.readouterr().err
-    assert err == f"{path}: column 'id' only counts the rows; exclude=('id',) leaves it out\n"
+    assert err == f"note: {path}: column 'id' only counts the rows; exclude=('id',) leaves it out\n"
     assert Csv(path, exclude=(0,)).load().train.x.shape[1] == 1
     Csv(path, features=("id", "long")).load()
     Csv(path, features=("id",)).load()

@@ -9,7 +9,12 @@ import pytest
 from sklearn import metrics
 
 import jaxbp
+from jaxbp.commands.__main__ import main
+from jaxbp.config import Config, Run
+from jaxbp.data import Csv
 from jaxbp.losses import BinaryCrossEntropy, MulticlassHinge, SoftmaxCrossEntropy, SquaredError
+from jaxbp.models import MLP
+from jaxbp.optim import SGD
 from jaxbp.training import evaluate
 from jaxbp.training.report.scores import calibrate, draw, measure
 
@@ -134,3 +139,24 @@ def test_predictions_come_in_order_from_any_number_of_chunks(monkeypatch, rows):
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+def test_a_regression_is_scored_in_the_targets_own_units(tmp_path, capsys):
+    x = np.linspace(-1, 1, 40)
+    np.savetxt(tmp_path / "line.csv", np.column_stack([x, 1000 * x + 5000]), delimiter=",")
+    config = Config(
+        data=Csv(f"{tmp_path}/line.csv", header=False, task="regression", scale_targets=True),
+        model=MLP(outputs=1, hidden=()),
+        loss=SquaredError(),
+        optimizer=SGD(learning_rate=1e-6),
+        run=Run(epochs=1, batch_size=8),
+    )
+    jaxbp.train(config, tmp_path / "run")
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    scores = json.loads((tmp_path / "run/scores.json").read_text())
+    test = config.data.load().test
+    run = jaxbp.load(tmp_path / "run")
+    predicted = run.predict(test.x).values
+    truth = run.preparation.targets(test.y)
+    assert scores["test"]["rmse"] == pytest.approx(np.sqrt(np.mean((predicted - truth) ** 2)))
+    assert scores["test"]["rmse"] > 100

@@ -71,6 +71,8 @@ def test_both_ways_out_fit():
     check_outputs(SquaredError(), 5, 0)
     with pytest.raises(jaxbp.InputError, match="the model has 3 outputs, but the data has 2 classes"):
         check_outputs(SoftmaxCrossEntropy(), 3, 2)
+    with pytest.raises(jaxbp.InputError, match="all examples are of one class"):
+        check_outputs(SoftmaxCrossEntropy(), 1, 1)
 
 
 def overshooting(**run):

@@ -65,7 +65,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class Regression:
-    """Distance to the targets, on the scale on which the model sees them."""
+    """Distance to the targets, in the targets' own units."""
 
     rmse: float
     r2: float  # fraction of the targets' variance that is explained
