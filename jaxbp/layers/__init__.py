@@ -27,6 +27,7 @@ from jaxbp.layers.embedding import Embedding, OneHot
 from jaxbp.layers.join import Add, Concatenate
 from jaxbp.layers.layer_norm import GroupNorm, LayerNorm, RMSNorm
 from jaxbp.layers.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from jaxbp.layers.positions import Positions
 from jaxbp.layers.recurrent import Recurrent
 from jaxbp.layers.reshape import Flatten, Reshape
 from jaxbp.layers.tapped_delay import TappedDelay
@@ -60,6 +61,7 @@ __all__ = [
     "LeakyReLU",
     "MaxPool",
     "OneHot",
+    "Positions",
     "RMSNorm",
     "ReLU",
     "Recurrent",

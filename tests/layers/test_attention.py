@@ -10,6 +10,7 @@ import pytest
 from jaxbp import Attention, Context, InputError, shaped
 from jaxbp.check import leaf_errors
 from jaxbp.check.truth import FLOAT64_TOLERANCE
+from jaxbp.models import GPT
 from jaxbp.ops.attention import Weighting, attention, backward, forward
 from tests.support import programs
 
@@ -127,6 +128,16 @@ def test_dropout_is_a_function_of_the_example_alone(form):
     together = forward(weighting, q, k, v, None, seeds)[0]
     alone = forward(weighting, q[1:], k[1:], v[1:], None, seeds[1:])[0]
     np.testing.assert_allclose(together[1:], alone, atol=1e-6)
+
+
+def test_a_gpt_sees_no_later_class(float64):
+    """Another class at a place changes the outputs from there on, and none before, to the bit."""
+    model = GPT(outputs=5, width=8, depth=2, heads=2, context=6).build()
+    ids = jnp.arange(6, dtype=jnp.int32)[None] % 5
+    params = model.init(jax.random.key(0), ids)
+    evaluate = jax.jit(lambda ids: model.forward(params, ids, Context.evaluation())[0])
+    changed = evaluate(ids.at[0, 3].set(0)) != evaluate(ids)
+    np.testing.assert_array_equal(changed.any((0, 2)), np.arange(6) >= 3)
 
 
 # --- The program -------------------------------------------------------------------------------------------------

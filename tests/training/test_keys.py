@@ -12,7 +12,7 @@ from jaxbp import config as configuration
 from jaxbp import data, models, optim
 from jaxbp.data import Adding, Characters, Curve, Embedded, Encoder, Function, Logic, Reber, Reconstruction, Text
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
-from jaxbp.models import CNN, MLP, RNN, TDNN, LayerModel, ResNet
+from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, LayerModel, ResNet
 from jaxbp.training.loop import train
 from jaxbp.training.run import fingerprint
 from tests.support.runs import weights
@@ -95,6 +95,16 @@ MODELS = {  # model: its keys' other values, each of which must change a layer
         "truncate": 5,
         "dropout": 0.5,
         "wh_init": "glorot_normal",
+    },
+    GPT(outputs=3, dropout=0.1): {
+        "outputs": 4,
+        "width": 64,
+        "depth": 2,
+        "heads": 2,
+        "context": 64,
+        "positions": "rotary",
+        "dropout": 0.2,
+        "keep": "sqrt",
     },
     TDNN(outputs=3): {"outputs": 4, "taps": 3, "hidden": (9,), "activation": "relu"},
 }
