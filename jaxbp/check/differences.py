@@ -88,13 +88,13 @@ def thorough(f: Line, scale: float, smallest: float = SMALLEST) -> Slope:
     middle = f(0.0)
     values = np.array([[f(sign * part * h) for h in steps] for sign in (1, -1) for part in (1.0, 0.5)])
     ahead, ahead_half, behind, behind_half = values
-    largest = max(np.max(np.abs(values), initial=0, where=np.isfinite(values)), abs(middle))
+    largest = np.maximum.accumulate(np.max(np.abs(np.nan_to_num(values, posinf=0, neginf=0)), 0, initial=abs(middle)))
+    rises = np.abs([ahead[0] - middle, behind[0] - middle])
+    least = max(largest[0], np.max(rises, initial=0, where=np.isfinite(rises)) / SMALLEST)  # x itself is rounded
     bends = np.abs([ahead - 2 * ahead_half + middle, behind - 2 * behind_half + middle])[:, :2]
-    rounding = float(
-        np.clip(np.max(bends, initial=0, where=np.isfinite(bends)), 4 * EPS * largest, 1e3 * EPS * largest)
-    )
-    noise = 8 * rounding / steps
-    one_sided = lambda wide, half: _side((4 * half - wide - 3 * middle) / steps, noise, wide - middle, largest)
+    rounding = np.max(bends, initial=0, where=np.isfinite(bends))  # nothing bends in steps so small
+    noise = 8 * np.maximum(4 * EPS * np.maximum(largest, least), min(rounding, 1e3 * EPS * least)) / steps
+    one_sided = lambda wide, half: _side((4 * half - wide - 3 * middle) / steps, noise, wide - middle, least)
     right, left = one_sided(ahead, ahead_half), one_sided(behind, behind_half)
     left = None if left is None else (-left[0], left[1])
     if right is None or left is None:
