@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
             write_json(options.json, report.to_json())
         except OSError as error:
             raise InputError(f"--json: {options.json} cannot be written: {error.strerror}") from None
-    return {"pass": 0, "FAIL": 1, "not checked": 2}[report.verdict]
+    return report.exit_status
 
 
 def _report(options: argparse.Namespace) -> Report:

@@ -24,7 +24,7 @@ from jaxbp.check.leaves import Arrays, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.ties import other_slopes
-from jaxbp.check.truth import largest_entry
+from jaxbp.check.truth import finite, largest_entry
 from jaxbp.errors import InputError
 
 ENTRIES = 400  # a leaf of more entries is judged along random directions only
@@ -68,7 +68,7 @@ class Measurement:
     @cached_property
     def top(self) -> float:
         """The largest entry of the true derivative and of dy, for leaves that are zero by structure."""
-        truth = [a[np.isfinite(a)] for a in self.truth.values() if a is not None]
+        truth = [finite(a) for a in self.truth.values() if a is not None]
         return max(largest_entry(truth), largest_entry(self.problem.dy))
 
     @property
@@ -79,7 +79,7 @@ class Measurement:
     def scale(self, path: str) -> float:
         """What an error in a leaf is relative to."""
         truth = self.truth[path]
-        return max(0.0 if truth is None else largest(truth[np.isfinite(truth)]), self.floor)
+        return max(0.0 if truth is None else largest(finite(truth)), self.floor)
 
     def difference(self, path: str) -> np.ndarray:
         """Hand-written minus autodiff's derivative of a leaf; where there is no autodiff, the hand-written one."""
