@@ -261,7 +261,7 @@ def test_the_bounds_are_shown():
 @pytest.mark.parametrize("numpy", [True, False])
 def test_a_loss_that_is_not_finite_is_refused(value, numpy):
     loss = lambda a: np.sum(np.asarray(a)) * 0 + value if numpy else jnp.sum(a) * 0 + value
-    with pytest.raises(InputError, match="the loss of ones_like is -?(nan|inf) at this point"):
+    with pytest.raises(InputError, match=r"the loss of ones_like is -?(nan|inf) at this point"):
         check_gradient(np.ones_like, loss, np.ones(3))
 
 
@@ -273,6 +273,7 @@ def test_an_output_that_is_not_finite_is_left_to_autodiff():
 # NumPy code, which has no autodiff to compare with.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["abs", "maximum of one tie", "sort at ties", "hinge at its margin"])
 def test_kinks_of_numpy_code(name):
     losses = {

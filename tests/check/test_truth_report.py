@@ -72,6 +72,7 @@ def test_the_full_level_is_not_asked_where_autodiff_is_wrong():
     assert {f.method: f.passed for f in report.findings}["full level"] is None
 
 
+@pytest.mark.slow
 def test_a_large_leaf_is_judged_along_directions():
     x = np.random.default_rng(1).normal(size=(7, 500))
     loss = lambda w: jnp.sum(jnp.maximum(x @ w, 0) + jnp.log1p(jnp.exp(-jnp.abs(x @ w))))
@@ -81,6 +82,7 @@ def test_a_large_leaf_is_judged_along_directions():
     assert not check_gradient(lambda w: right * (np.arange(500) != 77), loss, np.zeros(500)).passed
 
 
+@pytest.mark.slow
 def test_a_model_at_zero_where_its_own_forward_is_smooth():
     """The layer's forward is the stable softplus, which autodiff gets wrong at 0."""
 
