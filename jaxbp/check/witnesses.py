@@ -234,8 +234,8 @@ def _entries(m: Measurement, run: Program, path: str) -> Entries:
     """A leaf asked entry by entry, those first where hand and autodiff differ most.
 
     It ends where an entry shows that the hand-written derivative is wrong and autodiff right. Of a leaf with more than
-    ENTRIES only SAMPLES are asked. Autodiff stands for the rest, or else the hand-written derivative, if it is right in
-    the samples and along random directions.
+    ENTRIES only SAMPLES are asked. Autodiff stands for the rest, or the hand-written derivative if the samples confirm
+    it, and if it is autodiff's with another slope at ties or random directions confirm it and refute autodiff.
     """
     shape = m.problem.leaves[path].shape
     hand = np.asarray(m.hand[path], np.float64)
@@ -259,8 +259,9 @@ def _entries(m: Measurement, run: Program, path: str) -> Entries:
     outside = bent & ~np.isnan(behind) & ~(np.abs(hand - truth) <= exact + slack)
     if outside.any() and m.conventional([path]):
         truth = np.where(outside, hand, truth)
-    if right and not gap(hand, m.slopes[path], m).outside:
-        rest = np.isnan(behind)
+    rest = np.isnan(behind)
+    better = gap(auto, m.slopes[path], m).refuted and not gap(hand, m.slopes[path], m).outside
+    if right and rest.any() and (better or m.conventional([path])):
         truth, overruled = np.where(rest, hand, truth), np.where(rest, hand != auto, overruled)
     return Entries(truth, slack, behind, ahead, overruled)
 

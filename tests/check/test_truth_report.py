@@ -83,6 +83,15 @@ def test_a_large_leaf_is_judged_along_directions():
 
 
 @pytest.mark.slow
+def test_a_large_leaf_at_a_kink():
+    loss = lambda a: jnp.sum(jnp.cos(jnp.arange(600.0)) * jax.nn.relu(a))
+    ones = np.cos(np.arange(600.0))  # relu'(0) = 1
+    for slopes, right in ((ones, True), (ones / 2, True), (ones * 2, False), (ones * (np.arange(600) != 1), False)):
+        report = check_gradient(lambda a, slopes=slopes: slopes, loss, np.zeros(600))
+        assert report.passed == right, str(report)
+
+
+@pytest.mark.slow
 def test_a_model_at_zero_where_its_own_forward_is_smooth():
     """The layer's forward is the stable softplus, which autodiff gets wrong at 0."""
 
