@@ -11,7 +11,7 @@
         a layer, or a class that is one without arguments, on random inputs of that shape, batch first
 
 All but a custom_vjp may be NumPy code. Exit status: 0 the gradient is right, 1 it is wrong, 2 it cannot be checked (one
-line on stderr).
+line on stderr; or the report, where a leaf is nothing but kinks).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jaxbp.files import write_json
 
 
 def main(words: Sequence[str]) -> int:
-    """Checks what the words of the command line name. Returns the exit status, 0 or 1; raises InputError for 2."""
+    """Checks what the words of the command line name. Returns the exit status; raises InputError where it is 2."""
     options = _options(words)
     report = _report(options)
     print(report)
@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
             write_json(options.json, report.to_json())
         except OSError as error:
             raise InputError(f"--json: {options.json} cannot be written: {error.strerror}") from None
-    return 0 if report.passed else 1
+    return report.exit_status
 
 
 def _report(options: argparse.Namespace) -> Report:
