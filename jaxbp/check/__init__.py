@@ -6,6 +6,7 @@ Reading order:
     problem      what every check takes: a forward and a hand-written pullback over a flat dict (`leaves`)
     program      value, hand-written and true derivative, slope: one compiled program for all that is measured
     judge        the measurement; every leaf judged, by autodiff (`truth`) and by central `differences`; the findings
+    options      a function in every setting of its keywords; the `lines` of its backward that none ran
     laws         level "full": precisions, batches, transformations, hard points
     diagnosis/   what is wrong with a leaf that fails
     report       the outcome: text, JSON, the causes' names
@@ -22,6 +23,7 @@ from jaxbp.check.api import (
     check_layer,
     check_model,
 )
+from jaxbp.check.options import OptionsReport, Setting
 from jaxbp.check.report import Cause, Explanation, Finding, Leaf, Report
 from jaxbp.check.truth import autodiff, leaf_errors, worst
 
@@ -30,7 +32,9 @@ __all__ = [
     "Explanation",
     "Finding",
     "Leaf",
+    "OptionsReport",
     "Report",
+    "Setting",
     "assert_function",
     "assert_gradient",
     "assert_layer",

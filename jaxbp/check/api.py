@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxbp.check.judge import Level, examine
+from jaxbp.check.options import Options, examine_options, with_options
 from jaxbp.check.problem import Problem, function_problem, gradient_problem, layer_problem, model_problem
 from jaxbp.check.report import Report
 from jaxbp.check.truth import FLOAT64_TOLERANCE
@@ -49,6 +50,7 @@ def check_function(
     function: Callable,
     *arguments: PyTree,
     reference: Callable | None = None,
+    options: Options | None = None,
     level: Level = "default",
     accuracy: float = FLOAT64_TOLERANCE,
     seed: int = 0,
@@ -58,8 +60,20 @@ def check_function(
     Without a reference it is compared with autodiff of itself, its custom rules taken off, and with central
     differences, which decide where the two disagree. Raises InputError for a function that JAX cannot trace, and for a
     reference of another output.
+
+    options: keywords with the values to try, {"causal": [False, True], "cap": [None, 2.0]}. The reference gets the same
+    keywords. The report is an OptionsReport: of every setting, or of so many that each pair of values occurs; the
+    shortest one that fails comes first, and the lines of the derivative that none ran are listed.
     """
-    return _examined(lambda: function_problem(function, *arguments, reference=reference), level, accuracy, seed)
+    if options is None:
+        return _examined(lambda: function_problem(function, *arguments, reference=reference), level, accuracy, seed)
+
+    def problem(keywords: dict[str, Any]) -> Problem:
+        plain = with_options(reference, keywords) if reference else None
+        return function_problem(with_options(function, keywords), *arguments, reference=plain)
+
+    call = lambda keywords: function(*arguments, **keywords)
+    return _in_float64(lambda: examine_options(problem, call, options, level, accuracy, seed), level, accuracy)
 
 
 def check_layer(
@@ -113,6 +127,10 @@ def check_model(
 
 
 def _examined(problem: Callable[[], Problem], level: Level, accuracy: float, seed: int) -> Report:
+    return _in_float64(lambda: examine(problem(), level, accuracy, seed), level, accuracy)
+
+
+def _in_float64(report: Callable[[], Report], level: Level, accuracy: float) -> Report:
     if level not in get_args(Level):
         raise unknown("level", str(level), get_args(Level))
     if not accuracy > 0:
@@ -123,7 +141,7 @@ def _examined(problem: Callable[[], Problem], level: Level, accuracy: float, see
         jax.numpy_rank_promotion("allow"),
         jax.numpy_dtype_promotion("standard"),
     ):
-        return examine(problem(), level, accuracy, seed)
+        return report()
 
 
 def _asserting(check: Callable[..., Report]) -> Callable[..., Report]:
