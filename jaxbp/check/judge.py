@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.cotangents import cotangent_laws
 from jaxbp.check.diagnosis.bisect import first_wrong_step
 from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.diagnosis.simulation import Simulation
@@ -192,7 +193,8 @@ def _explained(m: Measurement, leaves: list[Leaf], run: Program) -> list[Leaf]:
 def _findings(m: Measurement, leaves: list[Leaf], run: Program, seed: int) -> list[Finding]:
     bent = any(leaf.verdict == "kink" for leaf in leaves)
     asked = (_same_forward(m), None if bent else _adjoint(m, run, seed), _linear(m, run))
-    return [finding for finding in asked if finding is not None]
+    right = {leaf.path: m.hand[leaf.path] for leaf in leaves if leaf.passed}
+    return [*(finding for finding in asked if finding is not None), *cotangent_laws(m.problem, run, right, m.accuracy)]
 
 
 def _same_forward(m: Measurement) -> Finding | None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.cotangents import dtype_of_cotangents
 from jaxbp.check.differences import only_kinks
 from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
 from jaxbp.check.problem import Problem, first_line
@@ -36,6 +37,7 @@ def laws(problem: Problem, accuracy: float) -> list[Finding]:
     precisions = [precision(problem, dtype) for dtype in (np.float32, jnp.bfloat16)]
     return [
         *precisions,
+        *dtype_of_cotangents(problem),
         *_batches(problem, accuracy),
         *_transforms(problem, accuracy),
         *_hard_points(problem, accuracy),
