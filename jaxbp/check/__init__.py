@@ -2,10 +2,11 @@
 
 Reading order:
 
-    api          the four checks and their `assert_` forms; everything runs in float64
+    api          the five checks and their `assert_` forms; everything runs in float64
     problem      what every check takes: a forward and a hand-written pullback over a flat dict (`leaves`)
     program      value, hand-written and true derivative, slope: one compiled program for all that is measured
     judge        the measurement; every leaf judged, by autodiff (`truth`) and by central `differences`; the findings
+    modules      Flax, Equinox and PyTorch modules as functions; `torch_functions` by NumPy in and out
     options      a function in every setting of its keywords; the `lines` of its backward that none ran
     laws         level "full": precisions, batches, transformations, hard points
     diagnosis/   what is wrong with a leaf that fails
@@ -18,10 +19,12 @@ from jaxbp.check.api import (
     assert_gradient,
     assert_layer,
     assert_model,
+    assert_module,
     check_function,
     check_gradient,
     check_layer,
     check_model,
+    check_module,
 )
 from jaxbp.check.options import OptionsReport, Setting
 from jaxbp.check.report import Cause, Explanation, Finding, Leaf, Report
@@ -39,11 +42,13 @@ __all__ = [
     "assert_gradient",
     "assert_layer",
     "assert_model",
+    "assert_module",
     "autodiff",
     "check_function",
     "check_gradient",
     "check_layer",
     "check_model",
+    "check_module",
     "leaf_errors",
     "worst",
 ]

@@ -1,4 +1,4 @@
-"""The four checks, by what they take: a gradient, a function with a rule, a layer, a model.
+"""The five checks, by what they take: a gradient, a function with a rule, a layer, a model, another library's module.
 
 Each returns a Report; its `assert_` form raises AssertionError with the report's text where the gradient is wrong.
 Everything runs in float64, whatever the caller's settings are. All take
@@ -20,9 +20,11 @@ import jax
 import numpy as np
 
 from jaxbp.check.judge import Level, examine
+from jaxbp.check.modules import call_module, module_problem
 from jaxbp.check.options import Options, examine_options, with_options
-from jaxbp.check.problem import Problem, function_problem, gradient_problem, layer_problem, model_problem
+from jaxbp.check.problem import Problem, function_problem, gradient_problem, layer_problem, model_problem, name_of
 from jaxbp.check.report import Report
+from jaxbp.check.torch_functions import is_torch_function, torch_function_problem
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.core import Case, Context, Layer, PyTree, label
 from jaxbp.errors import InputError, unknown
@@ -64,7 +66,13 @@ def check_function(
     options: keywords with the values to try, {"causal": [False, True], "cap": [None, 2.0]}. The reference gets the same
     keywords. The report is an OptionsReport: of every setting, or of so many that each pair of values occurs; the
     shortest one that fails comes first, and the lines of the derivative that none ran are listed.
+
+    A torch.autograd.Function is checked as well, on NumPy arrays or tensors, by central differences.
     """
+    if is_torch_function(function):
+        if options is not None:
+            raise InputError(f"options are keywords, and {name_of(function)}.apply, as PyTorch's, takes none")
+        return _examined(lambda: torch_function_problem(function, arguments, reference), level, accuracy, seed)
     if options is None:
         return _examined(lambda: function_problem(function, *arguments, reference=reference), level, accuracy, seed)
 
@@ -73,6 +81,30 @@ def check_function(
         return function_problem(with_options(function, keywords), *arguments, reference=plain)
 
     call = lambda keywords: function(*arguments, **keywords)
+    return _in_float64(lambda: examine_options(problem, call, options, level, accuracy, seed), level, accuracy)
+
+
+def check_module(
+    module: Any,
+    *inputs: PyTree,
+    variables: PyTree = None,
+    options: Options | None = None,
+    level: Level = "default",
+    accuracy: float = FLOAT64_TOLERANCE,
+    seed: int = 0,
+) -> Report:
+    """A module of Flax NNX, Flax Linen, Equinox or PyTorch that has a hand-written derivative inside.
+
+    module(*inputs) is checked by its floating inputs and its parameters, each moved by a tenth of a normal number. Its
+    other state stays as it is, random streams included. Raises InputError for what is no such module.
+
+    variables: those of a Linen module; the default is its own init. options: keywords with the values to try, as in
+    check_function; {"train": [True]} is a fixed one.
+    """
+    problem = lambda keywords: module_problem(module, inputs, variables, keywords, seed)
+    if options is None:
+        return _examined(lambda: problem({}), level, accuracy, seed)
+    call = lambda keywords: call_module(module, inputs, variables, keywords, seed)
     return _in_float64(lambda: examine_options(problem, call, options, level, accuracy, seed), level, accuracy)
 
 
@@ -160,3 +192,4 @@ assert_gradient = _asserting(check_gradient)
 assert_function = _asserting(check_function)
 assert_layer = _asserting(check_layer)
 assert_model = _asserting(check_model)
+assert_module = _asserting(check_module)

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from jaxbp.check.leaves import Leaves
+from jaxbp.check.problem import Problem
 from jaxbp.core import PyTree
 
 LIBRARIES = (  # code that is nobody's under check
@@ -78,20 +79,25 @@ def _lines(code: CodeType) -> Iterator[int]:
             yield from (line for line in _lines(constant) if line != constant.co_firstlineno)
 
 
-def backward_lines(function: Callable[[Leaves], PyTree], leaves: Leaves, dy: PyTree) -> Ran:
-    """What runs in the derivative of function(leaves): its reverse pass, and what only a derivative calls."""
+def backward_lines(problem: Problem) -> Ran:
+    """What runs in the derivative of a function: its reverse pass, and what only a derivative calls."""
+    function = problem.decorated or problem.forward
     forward, ahead, back = Ran(), Ran(), Ran()
 
     def derivative(leaves: Leaves) -> PyTree:
         with ahead.watching():
             pullback = jax.vjp(function, leaves)[1]
         with back.watching():
-            return pullback(dy)
+            return pullback(problem.dy)
 
+    if not problem.traceable:
+        with back.watching():
+            problem.pullback(problem.leaves, problem.dy)
+        return back
     with jax.disable_jit():  # what is compiled already would not be traced again
         with forward.watching():
-            jax.eval_shape(function, leaves)
-        jax.eval_shape(derivative, leaves)
+            jax.eval_shape(function, problem.leaves)
+        jax.eval_shape(derivative, problem.leaves)
     functions = back.functions | (ahead.functions - forward.functions)
     return Ran(functions, forward.lines | ahead.lines | back.lines)
 

@@ -123,7 +123,7 @@ def examine_options(
             report, refusal = None, ""
             try:
                 case = problem(keywords)
-                ran |= backward_lines(case.decorated or case.forward, case.leaves, case.dy)
+                ran |= backward_lines(case)
                 report = examine(case, level, accuracy, seed)
             except InputError as failure:
                 refusal = _refusal(lambda: call(keywords))
