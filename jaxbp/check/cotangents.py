@@ -77,15 +77,15 @@ def _equal(method: str, got: Any, truth: Measured, accuracy: float, what: str) -
 def _declares_symbolic_zeros(function: Callable[[Leaves], PyTree], leaves: Leaves) -> bool:
     """Whether a rule of the function was defined with symbolic_zeros=True."""
     closed = jax.make_jaxpr(function)(leaves)
-    return any(eqn.params.get("symbolic_zeros") for eqn in _equations(closed.jaxpr))
+    return any(eqn.params.get("symbolic_zeros") for eqn in operations(closed.jaxpr))
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def operations(jaxpr: Any) -> Iterator[Any]:
     """The operations of a jaxpr, inner ones included."""
     for eqn in jaxpr.eqns:
         yield eqn
         for inner in jaxprs_in_params(eqn.params):
-            yield from _equations(inner)
+            yield from operations(inner)
 
 
 def _symbolic(

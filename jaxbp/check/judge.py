@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.cotangents import cotangent_laws
 from jaxbp.check.diagnosis.bisect import first_wrong_step
 from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.diagnosis.simulation import Simulation
 from jaxbp.check.differences import TOLERANCE, Slope, along, only_kinks
-from jaxbp.check.laws import laws
+from jaxbp.check.laws import laws, rule_laws
 from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
@@ -59,7 +58,7 @@ def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT6
     findings = _findings(m, leaves, run, seed)
     leaves = _explained(m, leaves, run)
     if level == "full":
-        findings += laws(problem, m.accuracy)
+        findings += laws(run, m.accuracy)
     failed = any(not leaf.passed for leaf in leaves)
     step = first_wrong_step(problem, m.accuracy) if failed else ""
     return Report(problem.name, tuple(leaves), tuple(findings), step)
@@ -194,7 +193,8 @@ def _findings(m: Measurement, leaves: list[Leaf], run: Program, seed: int) -> li
     bent = any(leaf.verdict == "kink" for leaf in leaves)
     asked = (_same_forward(m), None if bent else _adjoint(m, run, seed), _linear(m, run))
     right = {leaf.path: m.hand[leaf.path] for leaf in leaves if leaf.passed}
-    return [*(finding for finding in asked if finding is not None), *cotangent_laws(m.problem, run, right, m.accuracy)]
+    laws_of_rules = rule_laws(m.problem, run, right, m.accuracy, seed)
+    return [*(finding for finding in asked if finding is not None), *laws_of_rules]
 
 
 def _same_forward(m: Measurement) -> Finding | None:

@@ -14,23 +14,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.cotangents import dtype_of_cotangents
-from jaxbp.check.differences import only_kinks
+from jaxbp.check.cotangents import cotangent_laws, dtype_of_cotangents
+from jaxbp.check.differences import TOLERANCE, only_kinks
+from jaxbp.check.forward import forward_mode
 from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
 from jaxbp.check.problem import Problem, first_line
 from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
-from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error
+from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst
 from jaxbp.core import PyTree, dot
 from jaxbp.errors import InputError
 
 DRAWS = 4  # points at which autodiff's own error in a lower precision is measured
 MULTIPLE = 4  # a hand-written derivative may reach so many times autodiff's own error
 HARD = (0.0, 1e4, -1e4)
+SECOND_ORDER = ("inside another gradient", "forward over reverse")
 
 
-def laws(problem: Problem, accuracy: float) -> list[Finding]:
-    """Every law of the full level on a problem."""
+def rule_laws(problem: Problem, run: Program, hand: Measured, accuracy: float, seed: int) -> Iterator[Finding]:
+    """The laws of every level, of a rule for cotangents or tangents. hand: the leaves that are right."""
+    yield from cotangent_laws(problem, run, hand, accuracy)
+    yield from forward_mode(problem, run, hand, accuracy, seed)
+
+
+def laws(run: Program, accuracy: float) -> list[Finding]:
+    """Every law of the full level on the problem of a program."""
+    problem = run.problem
     if not problem.differentiable or not problem.traceable:
         untraced = problem.name if problem.differentiable else "the function"
         return [Finding("full level", None, f"not asked: JAX cannot trace {untraced}")]
@@ -38,9 +47,9 @@ def laws(problem: Problem, accuracy: float) -> list[Finding]:
     return [
         *precisions,
         *dtype_of_cotangents(problem),
-        *_batches(problem, accuracy),
-        *_transforms(problem, accuracy),
-        *_hard_points(problem, accuracy),
+        *_batches(run, accuracy),
+        *_transforms(run, accuracy),
+        *_hard_points(run, accuracy),
     ]
 
 
@@ -88,8 +97,9 @@ def _worst(got: Arrays, truth: Arrays) -> float:
     return max((gap(got[path], right) / (scale(right) or 1) for path, right in truth.items()), default=0.0)
 
 
-def _batches(problem: Problem, accuracy: float) -> Iterator[Finding]:
+def _batches(run: Program, accuracy: float) -> Iterator[Finding]:
     """Hand-written against autodiff on altered batches."""
+    problem = run.problem
     n = problem.size
     if n is None:
         return
@@ -105,7 +115,7 @@ def _batches(problem: Problem, accuracy: float) -> Iterator[Finding]:
             continue
         yield _compared(name, *Program(variant).gradients(variant.leaves), accuracy)
     if problem.by_row:
-        yield from _rows(problem, n)
+        yield from _rows(run, n)
     if problem.delta is not None:
         masked = problem.variant(lambda batch: batch | {"weight": 0 * batch["weight"]}, np.float64)
         yield _compared("all rows masked", *Program(masked).gradients(masked.leaves), accuracy)
@@ -116,11 +126,10 @@ def _taken(rows: np.ndarray, batch: PyTree) -> PyTree:
     return jax.tree.map(lambda a: a[rows] if np.ndim(a) else a, batch)
 
 
-def _rows(problem: Problem, n: int) -> Iterator[Finding]:
+def _rows(run: Program, n: int) -> Iterator[Finding]:
     """What a layer must obey whose rows are independent: the sum over examples, and rows that are masked."""
-    run = Program(problem)
     row = lambda d: jnp.arange(n).reshape(-1, *[1] * (d.ndim - 1))
-    only = lambda i: jax.tree.map(lambda d: jnp.where(row(d) == i, d, 0), problem.dy)
+    only = lambda i: jax.tree.map(lambda d: jnp.where(row(d) == i, d, 0), run.problem.dy)
     whole = run().hand
     parts = [run(dy=only(i)).hand for i in range(n)]
     summed = jax.tree.map(lambda *rows: sum(rows), *parts)
@@ -143,8 +152,12 @@ def _compared(name: str, hand: Measured, truth: Measured, accuracy: float) -> Fi
     return Finding(name, passed, f"largest error {errors[path]:.1e}" + ("" if passed else f", at {path}"))
 
 
-def _transforms(problem: Problem, accuracy: float) -> Iterator[Finding]:
-    """The same numbers without jit, under vmap, scan and remat, and inside another gradient."""
+def _transforms(run: Program, accuracy: float) -> Iterator[Finding]:
+    """The same numbers without jit, under vmap, scan and remat; and the second order, by reverse and forward mode.
+
+    The second order is H v either way. Where autodiff of the plain function is off, central differences decide.
+    """
+    problem = run.problem
     leaves = problem.leaves
     hand = lambda leaves: problem.pullback(leaves, problem.dy)
     true = lambda leaves: jax.vjp(problem.forward, leaves)[1](problem.dy)[0]
@@ -156,6 +169,7 @@ def _transforms(problem: Problem, accuracy: float) -> Iterator[Finding]:
         "scan": lambda f: jax.jit(lambda several: jax.lax.map(f, several))(several),
         "remat": lambda f: jax.jit(jax.checkpoint(f))(leaves),
         "inside another gradient": lambda f: jax.jit(jax.grad(lambda leaves: dot(f(leaves), direction)))(leaves),
+        "forward over reverse": lambda f: jax.jit(lambda leaves: jax.jvp(f, (leaves,), (direction,))[1])(leaves),
     }
     for name, form in forms.items():
         try:
@@ -166,14 +180,28 @@ def _transforms(problem: Problem, accuracy: float) -> Iterator[Finding]:
         try:
             result = jax.device_get(form(hand))
         except Exception as error:
-            yield Finding(name, False, f"{type(error).__name__}: {first_line(error)[:100]}")
+            asked = name != "forward over reverse"  # a backward with a custom_vjp inside has none, and needs none
+            yield Finding(name, False if asked else None, f"{type(error).__name__}: {first_line(error)[:100]}")
             continue
-        yield _compared(name, result, truth, accuracy)
+        finding = _compared(name, result, truth, accuracy)
+        if name in SECOND_ORDER and not finding.passed:
+            steps = _curvature(run, direction)
+            if worst(result, steps) <= TOLERANCE < worst(truth, steps):
+                finding = Finding(name, True, "central differences agree, autodiff's second order is wrong here")
+        yield finding
 
 
-def _hard_points(problem: Problem, accuracy: float) -> Iterator[Finding]:
+def _curvature(run: Program, direction: Leaves) -> Arrays:
+    """H v by central differences of the hand-written derivative."""
+    leaves = run.problem.leaves
+    moved = lambda h: run({path: a + h * direction[path] for path, a in leaves.items()}).hand
+    central = lambda h: jax.tree.map(lambda ahead, behind: (ahead - behind) / (2 * h), moved(h), moved(-h))
+    return jax.tree.map(lambda narrow, wide: (4 * narrow - wide) / 3, central(5e-4), central(1e-3))
+
+
+def _hard_points(run: Program, accuracy: float) -> Iterator[Finding]:
     """At 0, far out, and at equal rows: finite where autodiff is, and equal to it."""
-    run = Program(problem)
+    problem = run.problem
     accuracy = max(accuracy, 1e-9)
     full = lambda point: jax.tree.map(lambda a: jnp.full_like(a, point), problem.leaves)
     points = {f"every leaf {point:g}": full(point) for point in HARD}
