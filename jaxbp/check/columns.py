@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import JaxprEqn, jaxprs_in_params
 from jax.flatten_util import ravel_pytree
 
 from jaxbp.check.leaves import Gradient, Leaves
@@ -23,10 +25,15 @@ def by_columns(function: Callable[[Leaves], PyTree]) -> Callable[[Leaves, PyTree
     return pullback
 
 
-def has_forward_mode(function: Callable[[Leaves], PyTree], leaves: Leaves) -> bool:
-    """Whether JAX can push a tangent through the function: not through a custom_vjp."""
-    try:
-        jax.eval_shape(lambda leaves: jax.jvp(function, (leaves,), (leaves,)), leaves)
-    except Exception:  # its own words come with the reverse mode that is asked for first
-        return False
-    return True
+def has_forward_rule(function: Callable[[Leaves], PyTree], leaves: Leaves) -> bool:
+    """Whether the function has a custom_jvp, and no custom_vjp, which forbids forward mode."""
+    names = {eqn.primitive.name for eqn in operations(jax.make_jaxpr(function)(leaves).jaxpr)}
+    return "custom_jvp_call" in names and "custom_vjp_call" not in names
+
+
+def operations(jaxpr: Any) -> Iterator[JaxprEqn]:
+    """The operations of a jaxpr, inner ones included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jaxprs_in_params(eqn.params):
+            yield from operations(inner)

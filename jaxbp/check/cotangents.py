@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
 
+from jaxbp.check.columns import operations
 from jaxbp.check.leaves import Gradient, Leaves, Measured
 from jaxbp.check.problem import Problem, first_line
 from jaxbp.check.program import Program
@@ -78,14 +78,6 @@ def _declares_symbolic_zeros(function: Callable[[Leaves], PyTree], leaves: Leave
     """Whether a rule of the function was defined with symbolic_zeros=True."""
     closed = jax.make_jaxpr(function)(leaves)
     return any(eqn.params.get("symbolic_zeros") for eqn in operations(closed.jaxpr))
-
-
-def operations(jaxpr: Any) -> Iterator[Any]:
-    """The operations of a jaxpr, inner ones included."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jaxprs_in_params(eqn.params):
-            yield from operations(inner)
 
 
 def _symbolic(

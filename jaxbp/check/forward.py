@@ -6,25 +6,25 @@ wrong in forward mode alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
-from jaxbp.check.cotangents import operations
+from jaxbp.check.columns import has_forward_rule
 from jaxbp.check.differences import TOLERANCE, slope
-from jaxbp.check.leaves import Leaves, Measured
+from jaxbp.check.leaves import Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
 from jaxbp.check.truth import largest_entry, worst
-from jaxbp.core import PyTree, dot
+from jaxbp.core import dot
 
 
 def forward_mode(problem: Problem, run: Program, hand: Measured, accuracy: float, seed: int) -> Iterator[Finding]:
     """What is asked of a function with a custom_jvp. hand: the leaves that are right in reverse mode."""
     function, leaves = problem.decorated, problem.leaves
-    if function is None or not problem.traceable or len(hand) < len(leaves) or not _has_forward_rule(function, leaves):
+    if function is None or not problem.traceable or len(hand) < len(leaves) or not has_forward_rule(function, leaves):
         return
     draw = np.random.default_rng((seed, 13))
     v, w = ({k: draw.normal(size=a.shape) for k, a in leaves.items()} for _ in range(2))
@@ -50,9 +50,3 @@ def forward_mode(problem: Problem, run: Program, hand: Measured, accuracy: float
     passed = bool(error <= max(accuracy, 1e-11)) and not largest_entry(still) > 0
     text = f"largest error {error:.1e}, {largest_entry(still):.1e} for the tangent 0"
     yield Finding("linear in the tangent", passed, text)
-
-
-def _has_forward_rule(function: Callable[[Leaves], PyTree], leaves: Leaves) -> bool:
-    """Whether the function has a custom_jvp, and no custom_vjp that forbids forward mode."""
-    names = {eqn.primitive.name for eqn in operations(jax.make_jaxpr(function)(leaves).jaxpr)}
-    return "custom_jvp_call" in names and "custom_vjp_call" not in names

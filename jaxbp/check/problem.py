@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.backprop import value_and_grad
-from jaxbp.check.columns import by_columns, has_forward_mode
+from jaxbp.check.columns import by_columns, has_forward_rule
 from jaxbp.check.diagnosis.jaxprs import undecorated
 from jaxbp.check.leaves import (
     Counts,
@@ -128,12 +128,9 @@ def function_problem(
             )
     pullback = lambda leaves, dy: jax.vjp(decorated, leaves)[1](dy)[0]
     dy = cotangent(y, dtype)
-    try:
-        runs(lambda leaves: pullback(leaves, dy), leaves, f"the derivative of {name_of(function)}", needed=True)
-    except InputError:
-        if not has_forward_mode(decorated, leaves):
-            raise
+    if has_forward_rule(decorated, leaves) and not _differentiable(decorated, leaves, dy):
         pullback = by_columns(decorated)
+    runs(lambda leaves: pullback(leaves, dy), leaves, f"the derivative of {name_of(function)}", needed=True)
     variant = lambda change, dtype: function_problem(function, *change(arguments), reference=reference, dtype=dtype)
     problem = Problem(name_of(function), forward, pullback, leaves, dy, dtypes, variant, arguments)
     differentiable = _differentiable(forward, leaves, dy)
