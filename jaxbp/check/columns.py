@@ -1,4 +1,4 @@
-"""The derivative of a function whose rule has no transpose, a loop or an absolute value in it: column by column."""
+"""The custom rules in a function; and its derivative column by column, where a rule has no transpose."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def by_columns(function: Callable[[Leaves], PyTree]) -> Callable[[Leaves, PyTree
     return pullback
 
 
-def has_forward_rule(function: Callable[[Leaves], PyTree], leaves: Leaves) -> bool:
-    """Whether the function has a custom_jvp, and no custom_vjp, which forbids forward mode."""
-    names = {eqn.primitive.name for eqn in operations(jax.make_jaxpr(function)(leaves).jaxpr)}
-    return "custom_jvp_call" in names and "custom_vjp_call" not in names
+def rules_of(function: Callable[[Leaves], PyTree], leaves: Leaves) -> frozenset[str]:
+    """Of 'custom_vjp_call', 'custom_jvp_call' and 'symbolic_zeros' (a rule asks for them), what is in a function."""
+    eqns = list(operations(jax.make_jaxpr(function)(leaves).jaxpr))
+    names = {eqn.primitive.name for eqn in eqns} & {"custom_vjp_call", "custom_jvp_call"}
+    return frozenset(names | {"symbolic_zeros" for eqn in eqns if eqn.params.get("symbolic_zeros")})
 
 
 def operations(jaxpr: Any) -> Iterator[JaxprEqn]:

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.columns import operations
 from jaxbp.check.leaves import Gradient, Leaves, Measured
 from jaxbp.check.problem import Problem, first_line
 from jaxbp.check.program import Program
@@ -33,7 +32,7 @@ def cotangent_laws(problem: Problem, run: Program, hand: Measured, accuracy: flo
     if alone:
         total = {path: sum(np.asarray(part[path]) for part in alone.values()) for path in hand}
         yield _equal("each output alone", total, hand, accuracy, "one output at a time and for all at once")
-    if problem.decorated and problem.traceable and _declares_symbolic_zeros(problem.decorated, problem.leaves):
+    if problem.decorated and "symbolic_zeros" in problem.rules:
         yield from _symbolic(problem.decorated, problem, hand, alone, accuracy)
 
 
@@ -72,12 +71,6 @@ def _equal(method: str, got: Any, truth: Measured, accuracy: float, what: str) -
 
 
 # Zeros that JAX does not form: a rule that asks for them gets a SymbolicZero in their place.
-
-
-def _declares_symbolic_zeros(function: Callable[[Leaves], PyTree], leaves: Leaves) -> bool:
-    """Whether a rule of the function was defined with symbolic_zeros=True."""
-    closed = jax.make_jaxpr(function)(leaves)
-    return any(eqn.params.get("symbolic_zeros") for eqn in operations(closed.jaxpr))
 
 
 def _symbolic(

@@ -18,6 +18,7 @@ from jaxbp.check.cotangents import cotangent_laws, dtype_of_cotangents
 from jaxbp.check.differences import TOLERANCE, only_kinks
 from jaxbp.check.forward import forward_mode
 from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
+from jaxbp.check.lines import backward_lines, listed
 from jaxbp.check.problem import Problem, first_line
 from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
@@ -33,6 +34,8 @@ SECOND_ORDER = ("inside another gradient", "forward over reverse")
 
 def rule_laws(problem: Problem, run: Program, hand: Measured, accuracy: float, seed: int) -> Iterator[Finding]:
     """The laws of every level, of a rule for cotangents or tangents. hand: the leaves that are right."""
+    if problem.differences_decide and not problem.rules:
+        yield Finding("custom rule", None, "the function has none: autodiff is beside itself, and beside differences")
     yield from cotangent_laws(problem, run, hand, accuracy)
     yield from forward_mode(problem, run, hand, accuracy, seed)
 
@@ -43,8 +46,11 @@ def laws(run: Program, accuracy: float) -> list[Finding]:
     if not problem.differentiable or not problem.traceable:
         untraced = problem.name if problem.differentiable else "the function"
         return [Finding("full level", None, f"not asked: JAX cannot trace {untraced}")]
+    never = listed(backward_lines(problem).rest()) if problem.layer is None else []
+    unrun = [Finding("lines", None, f"these never ran: {'; '.join(never)}")] if never else []
     precisions = [precision(problem, dtype) for dtype in (np.float32, jnp.bfloat16)]
     return [
+        *unrun,
         *precisions,
         *dtype_of_cotangents(problem),
         *_batches(run, accuracy),

@@ -80,9 +80,13 @@ def _lines(code: CodeType) -> Iterator[int]:
 
 
 def backward_lines(problem: Problem) -> Ran:
-    """What runs in the derivative of a function: its reverse pass, and what only a derivative calls."""
-    function = problem.decorated or problem.forward
+    """What runs in the hand-written derivative: for a rule its reverse pass, and what only a derivative calls."""
+    function, leaves = problem.decorated, problem.leaves
     forward, ahead, back = Ran(), Ran(), Ran()
+    if function is None or not problem.traceable:
+        with back.watching():
+            problem.pullback(leaves, problem.dy)
+        return back
 
     def derivative(leaves: Leaves) -> PyTree:
         with ahead.watching():
@@ -90,14 +94,10 @@ def backward_lines(problem: Problem) -> Ran:
         with back.watching():
             return pullback(problem.dy)
 
-    if not problem.traceable:
-        with back.watching():
-            problem.pullback(problem.leaves, problem.dy)
-        return back
     with jax.disable_jit():  # what is compiled already would not be traced again
         with forward.watching():
-            jax.eval_shape(function, problem.leaves)
-        jax.eval_shape(derivative, problem.leaves)
+            jax.eval_shape(function, leaves)
+        jax.eval_shape(derivative, leaves)
     functions = back.functions | (ahead.functions - forward.functions)
     return Ran(functions, forward.lines | ahead.lines | back.lines)
 

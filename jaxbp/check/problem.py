@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.backprop import value_and_grad
-from jaxbp.check.columns import by_columns, has_forward_rule
+from jaxbp.check.columns import by_columns, rules_of
 from jaxbp.check.diagnosis.jaxprs import undecorated
 from jaxbp.check.leaves import (
     Counts,
@@ -61,6 +61,7 @@ class Problem:
     differences_decide: bool = False  # central differences overrule autodiff where the two disagree
     traceable: bool = True  # the hand-written part can run under jit
     decorated: Callable[[Leaves], PyTree] | None = None  # the function with the rule, where that is not forward
+    rules: frozenset[str] = frozenset()  # its kinds of custom rules (`rules_of`)
     by_row: bool = False  # the output has the batch axis first, and no row depends on another
     layer: Layer | None = None
     setting: tuple = ()  # the layer's (params, x, ctx)
@@ -128,13 +129,16 @@ def function_problem(
             )
     pullback = lambda leaves, dy: jax.vjp(decorated, leaves)[1](dy)[0]
     dy = cotangent(y, dtype)
-    if has_forward_rule(decorated, leaves) and not _differentiable(decorated, leaves, dy):
+    rules = rules_of(decorated, leaves)
+    if "custom_jvp_call" in rules and "custom_vjp_call" not in rules and not _differentiable(decorated, leaves, dy):
         pullback = by_columns(decorated)
     runs(lambda leaves: pullback(leaves, dy), leaves, f"the derivative of {name_of(function)}", needed=True)
     variant = lambda change, dtype: function_problem(function, *change(arguments), reference=reference, dtype=dtype)
     problem = Problem(name_of(function), forward, pullback, leaves, dy, dtypes, variant, arguments)
     differentiable = _differentiable(forward, leaves, dy)
-    return replace(problem, differentiable=differentiable, differences_decide=reference is None, decorated=decorated)
+    return replace(
+        problem, differentiable=differentiable, differences_decide=reference is None, decorated=decorated, rules=rules
+    )
 
 
 def layer_problem(layer: Layer, params: PyTree, x: PyTree, ctx: Context, dtype: Any = np.float64) -> Problem:

@@ -115,6 +115,11 @@ def test_wrong_leaves_are_not_asked_again():
     assert not {"zero cotangent", "each output alone"} & {finding.method for finding in report.findings}
 
 
+def test_a_function_without_a_rule_is_said():
+    assert "-     custom rule: the function has none" in str(check_function(jnp.sin, X))
+    assert "custom rule" not in str(check_function(rule(right), X, Y, reference=lambda x, y: (jnp.sin(x) * y, x * y)))
+
+
 # Integers have no cotangent: None, float0 or anything else may come back.
 
 INTEGER = {

@@ -143,6 +143,16 @@ def test_a_failing_setting_of_a_sweep_by_pairs_is_shortened():
     assert len(report.settings) <= 12
 
 
+@pytest.mark.slow
+def test_the_full_level_lists_the_lines_that_never_ran():
+    report = check_function(scaled, X, level="full")
+    (finding,) = (finding for finding in report.findings if finding.method == "lines")
+    assert re.match(
+        r"these never ran: tests/check/test_options.py:\d+  dx = dx \* \(1 - jnp.tanh\(x\) \*\* 2\); ", finding.text
+    )
+    assert report.passed
+
+
 # The mistakes of shipped attention code.
 
 ATTENTION = {"causal": [False, True], "cap": [None, 2.0], "dropout": [0.0, 0.3]}
