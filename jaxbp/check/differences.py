@@ -1,38 +1,61 @@
-"""Central differences with the step chosen by the error model, and kinks told from wrong gradients.
+"""Directional derivatives by differences: the value, how far it may be off, and both sides of a kink.
 
-    D(h) = (f(h) - f(-h)) / 2h = f' + O(h^2),    R(h) = (4 D(h/2) - D(h)) / 3 = f' + O(h^4)
+    D(h) = (f(h) - f(-h)) / 2h = f'(0) + O(h^2),    R(h) = (4 D(h/2) - D(h)) / 3 = f'(0) + O(h^4)
+    S(h) = (4 f(h/2) - f(h) - 3 f(0)) / h = f'(0+) + O(h^2)
 
-|R(h) - D(h/2)| estimates the truncation error and eps |f| / h the rounding error; the h with the smallest sum is taken.
-At a kink the gap |f(h) - 2 f(0) + f(-h)| / h does not shrink with h; for a smooth f it shrinks in proportion.
+`quick` serves smooth functions: |R(h) - D(h/2)| estimates the truncation error and eps |f| / h the rounding error, and
+the h with the smallest sum is taken. `thorough` serves the others. It begins at the smallest step, where nothing but
+rounding is wrong, and goes up as long as the next step agrees (Lepski's rule): so it stops before a kink nearby. It
+takes each side by itself. A side that jumps or is not finite does not count; one that grows without end is infinite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.leaves import Leaves
+from jaxbp.check.leaves import Arrays, Leaves
 from jaxbp.check.program import Program
 
+Line = Callable[[float], float]
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
-SUSPECTS = 20  # a leaf with more wrong entries than this is not searched for kinks
+SMALLEST = 1e-8  # the smallest step of `thorough`, relative to the size of what moves
 TOLERANCE = 1e-6  # of the slope's scale; the estimated error comes on top
+EPS = float(np.finfo(np.float64).eps)
 
 
 class Slope(NamedTuple):
-    """A directional derivative, how far it may be off, and whether f has a kink here."""
+    """A directional derivative. At a kink any slope between those of the two sides is one."""
 
-    value: float
-    error: float
-    kink: bool
+    value: float  # the middle of both sides; not finite where one side is not
+    error: float  # how far it may be off
+    behind: float  # minus the one-sided derivative along -v
+    ahead: float  # the one-sided derivative along v
+
+    @property
+    def kink(self) -> bool:
+        """The two sides differ, or differences do not tell."""
+        return self.behind != self.ahead
+
+    @property
+    def known(self) -> bool:
+        """Not every slope is allowed."""
+        return math.isfinite(self.behind) or math.isfinite(self.ahead)
+
+    def distance(self, slope: float) -> float:
+        """How far another slope is from those that are allowed."""
+        low, high = sorted((self.behind, self.ahead))
+        return math.inf if math.isnan(slope) else max(low - slope, slope - high, 0.0)
 
 
-def slope(f: Callable[[float], float], scale: float) -> Slope:
-    """f'(0) of a function of one number whose natural step is `scale`."""
-    eps = float(np.finfo(np.float64).eps)
+UNKNOWN = Slope(math.nan, 0.0, -math.inf, math.inf)
+
+
+def quick(f: Line, scale: float) -> Slope | None:
+    """f'(0) of a function of one number whose natural step is `scale`; None if it seems to have a kink or no value."""
     middle = f(0.0)
     estimates = []
     gaps = []
@@ -42,34 +65,132 @@ def slope(f: Callable[[float], float], scale: float) -> Slope:
         wide = (ahead - behind) / (2 * h)
         narrow = (f(h / 2) - f(-h / 2)) / h
         value = (4 * narrow - wide) / 3
-        rounding = 4 * eps * max(abs(ahead), abs(behind), abs(middle)) / h
+        rounding = 4 * EPS * max(abs(ahead), abs(behind), abs(middle)) / h
         estimates.append((abs(value - narrow) + rounding, value))
         gaps.append((abs(ahead - 2 * middle + behind) / h, rounding))
-    error, value = min(estimates, key=lambda pair: pair[0] if np.isfinite(pair[0]) else np.inf)
-    return Slope(value, error, _kink(gaps, value))
+    error, value = min(estimates, key=lambda pair: pair[0] if math.isfinite(pair[0]) else math.inf)
+    if not math.isfinite(error) or _bent(gaps, value):
+        return None
+    return Slope(value, error, value, value)
 
 
-def _kink(gaps: list[tuple[float, float]], value: float) -> bool:
-    """Whether the gap at the smallest step is that at a hundred times the step, and more than rounding."""
+def _bent(gaps: list[tuple[float, float]], value: float) -> bool:
+    """Whether |f(h) - 2 f(0) + f(-h)| / h at the smallest step is that at a hundred times the step, and no rounding."""
     before, _ = gaps[-3]
     last, rounding = gaps[-1]
-    return bool(last > 100 * rounding and last > 0.3 * before and last > 1e-6 * abs(value))
+    return last > 100 * rounding and last > 0.3 * before and last > 1e-6 * abs(value)
 
 
-def along(run: Program, path: str, v: np.ndarray, leaves: Leaves | None = None) -> Slope:
-    """The slope along v in one leaf, at the problem's own point or at `leaves`."""
+def thorough(f: Line, scale: float, smallest: float = SMALLEST) -> Slope:
+    """The same with smaller steps, down to `smallest` of the scale, and with both sides told apart at a kink."""
+    count = max(3, round(math.log10(STEPS[0] / smallest)) + 1)
+    steps = scale * smallest * 10.0 ** np.arange(count)
+    middle = f(0.0)
+    values = np.array([[f(sign * part * h) for h in steps] for sign in (1, -1) for part in (1.0, 0.5)])
+    ahead, ahead_half, behind, behind_half = values
+    largest = max(np.max(np.abs(values), initial=0, where=np.isfinite(values)), abs(middle))
+    bends = np.abs([ahead - 2 * ahead_half + middle, behind - 2 * behind_half + middle])[:, :2]
+    rounding = float(
+        np.clip(np.max(bends, initial=0, where=np.isfinite(bends)), 4 * EPS * largest, 1e3 * EPS * largest)
+    )
+    noise = 8 * rounding / steps
+    one_sided = lambda wide, half: _side((4 * half - wide - 3 * middle) / steps, noise, wide - middle, largest)
+    right, left = one_sided(ahead, ahead_half), one_sided(behind, behind_half)
+    left = None if left is None else (-left[0], left[1])
+    if right is None or left is None:
+        value, error = right or left or (math.inf, 0.0)
+        return Slope(value, error, value, value) if math.isfinite(value) else UNKNOWN
+    value, error = (left[0] + right[0]) / 2, right[1] + left[1]
+    finite = [abs(side) for side in (left[0], right[0]) if math.isfinite(side)]
+    if len(finite) < 2 or abs(right[0] - left[0]) > 3 * error + 1e-7 * max(finite):
+        return Slope(value, error, left[0], right[0]) if finite else UNKNOWN
+    with np.errstate(invalid="ignore"):
+        wide, narrow = (ahead - behind) / (2 * steps), (ahead_half - behind_half) / steps
+    central, rest = _settled((4 * narrow - wide) / 3, noise)
+    value, error = (central, rest) if math.isfinite(central) else (value, error)
+    return Slope(value, error, value, value)
+
+
+def _side(slopes: np.ndarray, noise: np.ndarray, rises: np.ndarray, largest: float) -> tuple[float, float] | None:
+    """One side's derivative and its error, from the smallest step on; None where f jumps or is not finite."""
+    finite = np.isfinite(slopes)
+    count = len(slopes) if finite.all() else int(np.argmin(finite))
+    if count < 3:
+        return None
+    rises = np.abs(rises[:count])
+    if rises[0] > 0.3 * rises.max() and rises[0] > 1e4 * EPS * largest:
+        return None
+    return _settled(slopes[:count], noise[:count])
+
+
+def _settled(slopes: np.ndarray, noise: np.ndarray) -> tuple[float, float]:
+    """The slope at the largest step up to which all agree within their noise; infinite where they grow without end."""
+    change, before = abs(slopes[0] - slopes[1]), abs(slopes[1] - slopes[2])
+    if not change <= noise[0] + noise[1]:
+        growing = change > 0.6 * before
+        return (
+            (math.copysign(math.inf, slopes[0] - slopes[1]), 0.0) if growing else (float(slopes[0]), 2 * float(change))
+        )
+    agrees = lambda k: np.all(np.abs(slopes[k] - slopes[:k]) <= noise[k] + noise[:k])
+    last = next((k for k in range(2, len(slopes)) if not agrees(k)), len(slopes)) - 1
+    return float(slopes[last]), float(max(noise[last], abs(slopes[last] - slopes[last - 1])))
+
+
+def along(
+    run: Program, direction: Arrays, witnesses: Sequence[float] = (), floor: float = 0.0, leaves: Leaves | None = None
+) -> Slope:
+    """The slope along a direction through some leaves, at the problem's own point or at `leaves`.
+
+    witnesses: derivatives along it by other means. Where the quick slope agrees with one of them, it is taken.
+    floor: what is small beside this counts as zero.
+    """
     leaves = run.problem.leaves if leaves is None else leaves
-    f = lambda h: run.value(leaves | {path: leaves[path] + h * v})
-    size = max(1.0, float(jnp.max(jnp.abs(leaves[path]), initial=0)))
-    return slope(f, size / max(float(np.abs(v).max(initial=0)), 1e-300))
+    f = lambda h: run.value(leaves | {path: leaves[path] + h * v for path, v in direction.items()})
+    scale = min(max(1.0, largest(leaves[path])) / largest(v) for path, v in direction.items())
+    own = min(largest(np.asarray(leaves[path])[v != 0]) or 1.0 for path, v in direction.items())
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        slope = quick(f, scale)
+        if slope is not None and any(_confirms(slope, witness, floor) for witness in witnesses):
+            return slope
+        return thorough(f, scale, SMALLEST * min(1.0, own))
+
+
+def _confirms(slope: Slope, witness: float, floor: float) -> bool:
+    """Whether a slope is accurate, and a derivative by other means agrees with it."""
+    scale = max(abs(slope.value), abs(witness), floor)
+    return 10 * slope.error <= 1e-2 * scale and slope.distance(witness) <= slack(slope, scale)
+
+
+def slack(slope: Slope, scale: float) -> float:
+    """How far a right derivative of that scale may be from a slope."""
+    return TOLERANCE * scale + 10 * slope.error
+
+
+def largest(a: Any) -> float:
+    """The largest magnitude of an array; 0 for an empty one."""
+    return float(np.max(np.abs(np.asarray(a, np.float64)), initial=0))
+
+
+def unit(shape: tuple[int, ...], index: int) -> np.ndarray:
+    """The array of zeros with a 1 at the flat index."""
+    return np.eye(1, math.prod(shape), index).reshape(shape)
+
+
+def directional(gradient: Mapping[str, np.ndarray | None], direction: Arrays) -> float:
+    """<gradient, direction> over the direction's leaves; nan where one is missing or of another shape."""
+    parts = [(gradient[path], v) for path, v in direction.items()]
+    if any(g is None or g.shape != v.shape for g, v in parts):
+        return math.nan
+    with np.errstate(invalid="ignore"):
+        return float(sum(np.sum(g * v, where=v != 0) for g, v in parts if g is not None))
 
 
 def only_kinks(
     run: Program, path: str, hand: np.ndarray | None, truth: np.ndarray | None, leaves: Leaves | None = None
 ) -> bool:
-    """Whether a leaf is wrong at kinks only: there the slope of either side, or one between, is as good as another."""
+    """Whether a leaf differs from autodiff at kinks only, and by a slope between those of the two sides."""
     if hand is None or truth is None or hand.shape != truth.shape or not np.all(np.isfinite(hand)):
         return False
-    wrong = np.flatnonzero(np.abs(hand - truth) > 1e-9 * max(float(np.max(np.abs(truth), initial=0)), 1e-300))
-    unit = lambda i: np.eye(1, hand.size, i).reshape(hand.shape)
-    return 0 < len(wrong) <= SUSPECTS and all(along(run, path, unit(i), leaves).kink for i in wrong)
+    wrong = np.flatnonzero(np.abs(hand - truth) > 1e-9 * max(largest(truth), 1e-300))
+    slopes = [(along(run, {path: unit(hand.shape, i)}, leaves=leaves), float(hand.flat[i])) for i in wrong[:20]]
+    return 0 < len(wrong) <= 20 and all(s.kink and s.distance(g) <= slack(s, abs(g)) for s, g in slopes)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from jaxbp.check.differences import TOLERANCE, slope
+from jaxbp.check.differences import along, slack
 from jaxbp.check.leaves import Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
@@ -34,10 +34,9 @@ def forward_mode(problem: Problem, run: Program, hand: Measured, accuracy: float
     forward, other, both, still = (jax.device_get(push(leaves, tangent)) for tangent in (v, w, mixed, zero))
 
     ruled = float(dot(problem.dy, forward))
-    steps = slope(lambda h: run.value({k: leaves[k] + h * v[k] for k in v}), 1 / largest_entry(v))
+    steps = along(run, v, [ruled])
     scale = max(abs(ruled), abs(steps.value), 1e-3 * largest_entry(problem.dy))
-    gap = abs(ruled - steps.value) / scale
-    right = None if steps.kink else bool(gap <= max(TOLERANCE, accuracy) + 10 * steps.error / scale)
+    right = bool(steps.distance(ruled) <= max(slack(steps, scale), accuracy * scale)) if steps.known else None
     yield Finding("forward mode", right, f"<dy, J v> = {ruled:.9g} by the rule and {steps.value:.9g} by differences")
 
     transposed = sum(float(np.vdot(g, v[path])) for path, g in hand.items() if g is not None)

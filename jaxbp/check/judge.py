@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,99 +14,63 @@ import numpy as np
 from jaxbp.check.diagnosis.bisect import first_wrong_step
 from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.diagnosis.simulation import Simulation
-from jaxbp.check.differences import TOLERANCE, Slope, along, only_kinks
+from jaxbp.check.kinks import Breach, breaches
 from jaxbp.check.laws import laws, rule_laws
 from jaxbp.check.leaves import Arrays, Leaves, Measured
-from jaxbp.check.problem import Problem
+from jaxbp.check.problem import Problem, first_line
 from jaxbp.check.program import Program
-from jaxbp.check.report import Finding, Leaf, Report
+from jaxbp.check.report import Cause, Explanation, Finding, Leaf, Report
+from jaxbp.check.ties import ties
 from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst
+from jaxbp.check.witnesses import Entries, Measurement, gap, measured, settled
+
+__all__ = ["Level", "Measurement", "examine", "judge"]
 
 Level = Literal["default", "full"]
-Slopes = list[tuple[np.ndarray, Slope]]  # unit directions in one leaf, and the central difference along each
-ENTRIES = 400  # where JAX cannot differentiate, a leaf is differenced entry by entry up to this size
-DIRECTIONS = 2  # random directions a leaf
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """All that the verdicts rest on, leaf by leaf."""
-
-    problem: Problem
-    hand: Measured  # the derivative under check; None for a missing leaf
-    truth: Measured  # autodiff's; or central differences, nan at a kink and None for a leaf larger than ENTRIES
-    slopes: dict[str, Slopes]
-    accuracy: float  # the largest relative error that counts as right
-
-    @cached_property
-    def top(self) -> float:
-        """The largest entry of the true derivative and of dy, for leaves that are zero by structure."""
-        truth = [np.nan_to_num(a) for a in self.truth.values() if a is not None]
-        return max(largest_entry(truth), largest_entry(self.problem.dy))
+Result = TypeVar("Result")
+DEFECTS: tuple[type[Exception], ...] = (Exception,)  # what may go wrong in the diagnosis without deciding the outcome
 
 
 def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT64_TOLERANCE, seed: int = 0) -> Report:
     """Measures a problem, judges every leaf, asks the laws, and explains what fails.
 
-    accuracy: the largest relative error that counts as right.
+    accuracy: the largest relative error that counts as right. Raises InputError for a loss that is not finite.
     """
     run = Program(problem)
-    m = _measured(run, accuracy, seed)
-    leaves = judge(m)
-    leaves = _decided(m, leaves)
-    leaves = _with_kinks(m, leaves, run)
-    findings = _findings(m, leaves, run, seed)
-    leaves = _explained(m, leaves, run)
+    m = settled(measured(run, accuracy, seed), run)
+    leaves = judge(m, breaches(m, run, seed))
+    right = {leaf.path: m.hand[leaf.path] for leaf in leaves if leaf.passed}
+    findings = [*_findings(m, run, seed), *rule_laws(problem, run, right, m.accuracy, seed)]
     if level == "full":
-        findings += laws(run, m.accuracy)
-    failed = any(not leaf.passed for leaf in leaves)
-    step = first_wrong_step(problem, m.accuracy) if failed else ""
+        findings += _laws(m, run)
+    step = ""
+    if any(not leaf.passed for leaf in leaves):
+        defects: list[Finding] = []
+        leaves = _attempted(lambda: _explained(m, leaves, run), leaves, defects)
+        step = _attempted(lambda: first_wrong_step(problem, m.accuracy), "", defects)
+        findings += defects
     return Report(problem.name, tuple(leaves), tuple(findings), step)
 
 
-# The measurement.
+def _attempted(diagnosis: Callable[[], Result], otherwise: Result, defects: list[Finding]) -> Result:
+    """What a part of the diagnosis says. It never decides the outcome: where it fails, a line says so."""
+    try:
+        return diagnosis()
+    except DEFECTS as error:
+        text = f"a part of it failed, the verdict stands ({type(error).__name__}: {first_line(error)[:100]})"
+        defects.append(Finding("diagnosis", None, text))
+        return otherwise
 
 
-def _measured(run: Program, accuracy: float, seed: int) -> Measurement:
-    problem = run.problem
-    hand, truth = run.gradients(problem.leaves)
-    slopes = {path: _slopes(run, path, seed) for path in problem.leaves}
-    if problem.differentiable:
-        return Measurement(problem, hand, truth, slopes, accuracy)
-    return Measurement(problem, hand, _differenced(run), slopes, max(accuracy, TOLERANCE))
+# The verdicts.
 
 
-def _slopes(run: Program, path: str, seed: int) -> Slopes:
-    """Random unit directions in one leaf, with the central difference along each."""
-    leaf = run.problem.leaves[path]
-    if not leaf.size:
-        return []
-    draws = [np.random.default_rng((seed, i)).normal(size=leaf.shape) for i in range(DIRECTIONS)]
-    directions = [v / np.linalg.norm(v) for v in draws]
-    return [(v, along(run, path, v)) for v in directions]
+def judge(m: Measurement, broken: list[Breach] | tuple[Breach, ...] = ()) -> list[Leaf]:
+    """The verdict on every leaf: against the truth, the slopes along directions, and the bounds of its kinks."""
+    return [_judged(m, path, next((b for b in broken if path in b.paths), None)) for path in m.problem.leaves]
 
 
-def _differenced(run: Program) -> Measured:
-    """The derivative in every entry by central differences."""
-    truth: dict[str, np.ndarray | None] = {}
-    for path, leaf in run.problem.leaves.items():
-        truth[path] = None
-        if leaf.size <= ENTRIES:
-            slopes = [along(run, path, v) for v in np.eye(leaf.size).reshape(leaf.size, *leaf.shape)]
-            entries = [math.nan if slope.kink else slope.value for slope in slopes]
-            truth[path] = np.asarray(entries, np.float64).reshape(leaf.shape)
-    return truth
-
-
-# The verdicts: each step takes the leaves of the one before.
-
-
-def judge(m: Measurement) -> list[Leaf]:
-    """The verdict on every leaf, against the true derivative and against the slopes along directions."""
-    return [_judged(m, path) for path in m.problem.leaves]
-
-
-def _judged(m: Measurement, path: str) -> Leaf:
+def _judged(m: Measurement, path: str, breach: Breach | None) -> Leaf:
     hand, truth = m.hand[path], m.truth[path]
     shape = m.problem.leaves[path].shape
     leaf = Leaf(path, shape, m.problem.dtypes.get(path, "float64"), "pass", math.nan, math.nan)
@@ -114,87 +78,101 @@ def _judged(m: Measurement, path: str) -> Leaf:
         return replace(leaf, verdict="FAIL", error=math.inf)
     if not hand.size:
         return replace(leaf, error=0.0)
-    gap = _gap(hand, m.slopes.get(path, []), m.top)
-    leaf = replace(leaf, difference_error=gap.error)
-    contradicted = not gap.kink and gap.error > max(TOLERANCE, m.accuracy) + gap.unsure
+    beside = gap(hand, m.slopes.get(path, []), m)
+    leaf = replace(leaf, difference_error=beside.error)
     if truth is None:  # too large to difference entry by entry
-        return replace(leaf, verdict="FAIL" if contradicted else "kink" if gap.kink else "pass")
-    kinks = np.zeros(shape, bool) if m.problem.differentiable else np.isnan(truth)
-    error = leaf_error(np.where(kinks, 0, hand), np.where(kinks, 0, truth), m.top)
-    verdict = "FAIL" if contradicted or error > m.accuracy else "kink" if kinks.any() else "pass"
-    leaf = replace(leaf, verdict=verdict, error=error if m.problem.differentiable else math.nan)
-    return _with_worst_entry(leaf, np.where(kinks, 0, hand), np.where(kinks, 0, truth))
+        kinked = any(slope.kink for _, slope in m.slopes[path])
+        unsure = "not checked" if beside.outside else "kink"
+        return replace(leaf, verdict="FAIL" if beside.refuted else unsure if kinked else "pass")
+    entries = m.entries.get(path)
+    bent = entries.bent if entries else np.zeros(shape, bool)
+    distance = _distance(hand, truth, bent)
+    wrong = ~(distance <= m.accuracy * m.scale(path) + (entries.slack if entries else 0.0))
+    exact = m.problem.differentiable and not (entries and entries.overruled.any())
+    leaf = replace(leaf, error=_relative(distance, m.scale(path)) if exact else math.nan, wrong=int(wrong.sum()))
+    free = bent & ~m.agrees(path)
+    leaf = _with_worst_entry(leaf, hand, truth, entries, np.where(wrong, distance, 0) if wrong.any() else distance)
+    if wrong.any() or beside.refuted or breach:
+        causes = (Explanation(Cause.KINK, str(breach)),) if breach else ()
+        return replace(leaf, verdict="FAIL", causes=causes)
+    return replace(leaf, verdict="not checked" if free.all() else "kink" if free.any() else "pass")
 
 
-def _with_worst_entry(leaf: Leaf, hand: np.ndarray, truth: np.ndarray) -> Leaf:
-    difference = np.abs(hand - truth)
-    difference = np.where(np.isfinite(difference), difference, np.inf)
-    index = tuple(int(i) for i in np.unravel_index(np.argmax(difference), leaf.shape))
-    return replace(leaf, index=index, hand=float(hand[index]), truth=float(truth[index]))
+def _distance(hand: np.ndarray, truth: np.ndarray, bent: np.ndarray) -> np.ndarray:
+    """|hand - truth|: infinite where one of them alone is finite, 0 where nothing tells the truth of a finite entry."""
+    with np.errstate(invalid="ignore"):
+        distance = np.where(hand == truth, 0, np.abs(np.asarray(hand, np.float64) - truth))
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    return np.where(bent & np.isnan(truth) & np.isfinite(hand), 0, distance)
 
 
-class Gap(NamedTuple):
-    """A derivative beside the central differences along directions in one leaf."""
-
-    error: float  # the largest relative difference; nan where there are no directions
-    unsure: float  # how far the central differences themselves may be off
-    kink: bool
+def _relative(distance: np.ndarray, scale: float) -> float:
+    largest = float(distance.max())
+    return largest / scale if scale else math.inf if largest else 0.0
 
 
-def _gap(derivative: np.ndarray, slopes: Slopes, top: float) -> Gap:
-    if not slopes:
-        return Gap(math.nan, 0.0, False)
-    if not np.all(np.isfinite(derivative)):
-        return Gap(math.inf, 0.0, False)
-    error = unsure = 0.0
-    for v, slope in slopes:
-        directional = float(np.vdot(derivative, v))
-        scale = max(abs(directional), abs(slope.value), 1e-3 * top)
-        error = max(error, abs(directional - slope.value) / scale)
-        unsure = max(unsure, 10 * slope.error / scale)
-    return Gap(error, unsure, any(slope.kink for _, slope in slopes))
-
-
-def _decided(m: Measurement, leaves: list[Leaf]) -> list[Leaf]:
-    """A leaf that autodiff contradicts passes if central differences take its side, where they decide."""
-    if not (m.problem.differences_decide and m.problem.differentiable):
-        return leaves
-    return [leaf if leaf.passed or not _confirmed(m, leaf) else replace(leaf, verdict="pass") for leaf in leaves]
-
-
-def _confirmed(m: Measurement, leaf: Leaf) -> bool:
-    """Whether central differences agree with the hand-written derivative of a leaf, and not with autodiff's."""
-    hand, truth, slopes = m.hand[leaf.path], m.truth[leaf.path], m.slopes[leaf.path]
-    if hand is None or truth is None or hand.shape != leaf.shape:
-        return False
-    top = largest_entry(m.hand)
-    error, unsure, kink = _gap(hand, slopes, top)
-    if kink or unsure >= 1e-3 or not error <= TOLERANCE + unsure:
-        return False
-    return not _gap(truth, slopes, top).error <= 10 * (TOLERANCE + unsure)
-
-
-def _with_kinks(m: Measurement, leaves: list[Leaf], run: Program) -> list[Leaf]:
-    """A leaf that is wrong at kinks only does not fail."""
-    at_kinks = lambda path: only_kinks(run, path, m.hand[path], m.truth[path])
-    return [leaf if leaf.passed or not at_kinks(leaf.path) else replace(leaf, verdict="kink") for leaf in leaves]
+def _with_worst_entry(
+    leaf: Leaf, hand: np.ndarray, truth: np.ndarray, entries: Entries | None, distance: np.ndarray
+) -> Leaf:
+    index = tuple(int(i) for i in np.unravel_index(np.argmax(distance), leaf.shape))
+    leaf = replace(leaf, index=index, hand=float(hand[index]), truth=float(truth[index]))
+    if entries is None or not entries.bent[index]:
+        return leaf
+    low, high = sorted((float(entries.behind[index]), float(entries.ahead[index])))
+    return replace(leaf, low=low, high=high)
 
 
 def _explained(m: Measurement, leaves: list[Leaf], run: Program) -> list[Leaf]:
     """Every leaf that fails, with the causes that reproduce its numbers."""
     evidence = Evidence(Simulation(m.problem), m.hand, m.truth, m.accuracy, run.gradients)
-    return [leaf if leaf.passed else explain(leaf, evidence) for leaf in leaves]
+    return [leaf if leaf.passed else _with_causes(m, leaf, evidence) for leaf in leaves]
+
+
+def _with_causes(m: Measurement, leaf: Leaf, evidence: Evidence) -> Leaf:
+    """The bounds of the kink that it breaks, autodiff's own mistake, or what the diagnosis says."""
+    if leaf.causes:
+        return leaf
+    if leaf.low < leaf.high:
+        text = (
+            f"at {leaf.index} the slope must lie between {leaf.low:.6g} and {leaf.high:.6g}, and it is {leaf.hand:.6g}"
+        )
+        return replace(leaf, causes=(Explanation(Cause.KINK, f"the point is on a kink: {text}"),))
+    entries = m.entries.get(leaf.path)
+    if entries and entries.overruled.any() and np.all(m.agrees(leaf.path)):
+        return replace(leaf, causes=(Explanation(Cause.AUTODIFF, "it is autodiff's own value, which is wrong here"),))
+    return explain(leaf, evidence)
 
 
 # What is asked of the function as a whole.
 
 
-def _findings(m: Measurement, leaves: list[Leaf], run: Program, seed: int) -> list[Finding]:
-    bent = any(leaf.verdict == "kink" for leaf in leaves)
-    asked = (_same_forward(m), None if bent else _adjoint(m, run, seed), _linear(m, run))
-    right = {leaf.path: m.hand[leaf.path] for leaf in leaves if leaf.passed}
-    laws_of_rules = rule_laws(m.problem, run, right, m.accuracy, seed)
-    return [*(finding for finding in asked if finding is not None), *laws_of_rules]
+def _findings(m: Measurement, run: Program, seed: int) -> list[Finding]:
+    adjoint = None if _apart(m) else _adjoint(m, run, seed)
+    asked = (_autodiff(m), _same_forward(m), adjoint, _linear(m, run))
+    return [finding for finding in asked if finding is not None]
+
+
+def _apart(m: Measurement) -> bool:
+    """Whether autodiff is wrong here, or one choice of several."""
+    return any(entries.overruled.any() or entries.bent.any() for entries in m.entries.values())
+
+
+def _autodiff(m: Measurement) -> Finding | None:
+    """Where autodiff is wrong, and the operation that makes it so."""
+    wrong = {path: int(entries.overruled.sum()) for path, entries in m.entries.items() if entries.overruled.any()}
+    if not wrong or not m.problem.differentiable:
+        return None
+    where = ", ".join(f"{path} ({count} of {m.problem.leaves[path].size} entries)" for path, count in wrong.items())
+    operations: list[str] = _attempted(lambda: ties(m.problem), [], [])
+    because = f"; {', '.join(operations[:3])}" if operations else ""
+    return Finding("autodiff", None, f"autodiff of the loss is wrong here, and differences decide: {where}{because}")
+
+
+def _laws(m: Measurement, run: Program) -> list[Finding]:
+    """The laws of the full level, where autodiff can be their witness."""
+    if _apart(m):
+        return [Finding("full level", None, "not asked: at this point autodiff is wrong or one choice of several")]
+    return laws(run, m.accuracy)
 
 
 def _same_forward(m: Measurement) -> Finding | None:
@@ -222,7 +200,7 @@ def _adjoint(m: Measurement, run: Program, seed: int) -> Finding | None:
     draw = np.random.default_rng((seed, 7))
     v: Leaves = {k: jnp.asarray(draw.normal(size=a.shape)) for k, a in m.problem.leaves.items()}
     left = run(tangent=v).slope
-    if left is None:
+    if left is None or not math.isfinite(left):
         return None
     right = sum(float(np.vdot(hand[k], v[k])) for k in v)
     scale = sum(float(np.linalg.norm(hand[k]) * np.linalg.norm(v[k])) for k in v)

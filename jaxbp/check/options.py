@@ -39,9 +39,14 @@ class Setting:
     shortest: bool = False
 
     @property
+    def verdict(self) -> str:
+        """As of a report, or how the function refuses the setting."""
+        return self.report.verdict if self.report else f"refused: {self.refusal}"
+
+    @property
     def failed(self) -> bool:
         """The derivative is wrong here."""
-        return self.report is not None and not self.report.passed
+        return self.verdict == "FAIL"
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={self.options[name]}" for name in self.moved) or "every option at its first value"
@@ -62,13 +67,18 @@ class OptionsReport(Report):
         """No setting fails."""
         return not any(setting.failed for setting in self.settings)
 
+    @property
+    def verdict(self) -> str:
+        """The worst of all settings."""
+        verdicts = {setting.verdict for setting in self.settings}
+        return next(verdict for verdict in ("FAIL", "not checked", "pass") if verdict in verdicts)
+
     def __str__(self) -> str:
         tried = [setting for setting in self.settings if setting.report is not None]
-        failed = [setting for setting in tried if setting.failed]
-        count = f"FAIL in {len(failed)} of {len(tried)} settings" if failed else f"pass in {len(tried)} settings"
-        lines = [f"gradient check of {self.name}: {count}", "", *_table(self.settings)]
-        shortest = [setting for setting in failed if setting.shortest]
-        for setting in shortest:
+        count = sum(setting.verdict == self.verdict for setting in tried)
+        lines = [f"gradient check of {self.name}: {self.verdict} in {count} of {len(tried)} settings", ""]
+        lines += _table(self.settings)
+        for setting in (setting for setting in tried if setting.shortest):
             lines += [
                 "",
                 f"fails with {setting}:",
@@ -238,7 +248,6 @@ def _word(value: Any) -> str:
 
 def _table(settings: Sequence[Setting]) -> list[str]:
     """One line a setting, under the options' names, with the columns aligned."""
-    verdict = lambda s: "FAIL" if s.failed else "pass" if s.report else f"refused: {s.refusal}"
-    rows = [(*settings[0].options, "verdict")] + [(*s.options.values(), verdict(s)) for s in settings]
+    rows = [(*settings[0].options, "verdict")] + [(*s.options.values(), s.verdict) for s in settings]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -34,6 +34,8 @@ class Cause(StrEnum):
     PATH = "a path is missing"
     PENALTY = "penalty"
     PRECISION = "computed in a lower precision"
+    KINK = "outside the bounds of a kink"
+    AUTODIFF = "copy of autodiff"
     UNKNOWN = "unknown"
 
 
@@ -55,17 +57,20 @@ class Leaf:
     path: str
     shape: tuple[int, ...]
     dtype: str
-    verdict: str  # "pass", "FAIL", or "kink": the point is on a kink, where no slope is the right one
+    verdict: str  # "pass", "FAIL", "kink": right, with entries at a kink; "not checked": nothing but kinks
     error: float  # against autodiff, the largest entry
     difference_error: float  # against central differences along random directions
     index: tuple[int, ...] = ()  # where it is worst, with both values there
     hand: float = math.nan
     truth: float = math.nan
+    low: float = math.nan  # at a kink there: the slopes of the two sides, between which every slope is right
+    high: float = math.nan
+    wrong: int = 0  # entries that are wrong
     causes: tuple[Explanation, ...] = ()  # the likeliest first
 
     @property
     def passed(self) -> bool:
-        """The leaf is right, or wrong at kinks only."""
+        """Nothing is known to be wrong with the leaf: at a kink its slopes are between those of the two sides."""
         return self.verdict != "FAIL"
 
     @property
@@ -94,8 +99,14 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """No leaf failed and no law is broken."""
+        """No leaf failed and no law is broken. A leaf of nothing but kinks is not checked, and has not failed."""
         return all(leaf.passed for leaf in self.leaves) and all(f.passed is not False for f in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """ "FAIL", "not checked" where a leaf is nothing but kinks, or "pass"."""
+        unchecked = any(leaf.verdict == "not checked" for leaf in self.leaves)
+        return "FAIL" if not self.passed else "not checked" if unchecked else "pass"
 
     def __getitem__(self, path: str) -> Leaf:
         """The leaf of that path. Raises KeyError for another path."""
@@ -104,15 +115,16 @@ class Report:
     def __str__(self) -> str:
         failed = [leaf for leaf in self.leaves if not leaf.passed]
         broken = sum(finding.passed is False for finding in self.findings)
-        verdict = "pass" if self.passed else "FAIL"
-        right = f"{len(self.leaves) - len(failed)} of {len(self.leaves)} leaves right"
+        right = f"{sum(leaf.verdict in ('pass', 'kink') for leaf in self.leaves)} of {len(self.leaves)} leaves right"
         laws = f", {broken} law{'s' if broken > 1 else ''} broken" if broken else ""
-        lines = [f"gradient check of {self.name}: {verdict}, {right}{laws}", "", *table(self.leaves)]
+        lines = [f"gradient check of {self.name}: {self.verdict}, {right}{laws}", "", *table(self.leaves)]
         nothing = (Explanation(Cause.UNKNOWN, "none of the known mistakes gives these numbers"),)
         for leaf in failed:
             likeliest, *others = leaf.causes or nothing
             lines += ["", f"{leaf.path}: likely cause: {likeliest}"]
             lines += [f"    or {other}" for other in others[:3]]
+            if 0 < leaf.wrong < math.prod(leaf.shape):
+                lines += [f"    {leaf.wrong} of {math.prod(leaf.shape)} entries are wrong"]
         if self.step:
             lines += ["", f"first wrong step in backward order: {self.step}"]
         if self.findings:
@@ -128,6 +140,7 @@ class Report:
         return {
             "name": self.name,
             "passed": self.passed,
+            "verdict": self.verdict,
             "step": self.step,
             "leaves": rows,
             "findings": [asdict(f) for f in self.findings],
@@ -147,7 +160,7 @@ def table(leaves: tuple[Leaf, ...]) -> list[str]:
             number(leaf.difference_error, ".1e"),
             str(leaf.index) if leaf.index else "-",
             number(leaf.hand, ".6g"),
-            number(leaf.truth, ".6g"),
+            f"{leaf.low:.6g} .. {leaf.high:.6g}" if leaf.low < leaf.high else number(leaf.truth, ".6g"),
             number(leaf.ratio, ".6g"),
             leaf.verdict,
         )

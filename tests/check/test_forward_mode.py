@@ -80,11 +80,10 @@ def test_a_rule_without_a_transpose_is_checked_column_by_column():
 
 
 @slow
-def test_a_kink_in_the_direction_of_the_tangent_is_said():
-    """max(x, 0) at 0: forward mode of any rule is between the slopes of both sides."""
+def test_at_a_kink_the_tangent_is_between_both_sides():
     function = ruled(lambda p, t: (jnp.maximum(p[0], 0), jnp.where(p[0] > 0, t[0], 0)), lambda x: jnp.maximum(x, 0))
     report = check_function(function, np.array([0.0, 1.0, -1.0]))
-    assert [finding.passed for finding in report.findings if finding.method == "forward mode"] == [None]
+    assert [finding.passed for finding in report.findings if finding.method == "forward mode"] == [True]
     assert report.passed
 
 
@@ -117,12 +116,11 @@ def test_the_second_order_of_a_rule():
 
 
 @slow
-def test_where_autodiff_has_no_second_order_differences_decide():
-    """x^2, but autodiff is nan at 0.5: the root of 0 hides in the branch that is not taken."""
-    forward = lambda x: jnp.where(x > 1, x**2 + jnp.sqrt(jnp.abs(x - 0.5)) * 0, x**2)
-    report = check_function(
-        softplus(False, forward, lambda x: 2 * x), np.array([0.5, 2.0]), reference=forward, level="full"
-    )
+def test_where_the_second_order_of_autodiff_is_wrong_differences_decide():
+    """x^2 of two halves: at 0 autodiff gives half of the curvature of each."""
+    forward = lambda x: jnp.maximum(x, 0) ** 2 + jnp.minimum(x, 0) ** 2
+    report = check_function(softplus(False, forward, lambda x: 2 * x), np.array([0.0, 2.0]), level="full")
+    assert report.passed
     texts = {f.method: f.text for f in report.findings if "second order is wrong here" in f.text}
     assert set(texts) == {"inside another gradient", "forward over reverse"}
 

@@ -115,7 +115,7 @@ def only_even(x, scale=1):
 def test_a_setting_that_the_function_refuses_is_left_out_and_said():
     report = check_function(only_even, X, options={"scale": [1, 2]})
     assert report.passed
-    assert "gradient check of only_even: pass in 1 settings\n\nscale  verdict\n2      pass\n" in str(report)
+    assert "gradient check of only_even: pass in 1 of 1 settings\n\nscale  verdict\n2      pass\n" in str(report)
     assert "\n1      refused: ValueError: scale must be even" in str(report)
     with pytest.raises(jaxbp.InputError, match="no setting of the options can be checked: ValueError: scale must be"):
         check_function(only_even, X, options={"scale": [1, 3]})
