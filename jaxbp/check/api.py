@@ -22,6 +22,7 @@ import numpy as np
 from jaxbp.check.judge import Level, examine
 from jaxbp.check.problem import Problem, function_problem, gradient_problem, layer_problem, model_problem
 from jaxbp.check.report import Report
+from jaxbp.check.settings import double_precision
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.core import Case, Context, Layer, PyTree, label
 from jaxbp.errors import InputError, unknown
@@ -117,12 +118,7 @@ def _examined(problem: Callable[[], Problem], level: Level, accuracy: float, see
         raise unknown("level", str(level), get_args(Level))
     if not accuracy > 0:
         raise InputError(f"accuracy, the largest relative error that counts as right, must be above 0, got {accuracy}")
-    with (
-        jax.enable_x64(True),
-        jax.default_matmul_precision("highest"),
-        jax.numpy_rank_promotion("allow"),
-        jax.numpy_dtype_promotion("standard"),
-    ):
+    with double_precision():
         return examine(problem(), level, accuracy, seed)
 
 

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.calls import first_line
 from jaxbp.check.differences import only_kinks
 from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
-from jaxbp.check.problem import Problem, first_line
+from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
 from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error
