@@ -15,6 +15,7 @@ from jaxbp.check.diagnosis.bisect import first_wrong_step
 from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.diagnosis.simulation import Simulation
 from jaxbp.check.differences import TOLERANCE, Slope, along, only_kinks
+from jaxbp.check.guard import guarded
 from jaxbp.check.laws import laws
 from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
@@ -56,11 +57,11 @@ def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT6
     leaves = _decided(m, leaves)
     leaves = _with_kinks(m, leaves, run)
     findings = _findings(m, leaves, run, seed)
-    leaves = _explained(m, leaves, run)
+    leaves = _explained(m, leaves, run, findings)
     if level == "full":
         findings += laws(problem, m.accuracy)
     failed = any(not leaf.passed for leaf in leaves)
-    step = first_wrong_step(problem, m.accuracy) if failed else ""
+    step = guarded(lambda: first_wrong_step(problem, m.accuracy), "", findings) if failed else ""
     return Report(problem.name, tuple(leaves), tuple(findings), step)
 
 
@@ -180,10 +181,11 @@ def _with_kinks(m: Measurement, leaves: list[Leaf], run: Program) -> list[Leaf]:
     return [leaf if leaf.passed or not at_kinks(leaf.path) else replace(leaf, verdict="kink") for leaf in leaves]
 
 
-def _explained(m: Measurement, leaves: list[Leaf], run: Program) -> list[Leaf]:
+def _explained(m: Measurement, leaves: list[Leaf], run: Program, findings: list[Finding]) -> list[Leaf]:
     """Every leaf that fails, with the causes that reproduce its numbers."""
     evidence = Evidence(Simulation(m.problem), m.hand, m.truth, m.accuracy, run.gradients)
-    return [leaf if leaf.passed else explain(leaf, evidence) for leaf in leaves]
+    explained = lambda leaf: guarded(lambda: explain(leaf, evidence), leaf, findings)
+    return [leaf if leaf.passed else explained(leaf) for leaf in leaves]
 
 
 # What is asked of the function as a whole.
@@ -191,7 +193,13 @@ def _explained(m: Measurement, leaves: list[Leaf], run: Program) -> list[Leaf]:
 
 def _findings(m: Measurement, leaves: list[Leaf], run: Program, seed: int) -> list[Finding]:
     bent = any(leaf.verdict == "kink" for leaf in leaves)
-    asked = (_same_forward(m), None if bent else _adjoint(m, run, seed), _linear(m, run))
+    asked = (
+        *m.problem.findings,
+        run.repeats,
+        _same_forward(m),
+        None if bent else _adjoint(m, run, seed),
+        _linear(m, run),
+    )
     return [finding for finding in asked if finding is not None]
 
 
