@@ -17,9 +17,12 @@ import matplotlib
 import pytest
 from absl import flags
 
+from jaxbp.check import guard
+
 matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_default_matmul_precision", "highest")
+guard.RAISES = True
 flags.FLAGS.mark_as_parsed()
 gc.set_threshold(20_000)  # tracing makes many objects that live briefly: looking at every 700 takes 6% of the time
 

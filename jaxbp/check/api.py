@@ -19,11 +19,13 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
+from jaxbp.check.calls import name_of
 from jaxbp.check.judge import Level, examine
 from jaxbp.check.modules import call_module, module_problem
 from jaxbp.check.options import Options, examine_options, with_options
-from jaxbp.check.problem import Problem, function_problem, gradient_problem, layer_problem, model_problem, name_of
+from jaxbp.check.problem import Problem, function_problem, gradient_problem, layer_problem, model_problem
 from jaxbp.check.report import Report
+from jaxbp.check.settings import double_precision
 from jaxbp.check.torch_functions import is_torch_function, torch_function_problem
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.core import Case, Context, Layer, PyTree, label
@@ -167,12 +169,7 @@ def _in_float64(report: Callable[[], Report], level: Level, accuracy: float) -> 
         raise unknown("level", str(level), get_args(Level))
     if not accuracy > 0:
         raise InputError(f"accuracy, the largest relative error that counts as right, must be above 0, got {accuracy}")
-    with (
-        jax.enable_x64(True),
-        jax.default_matmul_precision("highest"),
-        jax.numpy_rank_promotion("allow"),
-        jax.numpy_dtype_promotion("standard"),
-    ):
+    with double_precision():
         return report()
 
 

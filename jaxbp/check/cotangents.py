@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.calls import first_line
 from jaxbp.check.leaves import Gradient, Leaves, Measured
-from jaxbp.check.problem import Problem, first_line
+from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
 from jaxbp.check.truth import largest_entry, leaf_error

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,11 @@ import numpy as np
 from jaxbp.check.diagnosis.bisect import first_wrong_step
 from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.diagnosis.simulation import Simulation
+from jaxbp.check.guard import guarded
 from jaxbp.check.kinks import Breach, breaches
 from jaxbp.check.laws import laws, rule_laws
 from jaxbp.check.leaves import Arrays, Leaves, Measured
-from jaxbp.check.problem import Problem, first_line
+from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Cause, Explanation, Finding, Leaf, Report
 from jaxbp.check.ties import ties
@@ -27,8 +27,6 @@ from jaxbp.check.witnesses import Entries, Measurement, gap, measured, settled
 __all__ = ["Level", "Measurement", "examine", "judge"]
 
 Level = Literal["default", "full"]
-Result = TypeVar("Result")
-DEFECTS: tuple[type[Exception], ...] = (Exception,)  # what may go wrong in the diagnosis without deciding the outcome
 
 
 def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT64_TOLERANCE, seed: int = 0) -> Report:
@@ -41,25 +39,12 @@ def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT6
     leaves = judge(m, breaches(m, run, seed))
     right = {leaf.path: m.hand[leaf.path] for leaf in leaves if leaf.passed}
     findings = [*_findings(m, run, seed), *rule_laws(problem, run, right, m.accuracy, seed)]
+    leaves = _explained(m, leaves, run, findings)
     if level == "full":
         findings += _laws(m, run)
-    step = ""
-    if any(not leaf.passed for leaf in leaves):
-        defects: list[Finding] = []
-        leaves = _attempted(lambda: _explained(m, leaves, run), leaves, defects)
-        step = _attempted(lambda: first_wrong_step(problem, m.accuracy), "", defects)
-        findings += defects
+    failed = any(not leaf.passed for leaf in leaves)
+    step = guarded(lambda: first_wrong_step(problem, m.accuracy), "", findings) if failed else ""
     return Report(problem.name, tuple(leaves), tuple(findings), step)
-
-
-def _attempted(diagnosis: Callable[[], Result], otherwise: Result, defects: list[Finding]) -> Result:
-    """What a part of the diagnosis says. It never decides the outcome: where it fails, a line says so."""
-    try:
-        return diagnosis()
-    except DEFECTS as error:
-        text = f"a part of it failed, the verdict stands ({type(error).__name__}: {first_line(error)[:100]})"
-        defects.append(Finding("diagnosis", None, text))
-        return otherwise
 
 
 # The verdicts.
@@ -122,10 +107,11 @@ def _with_worst_entry(
     return replace(leaf, low=low, high=high)
 
 
-def _explained(m: Measurement, leaves: list[Leaf], run: Program) -> list[Leaf]:
+def _explained(m: Measurement, leaves: list[Leaf], run: Program, findings: list[Finding]) -> list[Leaf]:
     """Every leaf that fails, with the causes that reproduce its numbers."""
     evidence = Evidence(Simulation(m.problem), m.hand, m.truth, m.accuracy, run.gradients)
-    return [leaf if leaf.passed else _with_causes(m, leaf, evidence) for leaf in leaves]
+    explained = lambda leaf: guarded(lambda: _with_causes(m, leaf, evidence), leaf, findings)
+    return [leaf if leaf.passed else explained(leaf) for leaf in leaves]
 
 
 def _with_causes(m: Measurement, leaf: Leaf, evidence: Evidence) -> Leaf:
@@ -148,7 +134,7 @@ def _with_causes(m: Measurement, leaf: Leaf, evidence: Evidence) -> Leaf:
 
 def _findings(m: Measurement, run: Program, seed: int) -> list[Finding]:
     adjoint = None if _apart(m) else _adjoint(m, run, seed)
-    asked = (_autodiff(m), _same_forward(m), adjoint, _linear(m, run))
+    asked = (*m.problem.findings, run.repeats, _autodiff(m), _same_forward(m), adjoint, _linear(m, run))
     return [finding for finding in asked if finding is not None]
 
 
@@ -163,7 +149,7 @@ def _autodiff(m: Measurement) -> Finding | None:
     if not wrong or not m.problem.differentiable:
         return None
     where = ", ".join(f"{path} ({count} of {m.problem.leaves[path].size} entries)" for path, count in wrong.items())
-    operations: list[str] = _attempted(lambda: ties(m.problem), [], [])
+    operations: list[str] = guarded(lambda: ties(m.problem), [], [])
     because = f"; {', '.join(operations[:3])}" if operations else ""
     return Finding("autodiff", None, f"autodiff of the loss is wrong here, and differences decide: {where}{because}")
 

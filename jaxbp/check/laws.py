@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.calls import first_line
 from jaxbp.check.cotangents import cotangent_laws, dtype_of_cotangents
 from jaxbp.check.differences import TOLERANCE, only_kinks
 from jaxbp.check.forward import forward_mode
 from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
 from jaxbp.check.lines import backward_lines, listed
-from jaxbp.check.problem import Problem, first_line
+from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
 from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst

@@ -80,11 +80,20 @@ def batch_size(batch: PyTree) -> int | None:
 
 
 def in_dtype(tree: PyTree, dtype: Any) -> PyTree:
-    """The tree with every floating leaf in `dtype`, Python numbers included. Raises InputError where JAX lacks it."""
-    cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if is_float(leaf) else leaf, tree)
+    """The tree with every floating leaf in `dtype`, Python numbers included, and with NumPy arrays copied.
+
+    Raises InputError where JAX lacks the dtype.
+    """
+    cast = jax.tree.map(lambda leaf: _copied(leaf, dtype), tree)
     if any(leaf.dtype != dtype for leaf in jax.tree.leaves(cast) if is_float(leaf)):
         raise InputError(f"{np.dtype(dtype).name} is not available here, and the check needs it: set jax_enable_x64")
     return cast
+
+
+def _copied(leaf: Any, dtype: Any) -> Any:
+    """A floating leaf in `dtype`. What is the caller's, who may write into it, is copied."""
+    leaf = leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+    return jnp.asarray(leaf, dtype) if is_float(leaf) else leaf
 
 
 def counts(size: int | None, data: PyTree, output: PyTree, leaves: Leaves) -> Counts:

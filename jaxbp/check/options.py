@@ -16,9 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbp.check.calls import first_line, name_of
 from jaxbp.check.judge import Level, examine
 from jaxbp.check.lines import Ran, backward_lines, listed
-from jaxbp.check.problem import Problem, first_line, name_of
+from jaxbp.check.problem import Problem
 from jaxbp.check.report import Report
 from jaxbp.errors import InputError
 

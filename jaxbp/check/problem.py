@@ -7,7 +7,6 @@ leaves`. Input that cannot be checked is refused here, with an InputError of one
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.backprop import value_and_grad
+from jaxbp.check.calls import name_of, named, suited, traced
 from jaxbp.check.columns import by_columns, rules_of
 from jaxbp.check.diagnosis.jaxprs import undecorated
 from jaxbp.check.leaves import (
@@ -32,6 +32,7 @@ from jaxbp.check.leaves import (
     is_float,
     split,
 )
+from jaxbp.check.report import Finding
 from jaxbp.check.truth import autodiff
 from jaxbp.core import Context, Layer, PyTree, label, leaf_layers, path_name
 from jaxbp.errors import InputError
@@ -58,6 +59,7 @@ class Problem:
     data: PyTree  # what goes in beside the parameters
     size: int | None = None  # examples in the batch; None where the batch axis is not known
     differentiable: bool = True  # JAX can differentiate forward
+    on_numpy: bool = False  # JAX cannot trace forward
     differences_decide: bool = False  # central differences overrule autodiff where the two disagree
     traceable: bool = True  # the hand-written part can run under jit
     decorated: Callable[[Leaves], PyTree] | None = None  # the function with the rule, where that is not forward
@@ -66,6 +68,7 @@ class Problem:
     layer: Layer | None = None
     setting: tuple = ()  # the layer's (params, x, ctx)
     delta: Callable[[], tuple[PyTree, PyTree]] | None = None  # the loss's dy, hand-written and true
+    findings: tuple[Finding, ...] = ()  # what was seen when the functions were first called
 
     @property
     def counts(self) -> Counts:
@@ -78,23 +81,30 @@ def gradient_problem(
 ) -> Problem:
     """gradient(params, *batch) -> like params, said to be the derivative of the scalar loss(params, *batch)."""
     dtypes = dtypes_of(params)
+    theirs = (params, *batch)
     params, batch = in_dtype((params, batch), dtype)
     leaves, rebuild = split(params, "parameters")
     dy = jnp.ones((), dtype)
 
-    def forward(leaves: Leaves) -> jax.Array:
-        value = loss(rebuild(leaves), *batch)
-        if not jax.tree.leaves(value) or np.shape(value) != () or not is_float(jnp.asarray(value)):
-            what = f"{_shapes(value)} of {jax.tree.leaves(value)[0].dtype}" if hasattr(value, "dtype") else repr(value)
-            raise InputError(f"the loss must be a scalar of a floating type: {name_of(loss)} returned {what}")
-        return value
+    def forward_of(loss: Callable) -> Callable[[Leaves], jax.Array]:
+        return lambda leaves: _scalar(loss(rebuild(leaves), *batch), name_of(loss), dtype)
 
-    pullback = _scalar_pullback(lambda leaves: gradient(rebuild(leaves), *batch), name_of(gradient), params)
+    def pullback_of(gradient: Callable) -> Pullback:
+        return _scalar_pullback(lambda leaves: gradient(rebuild(leaves), *batch), name_of(gradient), params)
+
+    value = suited(forward_of, loss, theirs, leaves)
+    derivative = suited(lambda g: lambda leaves: pullback_of(g)(leaves, dy), gradient, theirs, leaves)
+    forward = forward_of(value.function)
     variant = lambda change, dtype: gradient_problem(gradient, loss, params, *change(batch), dtype=dtype)
+    pullback = pullback_of(derivative.function)
     problem = Problem(name_of(gradient), forward, pullback, leaves, dy, dtypes, variant, batch, batch_size(batch))
-    differentiable = runs(forward, leaves, name_of(loss))
-    traceable = runs(lambda leaves: pullback(leaves, dy), leaves, name_of(gradient))
-    return replace(problem, differentiable=differentiable, traceable=traceable)
+    return replace(
+        problem,
+        differentiable=value.traceable and _differentiable(forward, leaves, dy),
+        on_numpy=not value.traceable,
+        traceable=derivative.traceable,
+        findings=(*value.findings, *derivative.findings),
+    )
 
 
 def function_problem(
@@ -104,40 +114,49 @@ def function_problem(
 
     Without a reference, JAX differentiates the function itself with its custom rules taken off.
     """
-    dtypes = dtypes_of(_named(function, arguments))
+    dtypes = dtypes_of(named(function, arguments))
+    theirs = arguments
     arguments = in_dtype(arguments, dtype)
-    named = _named(function, arguments)
-    leaves, rebuild = split(named, "arguments")
+    names = named(function, arguments)
+    leaves, rebuild = split(names, "arguments")
 
     def call(f: Callable, leaves: Leaves) -> PyTree:
         rebuilt = rebuild(leaves)
-        return jax.tree.map(lambda a: a.astype(dtype), _floating(f(*(rebuilt[name] for name in named))))
+        return jax.tree.map(lambda a: a.astype(dtype), _floating(f(*(rebuilt[name] for name in names))))
 
     decorated = lambda leaves: call(function, leaves)
-    runs(decorated, leaves, name_of(function), needed=True)
+    findings = traced(decorated, leaves, name_of(function)).findings
     y = jax.eval_shape(decorated, leaves)
     if not y:
         raise InputError(f"{name_of(function)} returns nothing floating: there is nothing to differentiate")
     forward = undecorated(decorated)
+    on_numpy = False
     if reference:
-        forward = lambda leaves: call(reference, leaves)
-        theirs = jax.eval_shape(forward, leaves) if runs(forward, leaves, name_of(reference)) else forward(leaves)
-        if jax.tree.map(jnp.shape, theirs) != jax.tree.map(jnp.shape, y):
+        plain = suited(lambda f: lambda leaves: call(f, leaves), reference, theirs, leaves)
+        forward = lambda leaves: call(plain.function, leaves)
+        on_numpy, findings = not plain.traceable, (*findings, *plain.findings)
+        plain_y = forward(leaves) if on_numpy else jax.eval_shape(forward, leaves)
+        if jax.tree.map(jnp.shape, plain_y) != jax.tree.map(jnp.shape, y):
             raise InputError(
                 f"not the same forward: {name_of(function)} returns {_shapes(y)} and the reference "
-                f"{name_of(reference)} {_shapes(theirs)}"
+                f"{name_of(reference)} {_shapes(plain_y)}"
             )
     pullback = lambda leaves, dy: jax.vjp(decorated, leaves)[1](dy)[0]
     dy = cotangent(y, dtype)
     rules = rules_of(decorated, leaves)
     if "custom_jvp_call" in rules and "custom_vjp_call" not in rules and not _differentiable(decorated, leaves, dy):
         pullback = by_columns(decorated)
-    runs(lambda leaves: pullback(leaves, dy), leaves, f"the derivative of {name_of(function)}", needed=True)
+    back = traced(lambda leaves: pullback(leaves, dy), leaves, f"the derivative of {name_of(function)}")
     variant = lambda change, dtype: function_problem(function, *change(arguments), reference=reference, dtype=dtype)
     problem = Problem(name_of(function), forward, pullback, leaves, dy, dtypes, variant, arguments)
-    differentiable = _differentiable(forward, leaves, dy)
     return replace(
-        problem, differentiable=differentiable, differences_decide=reference is None, decorated=decorated, rules=rules
+        problem,
+        differentiable=not on_numpy and _differentiable(forward, leaves, dy),
+        on_numpy=on_numpy,
+        differences_decide=reference is None,
+        decorated=decorated,
+        rules=rules,
+        findings=(*findings, *back.findings),
     )
 
 
@@ -157,14 +176,15 @@ def layer_problem(layer: Layer, params: PyTree, x: PyTree, ctx: Context, dtype: 
         dx, grads = layer.backward(tree["grads"], cache, dy)
         return aligned({"grads": grads, "dx": dx}, leaves, label(layer), tree)
 
-    runs(forward, leaves, label(layer), needed=True)
+    there = traced(forward, leaves, label(layer))
     dy = cotangent(jax.eval_shape(forward, leaves), dtype)
-    runs(lambda leaves: pullback(leaves, dy), leaves, f"{label(layer)}.backward", needed=True)
+    back = traced(lambda leaves: pullback(leaves, dy), leaves, f"{label(layer)}.backward")
     variant = lambda change, dtype: layer_problem(layer, params, change(x), ctx, dtype)
     size = len(jax.tree.leaves(x)[0])
     problem = Problem(label(layer), forward, pullback, leaves, dy, dtypes, variant, x, size)
     by_row = not any(leaf.couples_batch for leaf in leaf_layers(layer))
-    return replace(problem, by_row=by_row, layer=layer, setting=(params, x, ctx))
+    findings = (*there.findings, *back.findings)
+    return replace(problem, by_row=by_row, layer=layer, setting=(params, x, ctx), findings=findings)
 
 
 def model_problem(
@@ -185,9 +205,8 @@ def model_problem(
     auto = autodiff(model, loss, penalties)
     forward = lambda leaves: auto(rebuild(leaves), batch, ctx).value
     pullback = _scalar_pullback(lambda leaves: hand(rebuild(leaves), batch, ctx).grads, label(model), params)
-    runs(forward, leaves, label(model), needed=True)
-    runs(lambda leaves: pullback(leaves, dy), leaves, f"{label(model)}.backward", needed=True)
-
+    there = traced(forward, leaves, label(model))
+    back = traced(lambda leaves: pullback(leaves, dy), leaves, f"{label(model)}.backward")
     x, counting = ctx.counted(batch)
 
     def delta() -> tuple[PyTree, PyTree]:
@@ -198,7 +217,8 @@ def model_problem(
     variant = lambda change, dtype: model_problem(model, loss, params, change(batch), ctx, penalties, dtype)
     size = len(batch["weight"])
     problem = Problem(label(model), forward, pullback, leaves, dy, dtypes, variant, batch["x"], size)
-    return replace(problem, layer=model, setting=(params, x, counting), delta=delta)
+    findings = (*there.findings, *back.findings)
+    return replace(problem, layer=model, setting=(params, x, counting), delta=delta, findings=findings)
 
 
 def _scalar_pullback(gradient: Callable[[Leaves], PyTree], who: str, like: PyTree) -> Pullback:
@@ -211,39 +231,23 @@ def _scalar_pullback(gradient: Callable[[Leaves], PyTree], who: str, like: PyTre
     return pullback
 
 
-def name_of(function: Callable) -> str:
-    """How messages call a function."""
-    return getattr(function, "__name__", None) or type(function).__name__
+def _scalar(value: Any, who: str, dtype: Any) -> jax.Array:
+    """The value of a loss. Raises InputError for any other than a scalar, and for one that NumPy code made narrow."""
+    if not jax.tree.leaves(value) or np.shape(value) != () or not is_float(jnp.asarray(value)):
+        what = f"{_shapes(value)} of {jax.tree.leaves(value)[0].dtype}" if hasattr(value, "dtype") else repr(value)
+        raise InputError(f"the loss must be a scalar of a floating type: {who} returned {what}")
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.itemsize < np.dtype(dtype).itemsize:
+        raise InputError(
+            f"{who} returned {value.dtype} for {np.dtype(dtype)} arguments: its differences are rounding noise; "
+            f"compute the loss in {np.dtype(dtype)}"
+        )
+    return value
 
 
 def _floating(y: PyTree) -> PyTree:
     """The floating outputs of a function, by path: the others have no cotangent."""
     flat = {path_name(path): a for path, a in jax.tree_util.tree_flatten_with_path(y)[0]}
     return {path: jnp.asarray(a) for path, a in flat.items() if is_float(a)}
-
-
-def runs(call: Callable, leaves: Leaves, who: str, needed: bool = False) -> bool:
-    """Whether JAX can trace `call`. Raises InputError if the call fails untraced too, or if tracing is `needed`."""
-    try:
-        jax.eval_shape(call, leaves)
-        return True
-    except jax.errors.JAXTypeError as error:  # NumPy code: it wants numbers, not tracers
-        if needed:
-            raise InputError(f"{who} cannot be traced by JAX: {first_line(error)}") from None
-    except Exception as error:
-        raise _refusal(who, error) from None
-    try:
-        call(leaves)
-    except Exception as error:
-        raise _refusal(who, error) from None
-    return False
-
-
-def _refusal(who: str, error: Exception) -> InputError:
-    """What the user's own code raised, in one line."""
-    if isinstance(error, InputError):
-        return InputError(str(error))
-    return InputError(f"{who} raised {type(error).__name__}: {first_line(error)}")
 
 
 def _differentiable(forward: Callable, leaves: Leaves, dy: PyTree) -> bool:
@@ -253,22 +257,6 @@ def _differentiable(forward: Callable, leaves: Leaves, dy: PyTree) -> bool:
     except (NotImplementedError, TypeError, ValueError, jax.errors.JAXTypeError):
         return False
     return True
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or ["(no message)"])[0]
-
-
-def _named(function: Callable, arguments: tuple) -> dict[str, PyTree]:
-    """The arguments by the names that the function gives them."""
-    try:
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        names = [p.name for p in inspect.signature(function).parameters.values() if p.kind in kinds]
-    except (TypeError, ValueError):
-        names = []
-    names = names if len(names) >= len(arguments) else [f"argument{i}" for i in range(len(arguments))]
-    return dict(zip(names, arguments, strict=False))
 
 
 def _shapes(tree: PyTree) -> str:

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.calls import first_line
 from jaxbp.check.leaves import Gradient, Leaves, cotangent, dtypes_of, is_float, split
-from jaxbp.check.problem import Problem, runs
+from jaxbp.check.problem import Problem
 from jaxbp.core import PyTree
 from jaxbp.errors import InputError
 
@@ -94,15 +95,22 @@ def _problem(name: str, call: Callable, arguments: dict[str, Any], reference: Ca
         return {path: array(path, g) for path, g in zip(leaves, gradients, strict=True)}
 
     forward = partial(values, reference or call)
-    runs(forward, leaves, name)
+    _tried(lambda: forward(leaves), name)
     dy = [np.asarray(d) for d in cotangent(values(call, leaves), np.float64)]
-    runs(lambda leaves: pullback(leaves, dy), leaves, f"{name}.backward")
+    _tried(lambda: pullback(leaves, dy), f"{name}.backward")
 
     def variant(change: Callable[[PyTree], PyTree], dtype: Any) -> Problem:
         raise InputError("PyTorch code is checked in float64 only")
 
     problem = Problem(name, forward, pullback, leaves, dy, dtypes, variant, tree, differentiable=False, traceable=False)
-    return replace(problem, decorated=partial(values, call))
+    return replace(problem, on_numpy=True, decorated=partial(values, call))
+
+
+def _tried(call: Callable[[], Any], who: str) -> None:
+    try:
+        call()
+    except Exception as error:
+        raise InputError(f"{who} raised {type(error).__name__}: {first_line(error)}") from None
 
 
 def _mapped(tree: Any, change: Callable[[Any], Any]) -> Any:

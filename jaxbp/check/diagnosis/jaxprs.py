@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jaxbp.core import PyTree
 
 Visit = Callable[[JaxprEqn, list, str], list]  # (operation, inputs, path) -> outputs
-INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr"}
+INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
 RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
