@@ -70,16 +70,17 @@ def _report(options: argparse.Namespace) -> Report:
         _needs("--layer", options, {"layer", "shape"})
         return check_layer(_layer(options.layer), shaped(*options.shape), **settings)
     if options.loss:
-        _needs("--loss", options, {"function", "loss", "example"})
+        _needs("--loss", options, {"function", "loss", "example"}, allowed={"domain"})
         gradient, loss = _callable(options.function), _callable(options.loss)
-        return check_gradient(gradient, loss, *_example(options.example), **settings)
+        return check_gradient(gradient, loss, *_example(options.example), domain=dict(options.domain), **settings)
     settings["options"] = dict(options.option) or None
     if options.module:
         _needs("--module", options, {"module", "example"}, allowed={"option"})
         return check_module(_object(options.module), *_example(options.example), **settings)
-    _needs("--function", options, {"function", "example"}, allowed={"reference", "option"})
-    reference = _callable(options.reference) if options.reference else None
-    return check_function(_callable(options.function), *_example(options.example), reference=reference, **settings)
+    _needs("--function", options, {"function", "example"}, allowed={"reference", "option", "domain"})
+    settings["reference"] = _callable(options.reference) if options.reference else None
+    settings["domain"] = dict(options.domain)
+    return check_function(_callable(options.function), *_example(options.example), **settings)
 
 
 # The command line.
@@ -105,6 +106,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     add("--module", help="a module of Flax, Equinox or PyTorch")
     option_help = "a keyword of the function or module with the values to try, as in causal=False,True"
     add("--option", type=_option, action="append", default=[], metavar="NAME=VALUES", help=option_help)
+    domain_help = "bounds of an argument, None for any, as in x=0,None: differences stay inside"
+    add("--domain", type=_option, action="append", default=[], metavar="NAME=LOW,HIGH", help=domain_help)
     add("--layer", help="a jaxbp.Layer")
     add("--shape", type=_shape, metavar="N,...", help="the shape of the layer's input")
     level_help = "full: also other precisions, batches, transformations and hard points"
@@ -121,7 +124,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
 
 def _needs(form: str, options: argparse.Namespace, needed: set[str], allowed: Set[str] = frozenset()) -> None:
     """Refuses a form of the command that lacks an option, or that has one of another form."""
-    names = ("function", "loss", "reference", "example", "layer", "shape", "module", "option")
+    names = ("function", "loss", "reference", "example", "layer", "shape", "module", "option", "domain")
     present = {name for name in names if getattr(options, name)}
     if missing := sorted(needed - present):
         raise InputError(f"{form} needs --{missing[0]} too (--help shows how it is called)")

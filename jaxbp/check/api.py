@@ -13,6 +13,7 @@ and raise InputError, in one line, for what cannot be checked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any, get_args
 
@@ -20,6 +21,7 @@ import jax
 import numpy as np
 
 from jaxbp.check.calls import name_of
+from jaxbp.check.domain import Domain, bounds
 from jaxbp.check.judge import Level, examine
 from jaxbp.check.modules import call_module, module_problem
 from jaxbp.check.options import Options, examine_options, with_options
@@ -37,6 +39,7 @@ def check_gradient(
     loss: Callable,
     params: PyTree,
     *batch: PyTree,
+    domain: Domain | None = None,
     level: Level = "default",
     accuracy: float = FLOAT64_TOLERANCE,
     seed: int = 0,
@@ -46,8 +49,11 @@ def check_gradient(
     Both may be JAX or NumPy code. level "full" adds other precisions, batches, transformations and hard points.
     accuracy: the largest relative error that counts as right. Raises InputError for a loss that is no scalar, for a
     gradient of another tree than params, and for code that fails.
+
+    domain: bounds of what must stay in them, by its path, {"scale": (0, None)}; differences are one-sided there.
     """
-    return _examined(lambda: gradient_problem(gradient, loss, params, *batch), level, accuracy, seed)
+    problem = lambda: _within(gradient_problem(gradient, loss, params, *batch), domain)
+    return _examined(problem, level, accuracy, seed)
 
 
 def check_function(
@@ -55,6 +61,7 @@ def check_function(
     *arguments: PyTree,
     reference: Callable | None = None,
     options: Options | None = None,
+    domain: Domain | None = None,
     level: Level = "default",
     accuracy: float = FLOAT64_TOLERANCE,
     seed: int = 0,
@@ -69,18 +76,22 @@ def check_function(
     keywords. The report is an OptionsReport: of every setting, or of so many that each pair of values occurs; the
     shortest one that fails comes first, and the lines of the derivative that none ran are listed.
 
-    A torch.autograd.Function is checked as well, on NumPy arrays or tensors, by central differences.
+    domain: bounds of arguments, {"x": (0, None)}; differences are one-sided there. A torch.autograd.Function is checked
+    as well, on NumPy arrays or tensors, by differences.
     """
     if is_torch_function(function):
         if options is not None:
             raise InputError(f"options are keywords, and {name_of(function)}.apply, as PyTorch's, takes none")
-        return _examined(lambda: torch_function_problem(function, arguments, reference), level, accuracy, seed)
-    if options is None:
-        return _examined(lambda: function_problem(function, *arguments, reference=reference), level, accuracy, seed)
+        torch_problem = lambda: _within(torch_function_problem(function, arguments, reference), domain)
+        return _examined(torch_problem, level, accuracy, seed)
 
     def problem(keywords: dict[str, Any]) -> Problem:
-        plain = with_options(reference, keywords) if reference else None
-        return function_problem(with_options(function, keywords), *arguments, reference=plain)
+        plain = with_options(reference, keywords) if reference and keywords else reference
+        configured = with_options(function, keywords) if keywords else function
+        return _within(function_problem(configured, *arguments, reference=plain), domain)
+
+    if options is None:
+        return _examined(lambda: problem({}), level, accuracy, seed)
 
     call = lambda keywords: function(*arguments, **keywords)
     return _in_float64(lambda: examine_options(problem, call, options, level, accuracy, seed), level, accuracy)
@@ -158,6 +169,11 @@ def check_model(
     where the model's own code fails.
     """
     return _examined(lambda: model_problem(model, loss, params, batch, ctx, penalties), level, accuracy, seed)
+
+
+def _within(problem: Problem, domain: Domain | None) -> Problem:
+    """The problem with the bounds of its leaves."""
+    return replace(problem, domain=bounds(domain, problem.leaves))
 
 
 def _examined(problem: Callable[[], Problem], level: Level, accuracy: float, seed: int) -> Report:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxbp.check.calls import first_line
 from jaxbp.check.cotangents import cotangent_laws, dtype_of_cotangents
 from jaxbp.check.differences import TOLERANCE, only_kinks
+from jaxbp.check.domain import inside, mirrored
 from jaxbp.check.forward import forward_mode
 from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
 from jaxbp.check.lines import backward_lines, listed
@@ -71,7 +72,7 @@ def precision(problem: Problem, dtype: Any) -> Finding:
         truth = jax.jit(lambda leaves: jax.vjp(exact.forward, leaves)[1](rounded(low.dy))[0])
         hand_error = auto_error = 0.0
         for draw in range(DRAWS):
-            leaves = _near(problem.leaves, draw, dtype)
+            leaves = mirrored(problem.domain, _near(problem.leaves, draw, dtype))
             hand, auto = jax.device_get(run(leaves))
             right = jax.device_get(truth(rounded(leaves)))
             if any(g is None for g in hand.values()):
@@ -168,7 +169,8 @@ def _transforms(run: Program, accuracy: float) -> Iterator[Finding]:
     leaves = problem.leaves
     hand = lambda leaves: problem.pullback(leaves, problem.dy)
     true = lambda leaves: jax.vjp(problem.forward, leaves)[1](problem.dy)[0]
-    several = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a, -a]), leaves)
+    points = [mirrored(problem.domain, {path: c * a for path, a in leaves.items()}) for c in (1, 0.5, -1)]
+    several = jax.tree.map(lambda *parts: jnp.stack(parts), *points)
     direction = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), leaves)
     forms: dict[str, Callable[[Callable[[Leaves], Gradient]], PyTree]] = {
         "without jit": lambda f: f(leaves),
@@ -214,6 +216,9 @@ def _hard_points(run: Program, accuracy: float) -> Iterator[Finding]:
     points = {f"every leaf {point:g}": full(point) for point in HARD}
     points["equal rows"] = jax.tree.map(lambda a: jnp.broadcast_to(a[:1], a.shape) if a.ndim else a, problem.leaves)
     for name, leaves in points.items():
+        if not inside(problem.domain, leaves):
+            yield Finding(name, None, "not asked: outside the domain")
+            continue
         hand, truth = run.gradients(leaves)
         if not np.isfinite(largest_entry(truth)):
             finite = all(np.all(np.isfinite(g)) for g in hand.values() if g is not None)

@@ -8,7 +8,7 @@ leaves`. Input that cannot be checked is refused here, with an InputError of one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jaxbp.backprop import value_and_grad
 from jaxbp.check.calls import name_of, named, suited, traced
 from jaxbp.check.columns import by_columns, rules_of
 from jaxbp.check.diagnosis.jaxprs import undecorated
+from jaxbp.check.domain import Bounds
 from jaxbp.check.leaves import (
     Counts,
     Gradient,
@@ -68,6 +69,7 @@ class Problem:
     layer: Layer | None = None
     setting: tuple = ()  # the layer's (params, x, ctx)
     delta: Callable[[], tuple[PyTree, PyTree]] | None = None  # the loss's dy, hand-written and true
+    domain: Bounds = field(default_factory=dict)  # of the leaves that have bounds; differences stay inside
     findings: tuple[Finding, ...] = ()  # what was seen when the functions were first called
 
     @property

@@ -6,6 +6,7 @@ points or with other cotangents. So a check compiles once.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check.calls import repeated
+from jaxbp.check.domain import inside
 from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.report import Finding
@@ -67,8 +69,10 @@ class Program:
         return result.hand, result.truth
 
     def value(self, leaves: Leaves) -> float:
-        """<dy, forward> at other leaves."""
+        """<dy, forward> at other leaves; nan outside the domain."""
         p = self.problem
+        if not inside(p.domain, leaves):
+            return math.nan
         if p.on_numpy:
             outputs = jax.tree.leaves(p.forward(leaves))
             return float(sum(np.vdot(d, y) for d, y in zip(jax.tree.leaves(p.dy), outputs, strict=True)))

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from jaxbp.check.differences import TOLERANCE, Slope, along, directional, largest, slack, unit
+from jaxbp.check.domain import mirrored
 from jaxbp.check.leaves import Arrays, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
@@ -144,7 +145,8 @@ def _neighbours(m: Measurement, run: Program) -> list[Measured]:
         for i in range(NEIGHBOURS):
             draw = np.random.default_rng((i, 17))
             step = lambda a, draw=draw: NEAR * max(1.0, largest(a)) * draw.normal(size=a.shape)
-            m.neighbours.append(run.gradients({path: a + step(a) for path, a in m.problem.leaves.items()})[1])
+            point = mirrored(m.problem.domain, {path: a + step(a) for path, a in m.problem.leaves.items()})
+            m.neighbours.append(run.gradients(point)[1])
     return m.neighbours
 
 
