@@ -26,11 +26,13 @@ from jaxbp.check.leaves import (
     Leaves,
     aligned,
     batch_size,
+    by_part,
     cotangent,
     counts,
     dtypes_of,
     in_dtype,
     is_float,
+    is_inexact,
     split,
 )
 from jaxbp.check.report import Finding
@@ -247,9 +249,9 @@ def _scalar(value: Any, who: str, dtype: Any) -> jax.Array:
 
 
 def _floating(y: PyTree) -> PyTree:
-    """The floating outputs of a function, by path: the others have no cotangent."""
+    """The floating outputs of a function, by path, complex ones by part: the others have no cotangent."""
     flat = {path_name(path): a for path, a in jax.tree_util.tree_flatten_with_path(y)[0]}
-    return {path: jnp.asarray(a) for path, a in flat.items() if is_float(a)}
+    return {part: a for path, y in flat.items() if is_inexact(y) for part, a in by_part(path, jnp.asarray(y)).items()}
 
 
 def _differentiable(forward: Callable, leaves: Leaves, dy: PyTree) -> bool:
