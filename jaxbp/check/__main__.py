@@ -54,7 +54,7 @@ def main(words: Sequence[str]) -> int:
         _written("--json", options.json, lambda path: write_json(path, report.to_json()))
     if options.junit:
         _written("--junit", options.junit, lambda path: path.write_bytes(junit(report, place)))
-    return {"pass": 0, "FAIL": 1, "not checked": 2}[report.verdict]
+    return report.exit_status
 
 
 def _written(option: str, path: Path, write: Callable[[Path], Any]) -> None:

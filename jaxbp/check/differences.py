@@ -86,17 +86,12 @@ def thorough(f: Line, scale: float, smallest: float = SMALLEST) -> Slope:
     count = max(3, round(math.log10(STEPS[0] / smallest)) + 1)
     steps = scale * smallest * 10.0 ** np.arange(count)
     middle = f(0.0)
-    values = np.array([[f(sign * part * h) for h in steps] for sign in (1, -1) for part in (1.0, 0.5)])
-    ahead, ahead_half, behind, behind_half = values
-    largest = max(np.max(np.abs(values), initial=0, where=np.isfinite(values)), abs(middle))
-    bends = np.abs([ahead - 2 * ahead_half + middle, behind - 2 * behind_half + middle])[:, :2]
-    rounding = float(
-        np.clip(np.max(bends, initial=0, where=np.isfinite(bends)), 4 * EPS * largest, 1e3 * EPS * largest)
+    ahead, ahead_half, behind, behind_half = (
+        np.array([f(part * h) for h in steps]) - middle for part in (1.0, 0.5, -1.0, -0.5)
     )
-    noise = 8 * rounding / steps
-    one_sided = lambda wide, half: _side((4 * half - wide - 3 * middle) / steps, noise, wide - middle, largest)
-    right, left = one_sided(ahead, ahead_half), one_sided(behind, behind_half)
-    left = None if left is None else (-left[0], left[1])
+    noise = [_noise(wide, half, middle, steps) for wide, half in ((ahead, ahead_half), (behind, behind_half))]
+    right = _side(ahead, ahead_half, steps, noise[0])
+    left = _side(behind, behind_half, -steps, noise[1])
     if right is None or left is None:
         value, error = right or left or (math.inf, 0.0)
         return Slope(value, error, value, value) if math.isfinite(value) else UNKNOWN
@@ -104,21 +99,37 @@ def thorough(f: Line, scale: float, smallest: float = SMALLEST) -> Slope:
     finite = [abs(side) for side in (left[0], right[0]) if math.isfinite(side)]
     if len(finite) < 2 or abs(right[0] - left[0]) > 3 * error + 1e-7 * max(finite):
         return Slope(value, error, left[0], right[0]) if finite else UNKNOWN
-    with np.errstate(invalid="ignore"):
-        wide, narrow = (ahead - behind) / (2 * steps), (ahead_half - behind_half) / steps
-    central, rest = _settled((4 * narrow - wide) / 3, noise)
+    wide, narrow = (ahead - behind) / (2 * steps), (ahead_half - behind_half) / steps
+    central, rest = _settled((4 * narrow - wide) / 3, np.maximum(*noise))
     value, error = (central, rest) if math.isfinite(central) else (value, error)
     return Slope(value, error, value, value)
 
 
-def _side(slopes: np.ndarray, noise: np.ndarray, rises: np.ndarray, largest: float) -> tuple[float, float] | None:
-    """One side's derivative and its error, from the smallest step on; None where f jumps or is not finite."""
+def _noise(wide: np.ndarray, half: np.ndarray, middle: float, steps: np.ndarray) -> np.ndarray:
+    """How far rounding may move a slope, at every step.
+
+    f is rounded, and so is x, which is 1 / SMALLEST times the smallest step. f hardly bends in the two smallest steps:
+    what bends there is rounding too, up to a point.
+    """
+    finite = lambda a: np.abs(np.nan_to_num(a, posinf=0, neginf=0))
+    least = max(abs(middle), finite(wide)[0] / SMALLEST)
+    values = np.maximum.accumulate(np.maximum(finite(wide + middle), least))
+    bends = float(np.max(finite(wide - 2 * half)[:2]))
+    return 8 * np.maximum(4 * EPS * values, min(bends, 1e3 * EPS * least)) / np.abs(steps)
+
+
+def _side(wide: np.ndarray, half: np.ndarray, steps: np.ndarray, noise: np.ndarray) -> tuple[float, float] | None:
+    """One side's derivative and its error, from the smallest step on; None where f jumps or is not finite.
+
+    wide, half: how much f rises in a step and in half of it.
+    """
+    slopes = (4 * half - wide) / steps
     finite = np.isfinite(slopes)
     count = len(slopes) if finite.all() else int(np.argmin(finite))
     if count < 3:
         return None
-    rises = np.abs(rises[:count])
-    if rises[0] > 0.3 * rises.max() and rises[0] > 1e4 * EPS * largest:
+    rises = np.abs(wide[:count])
+    if rises[0] > 0.3 * rises.max() and rises[0] > abs(noise[0] * steps[0]):
         return None
     return _settled(slopes[:count], noise[:count])
 
@@ -126,14 +137,13 @@ def _side(slopes: np.ndarray, noise: np.ndarray, rises: np.ndarray, largest: flo
 def _settled(slopes: np.ndarray, noise: np.ndarray) -> tuple[float, float]:
     """The slope at the largest step up to which all agree within their noise; infinite where they grow without end."""
     change, before = abs(slopes[0] - slopes[1]), abs(slopes[1] - slopes[2])
-    if not change <= noise[0] + noise[1]:
+    if change > noise[0] + noise[1]:
         growing = change > 0.6 * before
-        return (
-            (math.copysign(math.inf, slopes[0] - slopes[1]), 0.0) if growing else (float(slopes[0]), 2 * float(change))
-        )
+        value = math.copysign(math.inf, slopes[0] - slopes[1]) if growing else float(slopes[0])
+        return value, 0.0 if growing else 2 * float(change)
     agrees = lambda k: np.all(np.abs(slopes[k] - slopes[:k]) <= noise[k] + noise[:k])
     last = next((k for k in range(2, len(slopes)) if not agrees(k)), len(slopes)) - 1
-    return float(slopes[last]), float(max(noise[last], abs(slopes[last] - slopes[last - 1])))
+    return float(slopes[last]) + 0.0, float(max(noise[last], abs(slopes[last] - slopes[last - 1])))
 
 
 def along(

@@ -21,7 +21,7 @@ from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Cause, Explanation, Finding, Leaf, Report
 from jaxbp.check.ties import ties
-from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst
+from jaxbp.check.truth import FLOAT64_TOLERANCE, apart, largest_entry, leaf_error, worst
 from jaxbp.check.witnesses import Entries, Measurement, gap, measured, settled
 
 __all__ = ["Level", "Measurement", "examine", "judge"]
@@ -78,7 +78,7 @@ def _judged(m: Measurement, path: str, breach: Breach | None) -> Leaf:
     free = bent & ~m.agrees(path)
     leaf = _with_worst_entry(leaf, hand, truth, entries, np.where(wrong, distance, 0) if wrong.any() else distance)
     if wrong.any() or beside.refuted or breach:
-        causes = (Explanation(Cause.KINK, str(breach)),) if breach else ()
+        causes = (Explanation(Cause.KINK, str(breach)),) if breach and not wrong.any() else ()
         return replace(leaf, verdict="FAIL", causes=causes)
     return replace(leaf, verdict="not checked" if free.all() else "kink" if free.any() else "pass")
 
@@ -168,7 +168,7 @@ def _same_forward(m: Measurement) -> Finding | None:
         return None
     ours, theirs = jax.device_get((problem.decorated(problem.leaves), problem.forward(problem.leaves)))
     error = worst(ours, theirs)
-    close = error <= max(m.accuracy, 1e-9) or largest_entry(jax.tree.map(np.subtract, ours, theirs)) <= 1e-12
+    close = error <= max(m.accuracy, 1e-9) or largest_entry(jax.tree.map(apart, ours, theirs)) <= 1e-12
     return Finding("same forward", bool(close), f"its value and the reference's differ by {error:.1e}")
 
 

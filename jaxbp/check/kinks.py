@@ -65,8 +65,10 @@ def _breach(m: Measurement, run: Program, group: Arrays, upward: bool, seed: int
         return None
     for name, v, slope in slopes:
         value = directional(m.hand, v)
-        scale = max(abs(value), abs(slope.value), 1e-3 * m.top)
+        scale = max(abs(value), abs(slope.value), m.floor)
         if slope.distance(value) > slack(slope, scale):
+            if m.conventional([*group]):
+                return None
             low, high = sorted((slope.behind, slope.ahead))
             return Breach(tuple(group), f"{name} its {count} bent entries", low, high, value)
     return None

@@ -109,6 +109,11 @@ class Report:
         unchecked = any(leaf.verdict == "not checked" for leaf in self.leaves)
         return "FAIL" if not self.passed else "not checked" if unchecked else "pass"
 
+    @property
+    def exit_status(self) -> int:
+        """What a command ends with: 0 for pass, 1 for FAIL, 2 for not checked."""
+        return ("pass", "FAIL", "not checked").index(self.verdict)
+
     def __getitem__(self, path: str) -> Leaf:
         """The leaf of that path. Raises KeyError for another path."""
         return {leaf.path: leaf for leaf in self.leaves}[path]

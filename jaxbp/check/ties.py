@@ -1,4 +1,4 @@
-"""The operations that make autodiff wrong at a point: those at their tie, and those whose derivative is not finite."""
+"""The operations at a tie: which of them make autodiff wrong at a point, and what it gives with other slopes there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxbp.check.diagnosis.jaxprs import INLINED, bind, evaluate, inner, place, traced
+from jaxbp.check.diagnosis.jaxprs import INLINED, RULED, bind, choose, evaluate, inner, place, scan, traced
+from jaxbp.check.leaves import Arrays, Leaves
 from jaxbp.check.problem import Problem
+from jaxbp.core import PyTree
 
 Tie = Callable[[JaxprEqn, list], bool]
 
@@ -53,7 +55,7 @@ TIES: dict[str, Tie] = {
     "lt": _equal,
     "le": _equal,
 }
-RULES = {"custom_jvp_call": "call_jaxpr"}
+COMPARED = {"max": 0, "min": 0, "abs": 0, "clamp": 1, "gt": 0, "ge": 0, "lt": 0, "le": 0}  # the input that is moved
 
 
 def ties(problem: Problem) -> list[str]:
@@ -78,13 +80,13 @@ def ties(problem: Problem) -> list[str]:
 
 def _tied(eqn: JaxprEqn, inputs: list) -> bool:
     """Whether an operation, or one in the body of a function with a rule of its own, is at its tie."""
-    if (held := inner(eqn, RULES)) is None:
+    if (held := inner(eqn, RULED)) is None:
         tie = TIES.get(eqn.primitive.name)
         return tie is not None and tie(eqn, inputs)
     tied = []
 
     def visit(eqn: JaxprEqn, inputs: list, path: str) -> list:
-        if (held := inner(eqn, INLINED | RULES)) is not None:
+        if (held := inner(eqn, INLINED | RULED)) is not None:
             return evaluate(held, inputs, visit, path)
         tied.append(_tied(eqn, inputs))
         return bind(eqn, *inputs)
@@ -111,3 +113,40 @@ def _finite_derivative(eqn: JaxprEqn, inputs: list, outputs: list) -> bool:
     except (NotImplementedError, TypeError):
         return True
     return all(bool(jnp.all(jnp.isfinite(t))) for t in tangents)
+
+
+def other_slopes(problem: Problem) -> list[Arrays]:
+    """Autodiff's derivative with the slope on one side of every tie, and on the other; none where it cannot be rerun.
+
+    What is compared is moved by one unit in the last place, down or up: so relu'(0) is 0, and 1.
+    """
+    try:
+        return [_with_ties_broken(problem, side) for side in (-1, 1)]
+    except Exception:  # an operation that cannot be rerun
+        return []
+
+
+def _with_ties_broken(problem: Problem, side: int) -> Arrays:
+    closed, structure = traced(problem.forward, problem.leaves)
+
+    def visit(eqn: JaxprEqn, inputs: list, path: str) -> list:
+        name = eqn.primitive.name
+        if (held := inner(eqn, INLINED | RULED)) is not None:
+            return evaluate(held, inputs, visit, path)
+        if name == "scan":
+            body = eqn.params["jaxpr"]
+            step = lambda consts, carry, x, extra: (evaluate(body, [*consts, *carry, *x], visit, path), None)
+            return scan(eqn, inputs, step, None)[0]
+        if name == "cond":
+            return choose(eqn, inputs, visit, path)
+        moved = COMPARED.get(name)
+        if moved is not None and jnp.issubdtype(jnp.result_type(inputs[moved]), jnp.floating):
+            a = inputs[moved]
+            ulp = jax.lax.stop_gradient(jnp.maximum(jnp.finfo(a.dtype).eps * jnp.abs(a), jnp.finfo(a.dtype).tiny))
+            inputs = [*inputs[:moved], a + side * ulp, *inputs[moved + 1 :]]
+        return bind(eqn, *inputs)
+
+    def forward(leaves: Leaves) -> PyTree:
+        return jax.tree.unflatten(structure, evaluate(closed, jax.tree.leaves(leaves), visit))
+
+    return jax.device_get(jax.jit(lambda leaves: jax.vjp(forward, leaves)[1](problem.dy)[0])(problem.leaves))

@@ -36,7 +36,7 @@ def leaf_errors(got: PyTree, truth: PyTree) -> dict[str, float]:
     structures: list[Any] = [jax.tree.structure(got), jax.tree.structure(truth)]
     if structures[0] != structures[1]:
         raise ValueError(f"the trees differ: {structures[0]} is not {structures[1]}")
-    top = largest_entry(truth)
+    top = largest_entry([finite(a) for a in jax.tree.leaves(truth)])
     return {path_name(path): leaf_error(g, w, top) for (path, g), w in zip(leaves, jax.tree.leaves(truth), strict=True)}
 
 
@@ -47,9 +47,21 @@ def leaf_error(got: jax.Array | np.ndarray, truth: jax.Array | np.ndarray, top: 
     got, truth = _wide(got), _wide(truth)
     if not np.array_equal(np.isfinite(got), np.isfinite(truth)):
         return float("inf")
-    gap = largest_entry(got - truth)
-    scale = max(largest_entry(truth), 1e-3 * top)
+    gap = largest_entry(apart(got, truth))
+    scale = max(largest_entry(finite(truth)), 1e-3 * top)
     return gap / scale if scale else float("inf") if gap else 0.0
+
+
+def finite(a: jax.Array | np.ndarray) -> np.ndarray:
+    """The entries that are finite, in one row."""
+    a = _wide(a)
+    return a[np.isfinite(a)]
+
+
+def apart(got: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """got - truth: 0 where both are the same infinity, or nan."""
+    same = (got == truth) | (np.isnan(got) & np.isnan(truth))
+    return np.subtract(got, truth, out=np.zeros(np.shape(got), got.dtype), where=~same)
 
 
 def worst(got: PyTree, truth: PyTree) -> float:

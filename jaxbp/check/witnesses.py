@@ -11,6 +11,7 @@ where it is not finite, the differences are asked entry by entry and decide:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -23,14 +24,15 @@ from jaxbp.check.domain import mirrored
 from jaxbp.check.leaves import Arrays, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
-from jaxbp.check.truth import largest_entry
+from jaxbp.check.ties import other_slopes
+from jaxbp.check.truth import finite, largest_entry
 from jaxbp.errors import InputError
 
 ENTRIES = 400  # a leaf of more entries is judged along random directions only
 SAMPLES = 20  # entries of such a leaf that are asked where the witnesses disagree
 DIRECTIONS = 2  # random directions a leaf
 NEIGHBOURS = 16  # points at which autodiff is asked whether it varies
-NEAR = 1e-7  # their distance, relative to the leaf
+NEAR = 1e-11  # their distance, relative to the leaf
 Slopes = list[tuple[np.ndarray, Slope]]  # unit directions in one leaf, and the slope along each
 
 
@@ -61,18 +63,24 @@ class Measurement:
     accuracy: float  # the largest relative error that counts as right
     entries: dict[str, Entries] = field(default_factory=dict)  # the leaves that were asked entry by entry
     autodiff: Measured = field(default_factory=dict)
+    others: list[Arrays] = field(default_factory=list)  # autodiff with other slopes at ties, once it is asked for
     neighbours: list[Measured] = field(default_factory=list)  # autodiff at points nearby, once it is asked for
 
     @cached_property
     def top(self) -> float:
         """The largest entry of the true derivative and of dy, for leaves that are zero by structure."""
-        truth = [a[np.isfinite(a)] for a in self.truth.values() if a is not None]
+        truth = [finite(a) for a in self.truth.values() if a is not None]
         return max(largest_entry(truth), largest_entry(self.problem.dy))
+
+    @property
+    def floor(self) -> float:
+        """What is small beside this is zero by structure."""
+        return 1e-3 * self.top
 
     def scale(self, path: str) -> float:
         """What an error in a leaf is relative to."""
         truth = self.truth[path]
-        return max(0.0 if truth is None else largest(truth[np.isfinite(truth)]), 1e-3 * self.top)
+        return max(0.0 if truth is None else largest(finite(truth)), self.floor)
 
     def difference(self, path: str) -> np.ndarray:
         """Hand-written minus autodiff's derivative of a leaf; where there is no autodiff, the hand-written one."""
@@ -86,6 +94,25 @@ class Measurement:
             return np.zeros(self.problem.leaves[path].shape, bool)
         with np.errstate(invalid="ignore"):
             return np.abs(hand - auto) <= self.accuracy * self.scale(path)
+
+    def conventional(self, paths: Sequence[str]) -> bool:
+        """Whether the hand-written derivative is autodiff's with another slope at all ties, the same at each.
+
+        Where kinks partly cancel, that need not lie between the slopes of the two sides: relu'(0) = 0 is what everybody
+        writes, and where units with weights of either sign are all at 0, it gives 0.
+        """
+        if not self.others and self.problem.differentiable:
+            self.others.extend(other_slopes(self.problem))
+        if not self.others:
+            return False
+        hand, low, high = (
+            np.concatenate([np.ravel(np.asarray(a[path], np.float64)) for path in paths])
+            for a in (self.hand, *self.others)
+        )
+        apart = high - low
+        share = float(apart @ (hand - low) / (apart @ apart or 1.0))
+        close = max(self.accuracy, 1e-9) * max(self.floor, largest(low), largest(high))
+        return -1e-9 <= share <= 1 + 1e-9 and largest(hand - low - share * apart) <= close
 
 
 def measured(run: Program, accuracy: float, seed: int) -> Measurement:
@@ -117,25 +144,28 @@ def _slopes(m: Measurement, run: Program, path: str, seed: int) -> Slopes:
 def slope_along(m: Measurement, run: Program, direction: Arrays) -> Slope:
     """The slope along a direction, beside what the other two witnesses say of it.
 
-    A function such as the median of three equal numbers is smooth along every direction and still has a kink: its
-    slope is not linear in the direction. So where a witness disagrees with the slope and autodiff varies nearby, the
+    What autodiff says at neighbours tells a kink at the point from one nearby, and finds one that no line shows: the
+    median of three equal numbers has a slope along every direction, which is not linear in the direction. There the
     slopes at the neighbours are right too.
     """
-    witnesses = [
-        directional(gradient, direction) for gradient in (m.autodiff, m.hand) if direction.keys() <= gradient.keys()
-    ]
-    slope = along(run, direction, witnesses, 1e-3 * m.top)
-    if slope.kink or not m.autodiff or not any(_refutes(slope, witness, 1e-3 * m.top) for witness in witnesses):
+    gradients = [gradient for gradient in (m.autodiff, m.hand) if gradient]
+    witnesses = [directional(gradient, direction) for gradient in gradients]
+    slope = along(run, direction, witnesses, m.floor)
+    if not m.autodiff or not (slope.kink or any(_refuted(slope, witness, m.floor) for witness in witnesses)):
         return slope
-    slopes = [slope.value, *(directional(gradient, direction) for gradient in (m.autodiff, *_neighbours(m, run)))]
-    if np.ptp(slopes[2:]) <= 1e-4 * max(1e-3 * m.top, *np.abs(slopes)):
+    auto, slopes = witnesses[0], [directional(gradient, direction) for gradient in _neighbours(m, run)]
+    varies = not np.ptp(slopes) <= 1e-4 * max(m.floor, *np.abs(slopes))
+    if slope.kink and not varies and slope.distance(auto) <= slack(slope, abs(auto)):
+        return Slope(auto, slope.error, auto, auto)
+    if slope.kink or not varies or not np.all(np.isfinite([auto, *slopes])):
         return slope
+    slopes += [slope.value, auto]
     return Slope(slope.value, slope.error, min(slopes), max(slopes))
 
 
-def _refutes(slope: Slope, witness: float, floor: float) -> bool:
-    """Whether a slope without a kink is not the derivative that a witness says."""
-    scale = max(abs(witness), abs(slope.value), floor)
+def _refuted(slope: Slope, witness: float, floor: float) -> bool:
+    """Whether the slope is not the derivative that a witness says."""
+    scale = max(abs(witness), abs(slope.value) if math.isfinite(slope.value) else 0.0, floor)
     return math.isfinite(witness) and slope.distance(witness) > slack(slope, scale)
 
 
@@ -144,7 +174,7 @@ def _neighbours(m: Measurement, run: Program) -> list[Measured]:
     if not m.neighbours:
         for i in range(NEIGHBOURS):
             draw = np.random.default_rng((i, 17))
-            step = lambda a, draw=draw: NEAR * max(1.0, largest(a)) * draw.normal(size=a.shape)
+            step = lambda a, draw=draw: NEAR * (largest(a) or 1.0) * draw.normal(size=a.shape)
             point = mirrored(m.problem.domain, {path: a + step(a) for path, a in m.problem.leaves.items()})
             m.neighbours.append(run.gradients(point)[1])
     return m.neighbours
@@ -166,7 +196,7 @@ def gap(derivative: np.ndarray, slopes: Slopes, m: Measurement) -> Gap:
     refuted = outside = False
     for v, slope in slopes:
         along_v = directional({"": derivative}, {"": v})
-        scale = max(abs(along_v), abs(slope.value) if math.isfinite(slope.value) else 0.0, 1e-3 * m.top)
+        scale = max(abs(along_v), abs(slope.value) if math.isfinite(slope.value) else 0.0, m.floor)
         distance = slope.distance(along_v)
         error = max(error, distance / scale)
         far = distance > max(TOLERANCE, m.accuracy) * scale + 10 * slope.error
@@ -227,6 +257,10 @@ def _entries(m: Measurement, run: Program, path: str) -> Entries:
         right &= not wrong
         if wrong and not slope.kink and not overruled.flat[i]:
             break
+    bent = behind != ahead
+    outside = bent & ~np.isnan(behind) & ~(np.abs(hand - truth) <= exact + slack)
+    if outside.any() and m.conventional([path]):
+        truth = np.where(outside, hand, truth)
     if right and not gap(hand, m.slopes[path], m).outside:
         rest = np.isnan(behind)
         truth, overruled = np.where(rest, hand, truth), np.where(rest, hand != auto, overruled)
