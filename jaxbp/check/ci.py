@@ -44,10 +44,13 @@ def _case(suite: ElementTree.Element, title: str, name: str, place: Place) -> El
 
 
 def github(report: Report, place: Place) -> list[str]:
-    """One line for every leaf and every law that fails, which GitHub shows at the place in the change under review."""
+    """One line for every leaf and every law that fails, which GitHub shows at the place in the change under review.
+
+    Of settings that fail, the shortest ones have their lines.
+    """
     where = f"file={place[0]},line={place[1]}," if place else ""
     lines = []
-    for title, part in _parts(report):
+    for title, part in _parts(report, shortest=True):
         wrong = [f"{leaf.path}: {_cause(leaf)}" for leaf in part.leaves if not leaf.passed]
         wrong += [f"{finding.method}: {finding.text}" for finding in part.findings if finding.passed is False]
         lines += [f"::error {where}title={_escaped(title, ',:')}::{_escaped(text)}" for text in wrong]
@@ -61,13 +64,13 @@ def _escaped(text: str, more: str = "") -> str:
     return text
 
 
-def _parts(report: Report) -> Iterator[tuple[str, Report]]:
-    """(title, report) of every setting of the options; or of the report itself."""
+def _parts(report: Report, shortest: bool = False) -> Iterator[tuple[str, Report]]:
+    """(title, report) of every setting of the options, or of the shortest that fail; or of the report itself."""
     if not isinstance(report, OptionsReport):
         yield f"gradient check of {report.name}", report
         return
     for setting in report.settings:
-        if setting.report is not None:
+        if setting.report is not None and (setting.shortest or not shortest):
             yield f"gradient check of {report.name} with {setting}", setting.report
 
 

@@ -65,10 +65,52 @@ def test_a_rule_that_is_wrong_in_forward_mode_alone(name):
     assert broken(report) == laws
 
 
+def halves(primals, tangents):
+    """Two outputs, and a product rule."""
+    (x, w), (dx, dw) = primals, tangents
+    return (x * w, jnp.sum(w**2)), (dx * w + x * dw, 2 * jnp.sum(w * dw))
+
+
+def looped(primals, tangents):
+    """x times w three times, by a scan."""
+    (x, w), (dx, dw) = primals, tangents
+    step = lambda carry, _: ((carry[0] * w, carry[1] * w + carry[0] * dw), None)
+    return jax.lax.scan(step, (x, dx), None, length=3)[0]
+
+
+RIGHT = {
+    "two outputs": (halves, lambda x, w: (x * w, jnp.sum(w**2))),
+    "a loop": (looped, lambda x, w: x * w**3),
+    "linear": (lambda p, t: (jnp.flip(p[0]) + p[1], jnp.flip(t[0]) + t[1]), lambda x, w: jnp.flip(x) + w),
+    "an autodiff of its own": (lambda p, t: jax.jvp(lambda x, w: jnp.sin(x * w), p, t), lambda x, w: jnp.sin(x * w)),
+    "one that is not used": (lambda p, t: (jnp.cosh(p[1]), jnp.sinh(p[1]) * t[1]), lambda x, w: jnp.cosh(w)),
+}
+
+
 @slow
-def test_a_wrong_rule_fails_in_its_leaf():
-    report = check_function(ruled(lambda p, t: right(p, (t[0], 1.01 * t[1]))), X, W)
-    assert [leaf.path for leaf in report.leaves if not leaf.passed] == ["w"]
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_rules_pass_at_both_levels(name):
+    for level in ("default", "full"):
+        report = check_function(ruled(*RIGHT[name]), X, W, level=level)
+        assert report.passed, str(report)
+
+
+WRONG = {
+    "a factor": (lambda p, t: right(p, (t[0], 1.01 * t[1])), ["w"]),
+    "a path left out": (lambda p, t: right(p, (t[0], 0 * t[1])), ["w"]),
+    "the slope at the output": (changed(lambda dy, dx, dw: dy + 0.1 * dx), ["x"]),
+    "a tangent reversed": (lambda p, t: right(p, (t[0][::-1], t[1])), ["x"]),
+    "the other tangent's mean": (lambda p, t: right(p, (t[0] - jnp.mean(t[0]), t[1])), ["x"]),
+    "all": (changed(lambda dy, dx, dw: -dy), ["w", "x"]),
+}
+
+
+@slow
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_rule_fails_in_its_leaves(name):
+    rule, leaves = WRONG[name]
+    report = check_function(ruled(rule), X, W)
+    assert [leaf.path for leaf in report.leaves if not leaf.passed] == leaves
 
 
 def test_a_rule_without_a_transpose_is_checked_column_by_column():
@@ -113,6 +155,31 @@ def test_the_second_order_of_a_rule():
     assert report.passed
     assert {f.method: f.passed for f in report.findings if f.method in methods} == dict.fromkeys(methods, True)
     assert broken(check_function(softplus(stopped=True), X, level="full")) == methods
+
+
+SECOND = {  # right to the first order
+    "a slope that was kept": lambda x, dy: (dy * jax.lax.stop_gradient(jax.nn.sigmoid(x)),),
+    "half of it kept": lambda x, dy: (dy * (jax.nn.sigmoid(x) + jax.lax.stop_gradient(jax.nn.sigmoid(x))) / 2,),
+    "another function's curvature": lambda x, dy: (dy * (jax.nn.sigmoid(x) + x - jax.lax.stop_gradient(x)),),
+    "a delta that was kept": lambda x, dy: (jax.lax.stop_gradient(dy * jax.nn.sigmoid(x)),),
+}
+
+
+@slow
+@pytest.mark.parametrize("name", SECOND)
+def test_a_wrong_second_order(name):
+    function = jax.custom_vjp(jax.nn.softplus)
+    function.defvjp(lambda x: (jax.nn.softplus(x), x), SECOND[name])
+    report = check_function(function, X, level="full")
+    assert all(leaf.passed for leaf in report.leaves)
+    assert broken(report) >= {"inside another gradient", "forward over reverse"}
+    assert check_function(function, X).passed
+
+
+@slow
+def test_the_second_order_of_a_custom_jvp():
+    frozen = ruled(lambda p, t: (right(p, t)[0], right(jax.lax.stop_gradient(p), t)[1]))
+    assert {"inside another gradient", "forward over reverse"} <= broken(check_function(frozen, X, W, level="full"))
 
 
 @slow
