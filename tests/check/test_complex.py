@@ -90,6 +90,34 @@ def test_a_wrong_rule_is_caught_in_its_leaves(name, mistake):
     assert mistake not in NAMES or causes <= NAMES[mistake]
 
 
+def layered(change):
+    """w2 tanh(w1 z), with `change` of the rules of both products."""
+
+    def backward(kept, dy):
+        w1, w2, z = kept
+        h = jnp.tanh(w1 @ z)
+        dh = change("second", w2).T @ dy
+        da = dh * change("slope", 1 - h**2)
+        return jnp.outer(da, change("z", z)), jnp.outer(dy, change("h", h)), change("first", w1).T @ da
+
+    function = jax.custom_vjp(lambda w1, w2, z: w2 @ jnp.tanh(w1 @ z))
+    function.defvjp(lambda *args: (function(*args), args), backward)
+    return function
+
+
+@slow
+@pytest.mark.parametrize(
+    ("factor", "leaves"),
+    [("none", []), ("z", ["w1"]), ("h", ["w2"]), ("first", ["z"]), ("slope", ["w1", "z"]), ("second", ["w1", "z"])],
+)
+def test_a_factor_conjugated_in_one_rule(factor, leaves):
+    change = lambda name, a: jnp.conj(a) if name == factor else a
+    report = check_function(layered(change), 0.4 * numbers(3, 3), numbers(2, 3), Z)
+    wrong = [leaf for leaf in report.leaves if not leaf.passed]
+    assert sorted({leaf.path.split(".")[0] for leaf in wrong}) == leaves
+    assert all(leaf.causes[0].cause is Cause.CONJUGATE for leaf in wrong)
+
+
 def test_leaves_of_a_complex_gradient():
     """L = sum |z x|^2: JAX's gradient by z is 2 conj(z x) x."""
     loss = lambda p, x: jnp.sum(jnp.abs(p["z"] * x) ** 2) + p["b"]

@@ -13,16 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import jax
 import numpy as np
 
+from jaxbp.check.diagnosis.conjugates import conjugates
 from jaxbp.check.diagnosis.patterns import patterns, same
 from jaxbp.check.diagnosis.simulation import Simulation
 from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.report import Cause, Explanation, Leaf
-
-CONVENTION = "JAX's derivative by x + iy is dL/dx - i dL/dy, not dL/dx + i dL/dy"
 
 
 @dataclass(frozen=True)
@@ -41,16 +39,9 @@ class Evidence:
         return max(1e-9, 30 * self.accuracy)
 
     @cached_property
-    def conjugate(self) -> Measured:
-        """The derivative in the other convention for complex numbers; empty where there are none."""
-        problem = self.simulation.problem
-        dy = problem.dy if isinstance(problem.dy, dict) else {"": problem.dy}
-        if not any(path.endswith(".imag") for path in (*problem.leaves, *dy)):
-            return {}
-        conjugate = lambda parts: {k: -a if k.endswith(".imag") and a is not None else a for k, a in parts.items()}
-        if problem.differentiable and isinstance(problem.dy, dict):
-            return conjugate(jax.device_get(jax.vjp(problem.forward, problem.leaves)[1](conjugate(dy))[0]))
-        return conjugate(self.truth)
+    def conjugates(self) -> list[tuple[str, Measured]]:
+        """What a conjugate too many or too few would give."""
+        return conjugates(self.simulation.problem, self.truth)
 
     @cached_property
     def still(self) -> dict[str, str]:
@@ -81,12 +72,15 @@ def moves(problem: Problem) -> list[tuple[str, Leaves]]:
     return [(name, moved(prefix)) for name, prefix in parts if any(k.startswith(prefix) for k in problem.leaves)]
 
 
-def _conjugate(path: str, evidence: Evidence) -> bool:
-    """Whether a leaf, with all its parts, is right in the other convention for complex numbers."""
+def _by_conjugates(path: str, evidence: Evidence) -> list[Explanation]:
+    """The first of the conjugates that gives a leaf, with all its parts."""
     base, _, part = path.rpartition(".")
     parts = (f"{base}.real", f"{base}.imag") if part in ("real", "imag") else (path,)
-    pairs = [(evidence.hand.get(part), evidence.conjugate.get(part)) for part in parts]
-    return all(g is not None and c is not None and same(g, c, evidence.close) for g, c in pairs)
+    for text, wrong in evidence.conjugates if np.any(evidence.hand[path]) else ():
+        pairs = [(evidence.hand.get(part), wrong.get(part)) for part in parts]
+        if all(g is not None and w is not None and same(g, w, evidence.close) for g, w in pairs):
+            return [Explanation(Cause.CONJUGATE, text)]
+    return []
 
 
 def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
@@ -99,8 +93,7 @@ def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
     simulation = evidence.simulation
     leaves = simulation.problem.leaves
     causes = list(patterns(leaf.path, hand, truth, evidence.truth, leaves, simulation.counts, evidence.close))
-    if _conjugate(leaf.path, evidence):
-        causes.append(Explanation(Cause.CONJUGATE, f"it is right in the other convention: {CONVENTION}"))
+    causes += _by_conjugates(leaf.path, evidence)
     vague = [e for e in causes if e.cause in (Cause.FACTOR, Cause.PRECISION, Cause.UNKNOWN)]
     if hand.shape == truth.shape and hand.size > 1:
         causes += [e for e, arrays in simulation.predictions if same(hand, arrays[leaf.path], evidence.close)]
