@@ -54,14 +54,8 @@ def ruled(forward, backward=lambda vjp, dy: vjp(dy)):
     return function
 
 
-@pytest.mark.parametrize(
-    ("name", "level"),
-    [
-        pytest.param(name, level, marks=() if (name, level) == ("product", "default") else slow)
-        for name in FUNCTIONS
-        for level in ("default", "full")
-    ],
-)
+@slow
+@pytest.mark.parametrize(("name", "level"), [(name, level) for name in FUNCTIONS for level in ("default", "full")])
 def test_a_right_rule_passes(name, level):
     forward, arguments = FUNCTIONS[name]
     report = check_function(ruled(forward), *arguments, level=level)
@@ -73,10 +67,8 @@ NAMES = {"conjugate": {Cause.CONJUGATE}, "half": {Cause.FACTOR, Cause.MEAN}}
 PLANTED = [(name, mistake) for name in FUNCTIONS for mistake in MISTAKES]
 
 
-@pytest.mark.parametrize(
-    ("name", "mistake"),
-    [pytest.param(*case, marks=() if case == ("product", "conjugate") else slow) for case in PLANTED],
-)
+@slow
+@pytest.mark.parametrize(("name", "mistake"), PLANTED)
 def test_a_wrong_rule_is_caught_in_its_leaves(name, mistake):
     forward, arguments = FUNCTIONS[name]
     with jax.enable_x64(True):

@@ -21,6 +21,7 @@ def half_power(slope_at_zero, outside=7.0):
     return function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slope", "domain", "passed"),
     [(0.0, {"x": (0, None)}, True), (3.0, {"x": (0, None)}, False), (3.0, None, True), (0.0, {"x": (0, 2)}, True)],

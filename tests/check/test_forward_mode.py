@@ -113,6 +113,7 @@ def test_a_wrong_rule_fails_in_its_leaves(name):
     assert [leaf.path for leaf in report.leaves if not leaf.passed] == leaves
 
 
+@slow
 def test_a_rule_without_a_transpose_is_checked_column_by_column():
     report = check_function(ruled(changed(in_a_loop)), X, W)
     assert report.passed

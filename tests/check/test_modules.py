@@ -107,10 +107,10 @@ def torch_module(wrong):
 
 LIBRARIES = {"nnx": nnx_module, "linen": linen_module, "equinox": equinox_module, "torch": torch_module}
 slow = pytest.mark.slow
-EACH = [pytest.param(name, marks=() if name == "equinox" else slow) for name in LIBRARIES]
 
 
-@pytest.mark.parametrize("library", EACH)
+@slow
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_right_module_passes_and_stays_as_it_was(library):
     module = LIBRARIES[library](wrong=False)
     before = jax.tree.leaves(vars(module))
