@@ -6,6 +6,7 @@ Python itself traces the lines while JAX traces the operations, in the user's fi
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import os
 import sys
@@ -13,11 +14,11 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 from types import CodeType, FrameType
 from typing import Any
 
 import jax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxbp.check.leaves import Leaves
 from jaxbp.check.problem import Problem
@@ -30,6 +31,8 @@ LIBRARIES = (  # code that is nobody's under check
     os.path.dirname(__file__),
     "<frozen",
 )
+
+TRACES = itertools.count()
 
 
 @dataclass
@@ -94,7 +97,7 @@ def backward_lines(problem: Problem) -> Ran:
         with back.watching():
             return pullback(problem.dy)
 
-    with jax.disable_jit():  # what is compiled already would not be traced again
+    with set_xla_metadata(jaxbp_lines=next(TRACES)):  # under other settings JAX traces anew what it has traced already
         with forward.watching():
             jax.eval_shape(function, leaves)
         jax.eval_shape(derivative, leaves)
@@ -105,7 +108,7 @@ def backward_lines(problem: Problem) -> Ran:
 def listed(places: set[tuple[str, int]]) -> list[str]:
     """'file.py:45  its text', in order; neighbours are one entry, 'file.py:45-47', with the first line's text."""
     ordered = sorted(places)
-    runs = groupby(enumerate(ordered), lambda pair: (pair[1][0], pair[1][1] - pair[0]))
+    runs = itertools.groupby(enumerate(ordered), lambda pair: (pair[1][0], pair[1][1] - pair[0]))
     listing = []
     for (file, _), group in runs:
         numbers = [line for _, (_, line) in group]

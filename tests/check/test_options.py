@@ -143,6 +143,35 @@ def test_a_failing_setting_of_a_sweep_by_pairs_is_shortened():
     assert len(report.settings) <= 12
 
 
+@jax.jit
+def step(dy, x):
+    return dy * jnp.cos(x)
+
+
+def doubled(carry, _):
+    if carry.ndim > 7:
+        carry = carry + 1
+    return 2 * carry, None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [False, True])
+def test_lines_of_what_jax_has_traced_already(before):
+    """A jitted helper, and the body of a scan that runs a thousand times."""
+    function = jax.custom_vjp(lambda x: 2**1000 * 1e-300 * jnp.sin(x))
+
+    def backward(x, dy):
+        return (jax.lax.scan(doubled, step(dy, x), None, length=1000)[0] * 1e-300,)
+
+    function.defvjp(lambda x: (function(x), x), backward)
+    if before:
+        check_function(function, X)
+    report = check_function(lambda x, flag=False: function(x), X, options={"flag": [False]})
+    assert report.passed
+    (line,) = report.unrun
+    assert line.endswith("carry = carry + 1")
+
+
 @pytest.mark.slow
 def test_the_full_level_lists_the_lines_that_never_ran():
     report = check_function(scaled, X, level="full")
