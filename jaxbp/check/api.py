@@ -13,7 +13,7 @@ and raise InputError, in one line, for what cannot be checked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, get_args
 
 import jax
@@ -50,17 +50,31 @@ def check_function(
     function: Callable,
     *arguments: PyTree,
     reference: Callable | None = None,
+    surrogate: bool = False,
+    first_order: bool = False,
+    native: bool = False,
     level: Level = "default",
     accuracy: float = FLOAT64_TOLERANCE,
     seed: int = 0,
+    **keywords: Any,
 ) -> Report:
     """A function with a jax.custom_vjp or custom_jvp, against `reference`, a plain function of the same arguments.
 
     Without a reference it is compared with autodiff of itself, its custom rules taken off, and with central
-    differences, which decide where the two disagree. Raises InputError for a function that JAX cannot trace, and for a
-    reference of another output.
+    differences, which decide where the two disagree. Other keywords go to both functions: arrays among them are
+    differentiated, numbers and flags are as they stand (`causal=True`, a static argument).
+
+        surrogate    the derivative is declared to be the reference's, as in a straight-through estimator: autodiff of
+                     the reference is the truth, whatever the values are
+        native       the function runs in its arguments' own precision (float32 for float64), the reference in float64:
+                     four times the error of autodiff of the reference in that precision is allowed
+        first_order  level "full" does not ask for derivatives of the derivative
+
+    Raises InputError for a function that JAX cannot trace, and for a reference of another output.
     """
-    return _examined(lambda: function_problem(function, *arguments, reference=reference), level, accuracy, seed)
+    problem = partial(function_problem, function, *arguments, reference=reference, keywords=keywords)
+    problem = partial(problem, surrogate=surrogate, first_order=first_order, native=native)
+    return _examined(problem, level, accuracy, seed)
 
 
 def check_layer(
