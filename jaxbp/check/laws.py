@@ -17,6 +17,7 @@ import numpy as np
 from jaxbp.check.calls import first_line
 from jaxbp.check.differences import only_kinks
 from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
+from jaxbp.check.native import DRAWS, MULTIPLE, cast, near
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
@@ -24,8 +25,6 @@ from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error
 from jaxbp.core import PyTree, dot
 from jaxbp.errors import InputError
 
-DRAWS = 4  # points at which autodiff's own error in a lower precision is measured
-MULTIPLE = 4  # a hand-written derivative may reach so many times autodiff's own error
 HARD = (0.0, 1e4, -1e4)
 
 
@@ -46,6 +45,7 @@ def laws(problem: Problem, accuracy: float) -> list[Finding]:
 def precision(problem: Problem, dtype: Any) -> Finding:
     """The error against the float64 derivative at the rounded point, in multiples of autodiff's own."""
     name = np.dtype(dtype).name
+    dtypes = dict.fromkeys(problem.leaves, dtype)
     rounded = lambda tree: in_dtype(in_dtype(tree, dtype), np.float64)
     try:
         low = problem.variant(lambda batch: batch, dtype)
@@ -54,7 +54,7 @@ def precision(problem: Problem, dtype: Any) -> Finding:
         truth = jax.jit(lambda leaves: jax.vjp(exact.forward, leaves)[1](rounded(low.dy))[0])
         hand_error = auto_error = 0.0
         for draw in range(DRAWS):
-            leaves = _near(problem.leaves, draw, dtype)
+            leaves = cast(near(problem.leaves, draw, dtypes), dtypes)
             hand, auto = jax.device_get(run(leaves))
             right = jax.device_get(truth(rounded(leaves)))
             if any(g is None for g in hand.values()):
@@ -71,12 +71,6 @@ def precision(problem: Problem, dtype: Any) -> Finding:
         f"error {hand_error:.1e} against float64, autodiff's {auto_error:.1e}, "
         f"{MULTIPLE} times the larger of that and 2 ulp is allowed: {allowed:.1e}",
     )
-
-
-def _near(leaves: Leaves, draw: int, dtype: Any) -> Leaves:
-    """The leaves in `dtype`, moved by a per cent or so; draw 0 stays where it is."""
-    noise = np.random.default_rng(draw)
-    return {k: jnp.asarray(a * (1 + 0.01 * draw * noise.normal(size=a.shape)), dtype) for k, a in leaves.items()}
 
 
 def _worst(got: Arrays, truth: Arrays) -> float:
@@ -156,6 +150,8 @@ def _transforms(problem: Problem, accuracy: float) -> Iterator[Finding]:
         "remat": lambda f: jax.jit(jax.checkpoint(f))(leaves),
         "inside another gradient": lambda f: jax.jit(jax.grad(lambda leaves: dot(f(leaves), direction)))(leaves),
     }
+    if problem.first_order:
+        del forms["inside another gradient"]
     for name, form in forms.items():
         try:
             truth = jax.device_get(form(true))
