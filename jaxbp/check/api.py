@@ -24,7 +24,7 @@ from jaxbp.check.calls import name_of
 from jaxbp.check.domain import Domain, bounds
 from jaxbp.check.judge import Level, examine
 from jaxbp.check.modules import call_module, module_problem
-from jaxbp.check.options import Options, examine_options, with_options
+from jaxbp.check.options import Options, examine_options
 from jaxbp.check.problem import Problem, function_problem, gradient_problem, layer_problem, model_problem
 from jaxbp.check.report import Report
 from jaxbp.check.settings import double_precision
@@ -62,38 +62,51 @@ def check_function(
     reference: Callable | None = None,
     options: Options | None = None,
     domain: Domain | None = None,
+    surrogate: bool = False,
+    first_order: bool = False,
+    native: bool = False,
     level: Level = "default",
     accuracy: float = FLOAT64_TOLERANCE,
     seed: int = 0,
+    **keywords: Any,
 ) -> Report:
     """A function with a jax.custom_vjp or custom_jvp, against `reference`, a plain function of the same arguments.
 
     Without a reference it is compared with autodiff of itself, its custom rules taken off, and with central
-    differences, which decide where the two disagree. Raises InputError for a function that JAX cannot trace, and for a
-    reference of another output.
+    differences, which decide where the two disagree. Other keywords go to both functions: arrays among them are
+    differentiated, numbers and flags are as they stand (`causal=True`, a static argument). A torch.autograd.Function is
+    checked as well, on NumPy arrays or tensors, by differences.
 
-    options: keywords with the values to try, {"causal": [False, True], "cap": [None, 2.0]}. The reference gets the same
-    keywords. The report is an OptionsReport: of every setting, or of so many that each pair of values occurs; the
-    shortest one that fails comes first, and the lines of the derivative that none ran are listed.
+        options      keywords with the values to try, {"causal": [False, True], "cap": [None, 2.0]}. The report is an
+                     OptionsReport: of every setting, or of so many that each pair of values occurs; the shortest one
+                     that fails comes first, and the lines of the derivative that none ran are listed
+        domain       bounds of arguments, {"x": (0, None)}: differences are one-sided there
+        surrogate    the derivative is declared to be the reference's, as in a straight-through estimator: autodiff of
+                     the reference is the truth, whatever the values are
+        native       the function runs in its arguments' own precision (float32 for float64), the reference in float64:
+                     four times the error of autodiff of the reference in that precision is allowed
+        first_order  level "full" does not ask for derivatives of the derivative
 
-    domain: bounds of arguments, {"x": (0, None)}; differences are one-sided there. A torch.autograd.Function is checked
-    as well, on NumPy arrays or tensors, by differences.
+    Raises InputError for a function that JAX cannot trace, and for a reference of another output.
     """
     if is_torch_function(function):
-        if options is not None:
+        if options or keywords:
             raise InputError(f"options are keywords, and {name_of(function)}.apply, as PyTorch's, takes none")
         torch_problem = lambda: _within(torch_function_problem(function, arguments, reference), domain)
         return _examined(torch_problem, level, accuracy, seed)
+    kind: dict[str, Any] = {
+        "reference": reference,
+        "surrogate": surrogate,
+        "first_order": first_order,
+        "native": native,
+    }
 
-    def problem(keywords: dict[str, Any]) -> Problem:
-        plain = with_options(reference, keywords) if reference and keywords else reference
-        configured = with_options(function, keywords) if keywords else function
-        return _within(function_problem(configured, *arguments, reference=plain), domain)
+    def problem(setting: dict[str, Any]) -> Problem:
+        return _within(function_problem(function, *arguments, keywords=keywords | setting, **kind), domain)
 
     if options is None:
         return _examined(lambda: problem({}), level, accuracy, seed)
-
-    call = lambda keywords: function(*arguments, **keywords)
+    call = lambda setting: function(*arguments, **keywords, **setting)
     return _in_float64(lambda: examine_options(problem, call, options, level, accuracy, seed), level, accuracy)
 
 

@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,21 +38,25 @@ class Call:
     findings: tuple[Finding, ...] = ()
 
 
-def traced(function: OnLeaves, leaves: Leaves, who: str) -> Call:
-    """A function that JAX must be able to trace. Raises InputError where it cannot, or where two traces differ."""
+def traced(function: OnLeaves, leaves: Leaves, who: str, hint: str = "") -> Call:
+    """A function that JAX must be able to trace. Raises InputError where it cannot, or where two traces differ.
+
+    hint: what helps where float32 and float64 do not mix.
+    """
     try:
         return _traced(function, leaves, who)
     except jax.errors.JAXTypeError as error:
         raise InputError(f"{who} cannot be traced by JAX: {first_line(error)}") from None
     except Exception as error:
-        raise _refusal(who, error) from None
+        mixed = "float32" in first_line(error) and "float64" in first_line(error)
+        raise InputError(f"{_refusal(who, error)}{hint if mixed else ''}") from None
 
 
-def suited(use: Callable[[Callable], OnLeaves], function: Callable, arguments: tuple, leaves: Leaves) -> Call:
+def suited(use: Callable[[Callable], OnLeaves], function: Callable, arguments: dict, leaves: Leaves) -> Call:
     """The function as JAX traces it; else on NumPy arrays; else untraced, on JAX's.
 
-    use(function) takes the leaves. arguments: the caller's own. Raises InputError for a function that fails in all
-    three ways.
+    use(function) takes the leaves. arguments: the caller's own, by name. Raises InputError for a function that
+    fails in all three ways.
     """
     who = name_of(function)
     on_numpy = OnNumpy(function, arguments)
@@ -127,24 +132,23 @@ def repeated(results: list[PyTree], who: str, eps: float = float(np.finfo(np.flo
 
 
 class OnNumpy:
-    """The function on NumPy arrays, new ones at every call. `changed` has the caller's arrays that it would write to."""
+    """The function on NumPy arrays, new ones at every call. `changed`: the caller's arrays that it would write to."""
 
-    def __init__(self, function: Callable, arguments: tuple) -> None:
+    def __init__(self, function: Callable, arguments: dict[str, PyTree]) -> None:
         self.function = function
         self.__name__ = name_of(function)
-        leaves = _flat(named(function, arguments))
-        self.writable = [path for path, leaf in leaves.items() if isinstance(leaf, np.ndarray)]
+        self.writable = [path for path, leaf in _flat(arguments).items() if isinstance(leaf, np.ndarray)]
         self.changed: dict[str, None] = {}
 
-    def __call__(self, *arguments: PyTree) -> PyTree:
-        return jax.tree.map(own, self.function(*jax.tree.map(own, arguments)))
+    def __call__(self, *arguments: PyTree, **keywords: PyTree) -> PyTree:
+        return jax.tree.map(own, self.function(*jax.tree.map(own, arguments), **jax.tree.map(own, keywords)))
 
-    def watched(self, *arguments: PyTree) -> PyTree:
+    def watched(self, *arguments: PyTree, **keywords: PyTree) -> PyTree:
         """The same, with what it changes noted."""
-        passed = jax.tree.map(own, arguments)
-        before = _flat(named(self.function, jax.tree.map(own, arguments)))
-        result = self.function(*passed)
-        after = _flat(named(self.function, passed))
+        passed, by_name = jax.tree.map(own, (arguments, keywords))
+        before = _flat(named(self.function, jax.tree.map(own, arguments)) | jax.tree.map(own, keywords))
+        result = self.function(*passed, **by_name)
+        after = _flat(named(self.function, passed) | by_name)
         same = lambda path: path in after and np.array_equal(after[path], before[path], equal_nan=True)
         self.changed |= dict.fromkeys(path for path in self.writable if not same(path))
         return jax.tree.map(own, result)
@@ -200,16 +204,27 @@ def _narrowed(closed: ClosedJaxpr, who: str) -> Iterator[Finding]:
 
 def _narrowings(jaxpr: Any) -> Iterator[tuple[Any, str]]:
     """(operation, dtype) for every operation with a float64 input and an output of a narrower float, calls included."""
-    holds = lambda node: hasattr(node, "eqns") or hasattr(node, "jaxpr")
     wide = lambda v: getattr(v.aval, "dtype", None) == np.float64
-    for eqn in jaxpr.eqns:
-        held = [node for node in jax.tree.leaves(list(eqn.params.values()), is_leaf=holds) if holds(node)]
-        for node in held:
-            yield from _narrowings(getattr(node, "jaxpr", node))
+    for eqn in operations(jaxpr):
         dtypes = [getattr(v.aval, "dtype", None) for v in eqn.outvars]
         narrow = [d for d in dtypes if d is not None and jnp.issubdtype(d, jnp.floating) and d.itemsize < 8]
-        if narrow and not held and any(map(wide, eqn.invars)):
+        if narrow and not held(eqn) and any(map(wide, eqn.invars)):
             yield eqn, narrow[0].name
+
+
+def operations(jaxpr: Any) -> Iterator[Any]:
+    """Every operation of a jaxpr, those of calls, loops and branches included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in held(eqn):
+            yield from operations(inner)
+
+
+def held(eqn: Any) -> list[Any]:
+    """The jaxprs that a call, a loop or a branch holds."""
+    holds = lambda node: hasattr(node, "eqns") or hasattr(node, "jaxpr")
+    nodes = jax.tree.leaves(list(eqn.params.values()), is_leaf=holds)
+    return [getattr(node, "jaxpr", node) for node in nodes if holds(node)]
 
 
 # How messages speak of a function.
@@ -217,6 +232,7 @@ def _narrowings(jaxpr: Any) -> Iterator[tuple[Any, str]]:
 
 def name_of(function: Callable) -> str:
     """How messages call a function."""
+    function = function.func if isinstance(function, partial) else function
     return getattr(function, "__name__", None) or type(function).__name__
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn, jaxprs_in_params
 from jax.flatten_util import ravel_pytree
 
+from jaxbp.check.calls import operations
 from jaxbp.check.leaves import Gradient, Leaves
 from jaxbp.core import PyTree, dot
 
@@ -30,11 +29,3 @@ def rules_of(function: Callable[[Leaves], PyTree], leaves: Leaves) -> frozenset[
     eqns = list(operations(jax.make_jaxpr(function)(leaves).jaxpr))
     names = {eqn.primitive.name for eqn in eqns} & {"custom_vjp_call", "custom_jvp_call"}
     return frozenset(names | {"symbolic_zeros" for eqn in eqns if eqn.params.get("symbolic_zeros")})
-
-
-def operations(jaxpr: Any) -> Iterator[JaxprEqn]:
-    """The operations of a jaxpr, inner ones included."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jaxprs_in_params(eqn.params):
-            yield from operations(inner)

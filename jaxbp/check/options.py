@@ -10,13 +10,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxbp.check.calls import first_line, name_of
+from jaxbp.check.calls import first_line
 from jaxbp.check.judge import Level, examine
 from jaxbp.check.lines import Ran, backward_lines, listed
 from jaxbp.check.problem import Problem
@@ -95,17 +94,6 @@ class OptionsReport(Report):
         row = lambda s: {"options": s.options, "refusal": s.refusal, "shortest": s.shortest}
         settings = [row(s) | ({} if s.report is None else {"report": s.report.to_json()}) for s in self.settings]
         return super().to_json() | {"settings": settings, "unrun": list(self.unrun)}
-
-
-def with_options(function: Callable, setting: Mapping[str, Any]) -> Callable:
-    """The function with those keywords, under its own name and signature."""
-
-    @wraps(function)
-    def configured(*arguments: Any) -> Any:
-        return function(*arguments, **setting)
-
-    configured.__name__ = name_of(function)
-    return configured
 
 
 def examine_options(

@@ -7,8 +7,9 @@ leaves`. Input that cannot be checked is refused here, with an InputError of one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ from jaxbp.check.leaves import (
     is_inexact,
     split,
 )
+from jaxbp.check.native import cast, own_dtypes, rounding
 from jaxbp.check.report import Finding
 from jaxbp.check.truth import autodiff
 from jaxbp.core import Context, Layer, PyTree, label, leaf_layers, path_name
@@ -72,6 +74,9 @@ class Problem:
     setting: tuple = ()  # the layer's (params, x, ctx)
     delta: Callable[[], tuple[PyTree, PyTree]] | None = None  # the loss's dy, hand-written and true
     domain: Bounds = field(default_factory=dict)  # of the leaves that have bounds; differences stay inside
+    surrogate: bool = False  # the derivative is declared to be another function's: its values do not count
+    first_order: bool = False  # the derivative is not to be differentiated
+    rounding: float = 0.0  # the relative error that the function's own precision explains
     findings: tuple[Finding, ...] = ()  # what was seen when the functions were first called
 
     @property
@@ -96,8 +101,8 @@ def gradient_problem(
     def pullback_of(gradient: Callable) -> Pullback:
         return _scalar_pullback(lambda leaves: gradient(rebuild(leaves), *batch), name_of(gradient), params)
 
-    value = suited(forward_of, loss, theirs, leaves)
-    derivative = suited(lambda g: lambda leaves: pullback_of(g)(leaves, dy), gradient, theirs, leaves)
+    value = suited(forward_of, loss, named(loss, theirs), leaves)
+    derivative = suited(lambda g: lambda leaves: pullback_of(g)(leaves, dy), gradient, named(gradient, theirs), leaves)
     forward = forward_of(value.function)
     variant = lambda change, dtype: gradient_problem(gradient, loss, params, *change(batch), dtype=dtype)
     pullback = pullback_of(derivative.function)
@@ -112,56 +117,96 @@ def gradient_problem(
 
 
 def function_problem(
-    function: Callable, *arguments: PyTree, reference: Callable | None = None, dtype: Any = np.float64
+    function: Callable,
+    *arguments: PyTree,
+    reference: Callable | None = None,
+    surrogate: bool = False,
+    first_order: bool = False,
+    native: bool = False,
+    keywords: Mapping[str, Any] = MappingProxyType({}),
+    dtype: Any = np.float64,
 ) -> Problem:
-    """function(*arguments) with a jax.custom_vjp or custom_jvp, against the plain `reference` of the same forward.
+    """function(*arguments, **keywords) with a jax.custom_vjp or custom_jvp, against the plain `reference`.
 
-    Without a reference, JAX differentiates the function itself with its custom rules taken off.
+    Without a reference, JAX differentiates the function itself with its custom rules taken off. surrogate: the
+    derivative is declared to be the reference's, whatever the values are. native: the function runs in the precision
+    of the caller's arguments.
     """
-    dtypes = dtypes_of(named(function, arguments))
-    theirs = arguments
-    arguments = in_dtype(arguments, dtype)
-    names = named(function, arguments)
-    leaves, rebuild = split(names, "arguments")
+    if (surrogate or native) and reference is None:
+        word = "surrogate" if surrogate else "native"
+        raise InputError(f"{word}=True needs a reference: its derivative is the true one")
+    theirs = named(function, arguments)
+    by_position = tuple(theirs)
+    theirs |= keywords
+    fixed = {name: theirs[name] for name in _fixed(function, by_position, keywords)}
+    passed = in_dtype({name: value for name, value in theirs.items() if name not in fixed}, dtype)
+    leaves, rebuild = split(passed, "arguments")
+    dtypes = dtypes_of(theirs)
+    own = own_dtypes(dtypes, leaves) if native else dict.fromkeys(leaves, dtype)
+    leaves = {path: a.astype(own[path]).astype(dtype) for path, a in leaves.items()}
 
     def call(f: Callable, leaves: Leaves) -> PyTree:
-        rebuilt = rebuild(leaves)
-        return jax.tree.map(lambda a: a.astype(dtype), _floating(f(*(rebuilt[name] for name in names))))
+        positional, keywords = _arranged(fixed | rebuild(leaves), by_position)
+        return jax.tree.map(lambda a: a.astype(dtype), _floating(f(*positional, **keywords)))
 
-    decorated = lambda leaves: call(function, leaves)
-    findings = traced(decorated, leaves, name_of(function)).findings
+    decorated = lambda leaves: call(function, cast(leaves, own))
+    hint = "; native=True checks a function in its arguments' own precision"
+    findings = traced(decorated, leaves, name_of(function), hint).findings
     y = jax.eval_shape(decorated, leaves)
     if not y:
         raise InputError(f"{name_of(function)} returns nothing floating: there is nothing to differentiate")
-    forward = undecorated(decorated)
-    on_numpy = False
+    dy = cotangent(y, dtype)
+    pullback = lambda leaves, dy: jax.vjp(decorated, leaves)[1](dy)[0]
+    rules = rules_of(decorated, leaves)
+    if "custom_jvp_call" in rules and "custom_vjp_call" not in rules and not _differentiable(decorated, leaves, dy):
+        pullback = by_columns(decorated)
+    findings += traced(lambda leaves: pullback(leaves, dy), leaves, f"the derivative of {name_of(function)}").findings
+    forward, on_numpy = undecorated(decorated), False
     if reference:
         plain = suited(lambda f: lambda leaves: call(f, leaves), reference, theirs, leaves)
-        forward = lambda leaves: call(plain.function, leaves)
-        on_numpy, findings = not plain.traceable, (*findings, *plain.findings)
+        forward, on_numpy = lambda leaves: call(plain.function, leaves), not plain.traceable
+        findings = plain.findings if native else (*findings, *plain.findings)
         plain_y = forward(leaves) if on_numpy else jax.eval_shape(forward, leaves)
         if jax.tree.map(jnp.shape, plain_y) != jax.tree.map(jnp.shape, y):
             raise InputError(
                 f"not the same forward: {name_of(function)} returns {_shapes(y)} and the reference "
                 f"{name_of(reference)} {_shapes(plain_y)}"
             )
-    pullback = lambda leaves, dy: jax.vjp(decorated, leaves)[1](dy)[0]
-    dy = cotangent(y, dtype)
-    rules = rules_of(decorated, leaves)
-    if "custom_jvp_call" in rules and "custom_vjp_call" not in rules and not _differentiable(decorated, leaves, dy):
-        pullback = by_columns(decorated)
-    back = traced(lambda leaves: pullback(leaves, dy), leaves, f"the derivative of {name_of(function)}")
-    variant = lambda change, dtype: function_problem(function, *change(arguments), reference=reference, dtype=dtype)
-    problem = Problem(name_of(function), forward, pullback, leaves, dy, dtypes, variant, arguments)
+
+    def variant(change: Callable[[PyTree], PyTree], dtype: Any) -> Problem:
+        positional, keywords = _arranged(fixed | change(passed), by_position)
+        kind = {"native": native and dtype == np.float64, "surrogate": surrogate, "first_order": first_order}
+        return function_problem(function, *positional, keywords=keywords, reference=reference, dtype=dtype, **kind)
+
+    problem = Problem(name_of(function), forward, pullback, leaves, dy, dtypes, variant, passed)
+    differentiable = not on_numpy and _differentiable(forward, leaves, dy)
+    if surrogate and not differentiable:
+        raise InputError("JAX cannot differentiate the reference, and a surrogate gradient has no other truth")
     return replace(
         problem,
-        differentiable=not on_numpy and _differentiable(forward, leaves, dy),
+        differentiable=differentiable,
         on_numpy=on_numpy,
         differences_decide=reference is None,
-        decorated=decorated,
+        decorated=None if surrogate else decorated,
         rules=rules,
-        findings=(*findings, *back.findings),
+        findings=findings,
+        surrogate=surrogate,
+        first_order=first_order,
+        rounding=rounding(forward, leaves, dy, own) if native and differentiable else 0.0,
     )
+
+
+def _fixed(function: Callable, by_position: tuple[str, ...], keywords: Mapping[str, Any]) -> list[str]:
+    """The arguments that are no subject of the derivative: those that a rule excludes, and keywords without arrays."""
+    excluded = [by_position[i] for i in getattr(function, "nondiff_argnums", ()) if i < len(by_position)]
+    arrays = lambda value: any(isinstance(leaf, np.ndarray | jax.Array) for leaf in jax.tree.leaves(value))
+    return [*excluded, *(name for name, value in keywords.items() if not arrays(value))]
+
+
+def _arranged(values: Mapping[str, Any], by_position: tuple[str, ...]) -> tuple[list, dict[str, Any]]:
+    """(the positional arguments, the keywords) of a call."""
+    keywords = {name: value for name, value in values.items() if name not in by_position}
+    return [values[name] for name in by_position], keywords
 
 
 def layer_problem(layer: Layer, params: PyTree, x: PyTree, ctx: Context, dtype: Any = np.float64) -> Problem:

@@ -12,13 +12,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
-from jaxbp.check.calls import repeated
+from jaxbp.check.calls import operations, repeated
+from jaxbp.check.diagnosis.jaxprs import traced as make_jaxpr
 from jaxbp.check.domain import inside
 from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.report import Finding
-from jaxbp.core import PyTree, dot
+from jaxbp.core import PyTree
 
 
 class Pass(NamedTuple):
@@ -84,14 +86,24 @@ class Program:
         if p.on_numpy:
             return None, hand, {}, None
         if not p.differentiable:
-            return dot(dy, p.forward(leaves)), hand, {}, None
+            return _inner(dy, p.forward(leaves)), hand, {}, None
         y, back = jax.vjp(p.forward, leaves)
-        return dot(dy, y), hand, back(dy)[0], _slope(p, leaves, dy, tangent)
+        return _inner(dy, y), hand, back(dy)[0], _slope(p, leaves, dy, tangent)
 
 
 def _slope(problem: Problem, leaves: Leaves, dy: PyTree, tangent: Leaves) -> jax.Array | None:
     """<dy, J tangent> by forward mode; None through a jax.custom_vjp, which has none."""
+    closed, structure = make_jaxpr(problem.forward, leaves)
+    if any(eqn.primitive.name == "custom_vjp_call" for eqn in operations(closed.jaxpr)):
+        return None
+    forward = lambda leaves: jax.tree.unflatten(structure, jaxpr_as_fun(closed)(*jax.tree.leaves(leaves)))
     try:
-        return dot(dy, jax.jvp(problem.forward, (leaves,), (tangent,))[1])
+        return _inner(dy, jax.jvp(forward, (leaves,), (tangent,))[1])
     except TypeError:
         return None
+
+
+def _inner(a: PyTree, b: PyTree) -> jax.Array:
+    """The inner product of two equal trees, whatever their shardings are."""
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)
+    return sum(jax.tree.leaves(products), jnp.asarray(0.0))

@@ -135,7 +135,7 @@ def measured(run: Program, accuracy: float, seed: int) -> Measurement:
 def _slopes(m: Measurement, run: Program, path: str, seed: int) -> Slopes:
     """Random unit directions in one leaf, with the slope along each."""
     leaf = m.problem.leaves[path]
-    if not leaf.size:
+    if not leaf.size or m.problem.surrogate:
         return []
     draws = [np.random.default_rng((seed, i)).normal(size=leaf.shape) for i in range(DIRECTIONS)]
     return [(v, slope_along(m, run, {path: v})) for v in (draw / np.linalg.norm(draw) for draw in draws)]

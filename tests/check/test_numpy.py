@@ -8,6 +8,7 @@ import pytest
 from jaxbp.check import check_function, check_gradient, guard
 from jaxbp.check.diagnosis import simulation
 from jaxbp.errors import InputError
+from tests.support.marks import first_is_fast
 
 rng = np.random.default_rng(0)
 PARAMS, X = {"w": rng.normal(size=(3, 4))}, rng.normal(size=(5, 3))
@@ -82,7 +83,7 @@ def method_in_place(params, x):
 RIGHT = [masked, accumulated, by_out, by_loops, by_choice, in_a_buffer, method_in_place]
 
 
-@pytest.mark.parametrize("gradient", RIGHT)
+@pytest.mark.parametrize("gradient", first_is_fast(RIGHT))
 def test_numpy_code_that_writes_into_its_own_arrays(gradient):
     report = check_gradient(gradient, loss, PARAMS, X)
     assert report.passed, str(report)
@@ -99,6 +100,7 @@ def test_numpy_code_beside_a_jax_loss():
     assert report["w"].error < 1e-14
 
 
+@pytest.mark.slow
 def test_a_numpy_reference_that_writes():
     def reference(a):
         y = a * a
@@ -143,7 +145,7 @@ def shuffled(params, x):
 CHANGED = {stepped: "params/w", centred: "x", sorted_in_place: "x", nulled: "x", shuffled: "x"}
 
 
-@pytest.mark.parametrize("gradient", CHANGED)
+@pytest.mark.parametrize("gradient", first_is_fast(CHANGED))
 def test_a_gradient_that_changes_its_inputs(gradient):
     report = check_gradient(gradient, loss, PARAMS, X)
     if gradient is not sorted_in_place:
@@ -231,13 +233,13 @@ SIZED = {
 }
 
 
-@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize("name", first_is_fast(SIZED))
 def test_a_loss_that_knows_its_batch_fails_and_no_more(name):
     report = check_gradient(lambda p, x: {"w": x.T @ np.ones((5, 4))}, SIZED[name], PARAMS, X)
     assert [leaf.verdict for leaf in report.leaves] == ["FAIL"]
 
 
-@pytest.mark.parametrize("place", ["patterns", "predictions", "counts"])
+@pytest.mark.parametrize("place", first_is_fast(["patterns", "predictions", "counts"]))
 def test_an_exception_of_the_diagnosis_is_a_line(place, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("the first line\nthe second")

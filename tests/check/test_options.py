@@ -61,9 +61,9 @@ def test_the_shortest_setting_that_fails_comes_first(report):
     assert report["x"].causes[0].cause is Cause.FACTOR
     text = str(report)
     assert text.startswith(
-        "gradient check of partial: FAIL in 1 of 4 settings\n\nbent   scale  verdict\nTrue   2.0    FAIL\n"
+        "gradient check of scaled: FAIL in 1 of 4 settings\n\nbent   scale  verdict\nTrue   2.0    FAIL\n"
     )
-    assert "\nfails with bent=True, scale=2.0:\n    gradient check of partial: FAIL, 0 of 1 leaves right" in text
+    assert "\nfails with bent=True, scale=2.0:\n    gradient check of scaled: FAIL, 0 of 1 leaves right" in text
 
 
 def test_lines_that_no_setting_ran_are_listed(report):

@@ -11,6 +11,7 @@ import jaxbp
 from jaxbp.check import check_function, check_gradient, check_layer
 from jaxbp.check.calls import repeated
 from jaxbp.errors import InputError
+from tests.support.marks import first_is_fast
 
 X, W = np.eye(5, 3), np.ones(3)
 quadratic = lambda w, x: jnp.sum((x @ w) ** 2)
@@ -45,7 +46,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", first_is_fast(LOSSES))
 def test_a_loss_that_does_not_repeat_itself_is_refused(name):
     with pytest.raises(InputError, match="does not repeat itself") as caught:
         check_gradient(slope, LOSSES[name], W, X)
@@ -69,6 +70,7 @@ def test_a_rule_that_does_not_repeat_itself_is_refused():
         check_function(square, W)
 
 
+@pytest.mark.slow
 def test_a_layer_that_does_not_repeat_itself_is_refused():
     class Noisy(jaxbp.Dense):
         def forward(self, params, x, ctx):
@@ -79,6 +81,7 @@ def test_a_layer_that_does_not_repeat_itself_is_refused():
         check_layer(Noisy(2), jaxbp.shaped(3, 2))
 
 
+@pytest.mark.slow
 def test_noise_of_a_key_or_a_seed_repeats_itself():
     noise = lambda key: jax.random.normal(key, (3,))
     keyed = lambda w, key: jnp.sum(w * noise(key))
