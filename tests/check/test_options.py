@@ -214,3 +214,37 @@ def test_every_mistake_of_attention_is_caught_where_it_hides(mistake):
     if SHORTEST[mistake].startswith("every"):
         return
     assert check_function(attention(mistake), *inputs()).passed  # with the options off nothing is seen
+
+
+# Options together with what else can be asked.
+
+
+@pytest.mark.slow
+def test_options_of_a_surrogate_and_of_a_function_in_its_own_precision():
+    def rounded(x, step=1.0, clip=False):
+        function = jax.custom_vjp(lambda x: step * jnp.round(x / step))
+        inside = lambda x: jnp.abs(x) <= 1 if clip else True
+        function.defvjp(lambda x: (function(x), x), lambda x, dy: (jnp.where(inside(x), dy, 0),))
+        return function(x)
+
+    straight = lambda x, step=1.0, clip=False: jnp.where(jnp.abs(x) <= 1, x, jnp.sign(x)) if clip else x
+    options = {"step": [1.0, 0.5], "clip": [False, True]}
+    assert check_function(rounded, X, reference=straight, surrogate=True, options=options).passed
+    report = check_function(rounded, X, reference=lambda x, **_: x, surrogate=True, options=options)
+    assert [str(setting) for setting in report.settings if setting.shortest] == ["clip=True"]
+
+    narrow = lambda x, scale=1.0: scale * x.astype(jnp.float32) ** 2
+    report = check_function(
+        narrow,
+        X.astype(np.float32),
+        reference=lambda x, scale=1.0: scale * x**2,
+        native=True,
+        options={"scale": [1.0, 3.0]},
+    )
+    assert report.passed
+
+
+@pytest.mark.slow
+def test_a_fixed_keyword_beside_options():
+    report = check_function(scaled, X, mistake="both", scale=2.0, options={"bent": [False, True]})
+    assert [str(setting) for setting in report.settings if setting.shortest] == ["bent=True"]
