@@ -130,7 +130,8 @@ class Report:
             lines += ["", f"{leaf.path}: likely cause: {likeliest}"]
             lines += [f"    or {other}" for other in others[:3]]
             if 0 < leaf.wrong < math.prod(leaf.shape):
-                lines += [f"    {leaf.wrong} of {math.prod(leaf.shape)} entries are wrong"]
+                verb = "is" if leaf.wrong == 1 else "are"
+                lines += [f"    {leaf.wrong} of {math.prod(leaf.shape)} entries {verb} wrong"]
         if self.step:
             lines += ["", f"first wrong step in backward order: {self.step}"]
         if self.findings:

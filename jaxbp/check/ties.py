@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -63,19 +64,28 @@ def ties(problem: Problem) -> list[str]:
     singular: list[str] = []
     tied: list[str] = []
 
-    def visit(eqn: JaxprEqn, inputs: list, path: str) -> list:
+    def visit(eqn: JaxprEqn, inputs: list, path: str, within: JaxprEqn | None = None) -> list:
         if (held := inner(eqn, INLINED)) is not None:
-            return evaluate(held, inputs, visit, path)
+            return evaluate(held, inputs, partial(visit, within=within or eqn), path)
         outputs = bind(eqn, *inputs)
-        if not _finite_derivative(eqn, inputs, outputs):
-            singular.append(f"{place(eqn)} has no finite derivative")
+        if not _finite_derivative(eqn, inputs):
+            singular.append(f"{_named(eqn, within)} has no finite derivative")
         elif _tied(eqn, inputs):
-            tied.append(f"{place(eqn)} is at a tie")
+            tied.append(f"{_named(eqn, within)} is at a tie")
         return outputs
 
     closed, _ = traced(problem.forward, problem.leaves)
     evaluate(closed, jax.tree.leaves(problem.leaves), visit)
     return list(dict.fromkeys(singular or tied))
+
+
+def _named(eqn: JaxprEqn, within: JaxprEqn | None) -> str:
+    """'sqrt' in 'norm' (model.py:12): an operation inside a function of a library has no line of its own."""
+    name = place(eqn)
+    if within is None or name.endswith(")"):
+        return name
+    line = place(within).partition(" ")[2]
+    return f"{name} in '{within.params.get('name', within.primitive.name)}' {line}".rstrip()
 
 
 def _tied(eqn: JaxprEqn, inputs: list) -> bool:
@@ -95,8 +105,8 @@ def _tied(eqn: JaxprEqn, inputs: list) -> bool:
     return any(tied)
 
 
-def _finite_derivative(eqn: JaxprEqn, inputs: list, outputs: list) -> bool:
-    """Whether the operation's tangents are finite where its inputs and outputs are."""
+def _finite_derivative(eqn: JaxprEqn, inputs: list) -> bool:
+    """Whether the operation's tangents are finite."""
     floating = [i for i, a in enumerate(inputs) if jnp.issubdtype(jnp.result_type(a), jnp.floating)]
     if not floating:
         return True

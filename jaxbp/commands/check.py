@@ -50,7 +50,7 @@ class Options(Typed):
 
 
 def main(words: Sequence[str]) -> int:
-    """Checks what the words say, and returns the exit status: 1 where a gradient is wrong."""
+    """Checks what the words say, and returns the exit status: 1 for a wrong gradient, 2 for one not checked."""
     if any(word.partition("=")[0] in ("--function", "--layer") for word in words):
         return check_code.main(words)
     options, overrides = cli.read(Options, words)
@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> int:
     print(report)
     if options.json:
         write_json(Path(options.json), {"machine": machine(), **report.to_json()})
-    return 0 if report.passed else 1
+    return report.exit_status
 
 
 def check_config(config: Config, level: Level = "default") -> Report:

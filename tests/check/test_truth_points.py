@@ -196,7 +196,7 @@ POINTS = [
 ]
 
 
-FAST = ("logistic relu and abs", "norm squared", "sqrt behind where")
+FAST = ("logistic relu and abs", "norm squared")
 MARKED = [pytest.param(p, id=str(p), marks=[] if p.name in FAST else pytest.mark.slow) for p in POINTS]
 
 

@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 
 FILES = sorted(ROOT.glob("configs/*.py"))
 SKIPPED = {
-    "digits_resnet": "passes in 41 s with a user's XLA settings; with the tests' it takes 250 s of two cores",
+    "digits_resnet": "passes in 41 s with a user's XLA settings; with the tests' in 250 s of processor time",
     "mnist_resnet": "passes on 8 x 8 images in 30 s with a user's XLA settings; with the tests' not in 500 s",
 }
 
