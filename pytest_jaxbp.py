@@ -55,6 +55,11 @@ class Gradients:
         __tracebackhide__ = True
         return self._passed("check_model", args, options)
 
+    def module(self, *args: Any, **options: Any) -> Report:
+        """jaxbp.check.check_module(module, *inputs), of Flax, Equinox or PyTorch."""
+        __tracebackhide__ = True
+        return self._passed("check_module", args, options)
+
     def _passed(self, name: str, args: tuple, options: dict[str, Any]) -> Report:
         __tracebackhide__ = True
         from jaxbp import InputError, check
@@ -70,7 +75,7 @@ class Gradients:
 
 @pytest.fixture
 def gradients(request: pytest.FixtureRequest) -> Gradients:
-    """The gradient checks: .gradient, .function, .layer and .model; the marker `gradients` sets their defaults."""
+    """The gradient checks .gradient, .function, .layer, .model, .module; the marker `gradients` sets their defaults."""
     return Gradients(_merged(request.node.iter_markers("gradients")))
 
 

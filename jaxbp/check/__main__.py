@@ -7,16 +7,23 @@
         a function with a jax.custom_vjp, against a plain one or against itself with its rules taken off; example()
         returns its arguments, a tuple
 
+    python -m jaxbp.check --module=FILE:model --example=FILE:example
+        a module of Flax NNX, Flax Linen, Equinox or PyTorch with such a function inside; example() returns its inputs
+
     python -m jaxbp.check --layer=FILE:Layer --shape=5,3
         a layer, or a class that is one without arguments, on random inputs of that shape, batch first
 
-All but a custom_vjp may be NumPy code. Exit status: 0 the gradient is right, 1 it is wrong, 2 it cannot be checked (one
-line on stderr; or the report, where a leaf is nothing but kinks).
+--option=causal=False,True tries a function or module with those values of a keyword; given several times, every pair
+of two options' values. All but a custom_vjp may be NumPy code.
+
+Exit status: 0 the gradient is right, 1 it is wrong, 2 it cannot be checked (one line on stderr; or the
+report, where a leaf is nothing but kinks).
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import importlib.util
 import os
@@ -27,7 +34,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from jaxbp.check.api import check_function, check_gradient, check_layer
+from jaxbp.check.api import check_function, check_gradient, check_layer, check_module
+from jaxbp.check.ci import github, junit, place_of
 from jaxbp.check.report import Report
 from jaxbp.core import Layer, shaped
 from jaxbp.errors import InputError, unknown
@@ -39,12 +47,21 @@ def main(words: Sequence[str]) -> int:
     options = _options(words)
     report = _report(options)
     print(report)
+    place = place_of(_object(options.function or options.layer or options.module))
+    if options.github:
+        print(*github(report, place), sep="\n")
     if options.json:
-        try:
-            write_json(options.json, report.to_json())
-        except OSError as error:
-            raise InputError(f"--json: {options.json} cannot be written: {error.strerror}") from None
+        _written("--json", options.json, lambda path: write_json(path, report.to_json()))
+    if options.junit:
+        _written("--junit", options.junit, lambda path: path.write_bytes(junit(report, place)))
     return report.exit_status
+
+
+def _written(option: str, path: Path, write: Callable[[Path], Any]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise InputError(f"{option}: {path} cannot be written: {error.strerror}") from None
 
 
 def _report(options: argparse.Namespace) -> Report:
@@ -53,12 +70,17 @@ def _report(options: argparse.Namespace) -> Report:
         _needs("--layer", options, {"layer", "shape"})
         return check_layer(_layer(options.layer), shaped(*options.shape), **settings)
     if options.loss:
-        _needs("--loss", options, {"function", "loss", "example"})
+        _needs("--loss", options, {"function", "loss", "example"}, allowed={"domain"})
         gradient, loss = _callable(options.function), _callable(options.loss)
-        return check_gradient(gradient, loss, *_example(options.example), **settings)
-    _needs("--function", options, {"function", "example"}, allowed={"reference"})
-    reference = _callable(options.reference) if options.reference else None
-    return check_function(_callable(options.function), *_example(options.example), reference=reference, **settings)
+        return check_gradient(gradient, loss, *_example(options.example), domain=dict(options.domain), **settings)
+    settings["options"] = dict(options.option) or None
+    if options.module:
+        _needs("--module", options, {"module", "example"}, allowed={"option"})
+        return check_module(_object(options.module), *_example(options.example), **settings)
+    _needs("--function", options, {"function", "example"}, allowed={"reference", "option", "domain"})
+    settings["reference"] = _callable(options.reference) if options.reference else None
+    settings["domain"] = dict(options.domain)
+    return check_function(_callable(options.function), *_example(options.example), **settings)
 
 
 # The command line.
@@ -81,6 +103,11 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     add("--loss", help="the scalar function that the gradient is of")
     add("--reference", help="the same function without a custom rule")
     add("--example", help="a function of no arguments that returns the arguments to check at")
+    add("--module", help="a module of Flax, Equinox or PyTorch")
+    option_help = "a keyword of the function or module with the values to try, as in causal=False,True"
+    add("--option", type=_option, action="append", default=[], metavar="NAME=VALUES", help=option_help)
+    domain_help = "bounds of an argument, None for any, as in x=0,None: differences stay inside"
+    add("--domain", type=_option, action="append", default=[], metavar="NAME=LOW,HIGH", help=domain_help)
     add("--layer", help="a jaxbp.Layer")
     add("--shape", type=_shape, metavar="N,...", help="the shape of the layer's input")
     level_help = "full: also other precisions, batches, transformations and hard points"
@@ -89,12 +116,15 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     seed_help = "of random directions, and of the layer's parameters and inputs"
     add("--seed", type=_count, default=0, metavar="SEED", help=seed_help)
     add("--json", type=_writable, metavar="FILE", help="also write the report to this file")
+    add("--junit", type=_writable, metavar="FILE", help="also write the report to this file in JUnit's form")
+    github_help = "also print what is wrong as annotations that GitHub shows at the code"
+    parser.add_argument("--github", action="store_true", help=github_help)
     return parser.parse_args(words)
 
 
 def _needs(form: str, options: argparse.Namespace, needed: set[str], allowed: Set[str] = frozenset()) -> None:
     """Refuses a form of the command that lacks an option, or that has one of another form."""
-    names = ("function", "loss", "reference", "example", "layer", "shape")
+    names = ("function", "loss", "reference", "example", "layer", "shape", "module", "option", "domain")
     present = {name for name in names if getattr(options, name)}
     if missing := sorted(needed - present):
         raise InputError(f"{form} needs --{missing[0]} too (--help shows how it is called)")
@@ -110,6 +140,18 @@ def _shape(text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no shape: it must be sizes of at least 1, as in 5,3")
     return sizes
+
+
+def _option(text: str) -> tuple[str, list]:
+    name, _, values = text.partition("=")
+    try:
+        parsed = ast.literal_eval(f"[{values}]")
+    except (SyntaxError, ValueError):
+        parsed = []
+    if not name.isidentifier() or not parsed:
+        message = f"'{text}' must be NAME=VALUE,VALUE with Python's literals, as in causal=False,True"
+        raise argparse.ArgumentTypeError(message)
+    return name, parsed
 
 
 def _accuracy(text: str) -> float:

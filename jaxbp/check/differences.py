@@ -193,14 +193,3 @@ def directional(gradient: Mapping[str, np.ndarray | None], direction: Arrays) ->
         return math.nan
     with np.errstate(invalid="ignore"):
         return float(sum(np.sum(g * v, where=v != 0) for g, v in parts if g is not None))
-
-
-def only_kinks(
-    run: Program, path: str, hand: np.ndarray | None, truth: np.ndarray | None, leaves: Leaves | None = None
-) -> bool:
-    """Whether a leaf differs from autodiff at kinks only, and by a slope between those of the two sides."""
-    if hand is None or truth is None or hand.shape != truth.shape or not np.all(np.isfinite(hand)):
-        return False
-    wrong = np.flatnonzero(np.abs(hand - truth) > 1e-9 * max(largest(truth), 1e-300))
-    slopes = [(along(run, {path: unit(hand.shape, i)}, leaves=leaves), float(hand.flat[i])) for i in wrong[:20]]
-    return 0 < len(wrong) <= 20 and all(s.kink and s.distance(g) <= slack(s, abs(g)) for s, g in slopes)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,11 @@ import numpy as np
 from jaxbp.check.diagnosis.bisect import first_wrong_step
 from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.diagnosis.simulation import Simulation
+from jaxbp.check.guard import guarded
 from jaxbp.check.kinks import Breach, breaches
-from jaxbp.check.laws import laws
+from jaxbp.check.laws import laws, rule_laws
 from jaxbp.check.leaves import Arrays, Leaves, Measured
-from jaxbp.check.problem import Problem, first_line
+from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Cause, Explanation, Finding, Leaf, Report
 from jaxbp.check.ties import ties
@@ -27,8 +27,6 @@ from jaxbp.check.witnesses import Entries, Measurement, gap, measured, settled
 __all__ = ["Level", "Measurement", "examine", "judge"]
 
 Level = Literal["default", "full"]
-Result = TypeVar("Result")
-DEFECTS: tuple[type[Exception], ...] = (Exception,)  # what may go wrong in the diagnosis without deciding the outcome
 
 
 def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT64_TOLERANCE, seed: int = 0) -> Report:
@@ -37,28 +35,17 @@ def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT6
     accuracy: the largest relative error that counts as right. Raises InputError for a loss that is not finite.
     """
     run = Program(problem)
-    m = settled(measured(run, accuracy, seed), run)
+    m = measured(run, max(accuracy, problem.rounding), seed)
+    m = m if problem.surrogate else settled(m, run)
     leaves = judge(m, breaches(m, run, seed))
-    findings = _findings(m, run, seed)
+    right = {leaf.path: m.hand[leaf.path] for leaf in leaves if leaf.passed}
+    findings = [*_findings(m, run, seed), *rule_laws(problem, run, right, m.accuracy, seed)]
+    leaves = _explained(m, leaves, run, findings)
     if level == "full":
-        findings += _laws(m)
-    step = ""
-    if any(not leaf.passed for leaf in leaves):
-        defects: list[Finding] = []
-        leaves = _attempted(lambda: _explained(m, leaves, run), leaves, defects)
-        step = _attempted(lambda: first_wrong_step(problem, m.accuracy), "", defects)
-        findings += defects
+        findings += _laws(m, run)
+    failed = any(not leaf.passed for leaf in leaves)
+    step = guarded(lambda: first_wrong_step(problem, m.accuracy), "", findings) if failed else ""
     return Report(problem.name, tuple(leaves), tuple(findings), step)
-
-
-def _attempted(diagnosis: Callable[[], Result], otherwise: Result, defects: list[Finding]) -> Result:
-    """What a part of the diagnosis says. It never decides the outcome: where it fails, a line says so."""
-    try:
-        return diagnosis()
-    except DEFECTS as error:
-        text = f"a part of it failed, the verdict stands ({type(error).__name__}: {first_line(error)[:100]})"
-        defects.append(Finding("diagnosis", None, text))
-        return otherwise
 
 
 # The verdicts.
@@ -121,10 +108,11 @@ def _with_worst_entry(
     return replace(leaf, low=low, high=high)
 
 
-def _explained(m: Measurement, leaves: list[Leaf], run: Program) -> list[Leaf]:
+def _explained(m: Measurement, leaves: list[Leaf], run: Program, findings: list[Finding]) -> list[Leaf]:
     """Every leaf that fails, with the causes that reproduce its numbers."""
     evidence = Evidence(Simulation(m.problem), m.hand, m.truth, m.accuracy, run.gradients)
-    return [leaf if leaf.passed else _with_causes(m, leaf, evidence) for leaf in leaves]
+    explained = lambda leaf: guarded(lambda: _with_causes(m, leaf, evidence), leaf, findings)
+    return [leaf if leaf.passed else explained(leaf) for leaf in leaves]
 
 
 def _with_causes(m: Measurement, leaf: Leaf, evidence: Evidence) -> Leaf:
@@ -147,7 +135,7 @@ def _with_causes(m: Measurement, leaf: Leaf, evidence: Evidence) -> Leaf:
 
 def _findings(m: Measurement, run: Program, seed: int) -> list[Finding]:
     adjoint = None if _apart(m) else _adjoint(m, run, seed)
-    asked = (_autodiff(m), _same_forward(m), adjoint, _linear(m, run))
+    asked = (*m.problem.findings, run.repeats, _autodiff(m), _same_forward(m), adjoint, _linear(m, run))
     return [finding for finding in asked if finding is not None]
 
 
@@ -162,16 +150,16 @@ def _autodiff(m: Measurement) -> Finding | None:
     if not wrong or not m.problem.differentiable:
         return None
     where = ", ".join(f"{path} ({count} of {m.problem.leaves[path].size} entries)" for path, count in wrong.items())
-    operations: list[str] = _attempted(lambda: ties(m.problem), [], [])
+    operations: list[str] = guarded(lambda: ties(m.problem), [], [])
     because = f"; {', '.join(operations[:3])}" if operations else ""
     return Finding("autodiff", None, f"autodiff of the loss is wrong here, and differences decide: {where}{because}")
 
 
-def _laws(m: Measurement) -> list[Finding]:
+def _laws(m: Measurement, run: Program) -> list[Finding]:
     """The laws of the full level, where autodiff can be their witness."""
     if _apart(m):
         return [Finding("full level", None, "not asked: at this point autodiff is wrong or one choice of several")]
-    return laws(m.problem, m.accuracy)
+    return laws(run, m.accuracy)
 
 
 def _same_forward(m: Measurement) -> Finding | None:
@@ -210,6 +198,8 @@ def _adjoint(m: Measurement, run: Program, seed: int) -> Finding | None:
 def _linear(m: Measurement, run: Program) -> Finding | None:
     """backward(2 dy - 3 dy') = 2 backward(dy) - 3 backward(dy')."""
     dy = m.problem.dy
+    if m.problem.surrogate:
+        return _at_another_dy(m, run)
     if all(not np.shape(d) for d in jax.tree.leaves(dy)) or any(g is None for g in m.hand.values()):
         return None
     other = jax.tree.map(lambda d: jnp.flip(d) + 0.5, dy)
@@ -222,3 +212,11 @@ def _linear(m: Measurement, run: Program) -> Finding | None:
     error = errors[path]
     text = f"largest error {error:.1e}" + ("" if error <= m.accuracy else f", at {path}: backward must be linear in dy")
     return Finding("linear in dy", bool(error <= max(m.accuracy, FLOAT64_TOLERANCE)), text)
+
+
+def _at_another_dy(m: Measurement, run: Program) -> Finding:
+    """A surrogate gradient may clip, so it need not be linear in dy: it is its reference's at a larger dy too."""
+    result = run(dy=jax.tree.map(lambda d: 3 * jnp.flip(d) + 0.5, m.problem.dy))
+    top = largest_entry(result.truth)
+    errors = [np.inf if g is None else leaf_error(g, result.truth[path], top) for path, g in result.hand.items()]
+    return Finding("another dy", bool(max(errors) <= m.accuracy), f"largest error {max(errors):.1e}")

@@ -14,37 +14,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.differences import only_kinks
+from jaxbp.check.calls import first_line
+from jaxbp.check.cotangents import cotangent_laws, dtype_of_cotangents
+from jaxbp.check.differences import TOLERANCE, Slope, along, directional, slack, unit
+from jaxbp.check.domain import inside, mirrored
+from jaxbp.check.forward import forward_mode
 from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
-from jaxbp.check.problem import Problem, first_line
+from jaxbp.check.lines import backward_lines, listed
+from jaxbp.check.native import DRAWS, MULTIPLE, cast, near
+from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
-from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error
+from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst
 from jaxbp.core import PyTree, dot
 from jaxbp.errors import InputError
 
-DRAWS = 4  # points at which autodiff's own error in a lower precision is measured
-MULTIPLE = 4  # a hand-written derivative may reach so many times autodiff's own error
+SUSPECTS = 20  # entries of a leaf at which differences are asked
 HARD = (0.0, 1e4, -1e4)
+SECOND_ORDER = ("inside another gradient", "forward over reverse")
 
 
-def laws(problem: Problem, accuracy: float) -> list[Finding]:
-    """Every law of the full level on a problem."""
+def rule_laws(problem: Problem, run: Program, hand: Measured, accuracy: float, seed: int) -> Iterator[Finding]:
+    """The laws of every level, of a rule for cotangents or tangents. hand: the leaves that are right."""
+    if problem.differences_decide and not problem.rules:
+        yield Finding("custom rule", None, "the function has none: autodiff is beside itself, and beside differences")
+    yield from cotangent_laws(problem, run, hand, accuracy)
+    yield from forward_mode(problem, run, hand, accuracy, seed)
+
+
+def laws(run: Program, accuracy: float) -> list[Finding]:
+    """Every law of the full level on the problem of a program."""
+    problem = run.problem
     if not problem.differentiable or not problem.traceable:
         untraced = problem.name if problem.differentiable else "the function"
         return [Finding("full level", None, f"not asked: JAX cannot trace {untraced}")]
+    never = listed(backward_lines(problem).rest()) if problem.layer is None else []
+    unrun = [Finding("lines", None, f"these never ran: {'; '.join(never)}")] if never else []
     precisions = [precision(problem, dtype) for dtype in (np.float32, jnp.bfloat16)]
     return [
+        *unrun,
         *precisions,
-        *_batches(problem, accuracy),
-        *_transforms(problem, accuracy),
-        *_hard_points(problem, accuracy),
+        *dtype_of_cotangents(problem),
+        *_batches(run, accuracy),
+        *_transforms(run, accuracy),
+        *_hard_points(run, accuracy),
     ]
 
 
 def precision(problem: Problem, dtype: Any) -> Finding:
     """The error against the float64 derivative at the rounded point, in multiples of autodiff's own."""
     name = np.dtype(dtype).name
+    dtypes = dict.fromkeys(problem.leaves, dtype)
     rounded = lambda tree: in_dtype(in_dtype(tree, dtype), np.float64)
     try:
         low = problem.variant(lambda batch: batch, dtype)
@@ -53,7 +73,7 @@ def precision(problem: Problem, dtype: Any) -> Finding:
         truth = jax.jit(lambda leaves: jax.vjp(exact.forward, leaves)[1](rounded(low.dy))[0])
         hand_error = auto_error = 0.0
         for draw in range(DRAWS):
-            leaves = _near(problem.leaves, draw, dtype)
+            leaves = cast(mirrored(problem.domain, near(problem.leaves, draw, dtypes)), dtypes)
             hand, auto = jax.device_get(run(leaves))
             right = jax.device_get(truth(rounded(leaves)))
             if any(g is None for g in hand.values()):
@@ -72,12 +92,6 @@ def precision(problem: Problem, dtype: Any) -> Finding:
     )
 
 
-def _near(leaves: Leaves, draw: int, dtype: Any) -> Leaves:
-    """The leaves in `dtype`, moved by a per cent or so; draw 0 stays where it is."""
-    noise = np.random.default_rng(draw)
-    return {k: jnp.asarray(a * (1 + 0.01 * draw * noise.normal(size=a.shape)), dtype) for k, a in leaves.items()}
-
-
 def _worst(got: Arrays, truth: Arrays) -> float:
     """As `worst`, but a leaf that is zero by structure (noise even in float64) is judged by the whole reference."""
     top = largest_entry(truth)
@@ -86,8 +100,9 @@ def _worst(got: Arrays, truth: Arrays) -> float:
     return max((gap(got[path], right) / (scale(right) or 1) for path, right in truth.items()), default=0.0)
 
 
-def _batches(problem: Problem, accuracy: float) -> Iterator[Finding]:
+def _batches(run: Program, accuracy: float) -> Iterator[Finding]:
     """Hand-written against autodiff on altered batches."""
+    problem = run.problem
     n = problem.size
     if n is None:
         return
@@ -101,12 +116,12 @@ def _batches(problem: Problem, accuracy: float) -> Iterator[Finding]:
         except InputError as error:
             yield Finding(name, None, f"not asked: {error}")
             continue
-        yield _compared(name, *Program(variant).gradients(variant.leaves), accuracy)
+        yield _judged(name, Program(variant), variant.leaves, accuracy)
     if problem.by_row:
-        yield from _rows(problem, n)
+        yield from _rows(run, n)
     if problem.delta is not None:
         masked = problem.variant(lambda batch: batch | {"weight": 0 * batch["weight"]}, np.float64)
-        yield _compared("all rows masked", *Program(masked).gradients(masked.leaves), accuracy)
+        yield _judged("all rows masked", Program(masked), masked.leaves, accuracy)
 
 
 def _taken(rows: np.ndarray, batch: PyTree) -> PyTree:
@@ -114,11 +129,10 @@ def _taken(rows: np.ndarray, batch: PyTree) -> PyTree:
     return jax.tree.map(lambda a: a[rows] if np.ndim(a) else a, batch)
 
 
-def _rows(problem: Problem, n: int) -> Iterator[Finding]:
+def _rows(run: Program, n: int) -> Iterator[Finding]:
     """What a layer must obey whose rows are independent: the sum over examples, and rows that are masked."""
-    run = Program(problem)
     row = lambda d: jnp.arange(n).reshape(-1, *[1] * (d.ndim - 1))
-    only = lambda i: jax.tree.map(lambda d: jnp.where(row(d) == i, d, 0), problem.dy)
+    only = lambda i: jax.tree.map(lambda d: jnp.where(row(d) == i, d, 0), run.problem.dy)
     whole = run().hand
     parts = [run(dy=only(i)).hand for i in range(n)]
     summed = jax.tree.map(lambda *rows: sum(rows), *parts)
@@ -141,12 +155,53 @@ def _compared(name: str, hand: Measured, truth: Measured, accuracy: float) -> Fi
     return Finding(name, passed, f"largest error {errors[path]:.1e}" + ("" if passed else f", at {path}"))
 
 
-def _transforms(problem: Problem, accuracy: float) -> Iterator[Finding]:
-    """The same numbers without jit, under vmap, scan and remat, and inside another gradient."""
+def _judged(name: str, run: Program, leaves: Leaves, accuracy: float) -> Finding:
+    """Hand-written against autodiff at a point. Where they differ, differences decide."""
+    hand, truth = run.gradients(leaves)
+    wrong = [path for path, error in _errors(hand, truth).items() if not error <= accuracy]
+    slopes = [slope for path in wrong for slope in _slopes(run, path, hand[path], truth[path], leaves)]
+    if not slopes or None in slopes or run.problem.surrogate:
+        return _compared(name, hand, truth, accuracy)
+    if all(slope.kink for slope in slopes if slope):
+        return Finding(name, None, f"a kink: {', '.join(wrong)} takes another side's slope than autodiff")
+    return Finding(name, None, f"autodiff is wrong here: differences are with the hand-written {', '.join(wrong)}")
+
+
+def _slopes(
+    run: Program, path: str, hand: np.ndarray | None, truth: np.ndarray | None, leaves: Leaves
+) -> Iterator[Slope | None]:
+    """The slopes along the entries in which a leaf differs from autodiff; None for one that is not the hand-written.
+
+    Of many entries some are asked, and all of them together, along a random direction.
+    """
+    if hand is None or truth is None or hand.shape != truth.shape:
+        yield None
+        return
+    floor = 1e-3 * largest_entry(hand)
+    wrong = ~(np.abs(hand - truth) <= 1e-9 * max(largest_entry(truth), floor))
+    some = np.unique(np.linspace(0, wrong.sum() - 1, SUSPECTS).astype(int))
+    directions = [unit(hand.shape, i) for i in np.flatnonzero(wrong)[some]]
+    if len(some) < wrong.sum():
+        directions.append(wrong * np.random.default_rng(0).normal(size=hand.shape))
+    for v in directions:
+        g = directional({path: hand}, {path: v})
+        slope = along(run, {path: v}, [g], floor, leaves)
+        scale = max(abs(g), floor)
+        accurate = slope.kink or 10 * slope.error <= 1e-2 * scale
+        yield slope if slope.known and accurate and slope.distance(g) <= slack(slope, scale) else None
+
+
+def _transforms(run: Program, accuracy: float) -> Iterator[Finding]:
+    """The same numbers without jit, under vmap, scan and remat; and the second order, by reverse and forward mode.
+
+    The second order is H v either way. Where autodiff of the plain function is off, central differences decide.
+    """
+    problem = run.problem
     leaves = problem.leaves
     hand = lambda leaves: problem.pullback(leaves, problem.dy)
     true = lambda leaves: jax.vjp(problem.forward, leaves)[1](problem.dy)[0]
-    several = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a, -a]), leaves)
+    points = [mirrored(problem.domain, {path: c * a for path, a in leaves.items()}) for c in (1, 0.5, -1)]
+    several = jax.tree.map(lambda *parts: jnp.stack(parts), *points)
     direction = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), leaves)
     forms: dict[str, Callable[[Callable[[Leaves], Gradient]], PyTree]] = {
         "without jit": lambda f: f(leaves),
@@ -154,7 +209,10 @@ def _transforms(problem: Problem, accuracy: float) -> Iterator[Finding]:
         "scan": lambda f: jax.jit(lambda several: jax.lax.map(f, several))(several),
         "remat": lambda f: jax.jit(jax.checkpoint(f))(leaves),
         "inside another gradient": lambda f: jax.jit(jax.grad(lambda leaves: dot(f(leaves), direction)))(leaves),
+        "forward over reverse": lambda f: jax.jit(lambda leaves: jax.jvp(f, (leaves,), (direction,))[1])(leaves),
     }
+    if problem.first_order:
+        forms = {name: form for name, form in forms.items() if name not in SECOND_ORDER}
     for name, form in forms.items():
         try:
             truth = jax.device_get(form(true))
@@ -164,26 +222,44 @@ def _transforms(problem: Problem, accuracy: float) -> Iterator[Finding]:
         try:
             result = jax.device_get(form(hand))
         except Exception as error:
-            yield Finding(name, False, f"{type(error).__name__}: {first_line(error)[:100]}")
+            asked = name != "forward over reverse"  # a backward with a custom_vjp inside has none, and needs none
+            yield Finding(name, False if asked else None, f"{type(error).__name__}: {first_line(error)[:100]}")
             continue
-        yield _compared(name, result, truth, accuracy)
+        finding = _compared(name, result, truth, accuracy)
+        if (
+            name in SECOND_ORDER
+            and not finding.passed
+            and not problem.surrogate
+            and all(g is not None for g in result.values())
+        ):
+            steps = _curvature(run, direction)
+            if worst(result, steps) <= TOLERANCE < worst(truth, steps):
+                finding = Finding(name, True, "central differences agree, autodiff's second order is wrong here")
+        yield finding
 
 
-def _hard_points(problem: Problem, accuracy: float) -> Iterator[Finding]:
+def _curvature(run: Program, direction: Leaves) -> Arrays:
+    """H v by central differences of the hand-written derivative."""
+    leaves = run.problem.leaves
+    moved = lambda h: run({path: a + h * direction[path] for path, a in leaves.items()}).hand
+    central = lambda h: jax.tree.map(lambda ahead, behind: (ahead - behind) / (2 * h), moved(h), moved(-h))
+    return jax.tree.map(lambda narrow, wide: (4 * narrow - wide) / 3, central(5e-4), central(1e-3))
+
+
+def _hard_points(run: Program, accuracy: float) -> Iterator[Finding]:
     """At 0, far out, and at equal rows: finite where autodiff is, and equal to it."""
-    run = Program(problem)
+    problem = run.problem
     accuracy = max(accuracy, 1e-9)
     full = lambda point: jax.tree.map(lambda a: jnp.full_like(a, point), problem.leaves)
     points = {f"every leaf {point:g}": full(point) for point in HARD}
     points["equal rows"] = jax.tree.map(lambda a: jnp.broadcast_to(a[:1], a.shape) if a.ndim else a, problem.leaves)
     for name, leaves in points.items():
+        if not inside(problem.domain, leaves):
+            yield Finding(name, None, "not asked: outside the domain")
+            continue
         hand, truth = run.gradients(leaves)
         if not np.isfinite(largest_entry(truth)):
             finite = all(np.all(np.isfinite(g)) for g in hand.values() if g is not None)
             yield Finding(name, None, "autodiff is not finite here" + (", the hand-written one is" if finite else ""))
             continue
-        finding = _compared(name, hand, truth, accuracy)
-        wrong = [path for path, error in _errors(hand, truth).items() if error > accuracy]
-        if wrong and all(only_kinks(run, path, hand[path], truth[path], leaves) for path in wrong):
-            finding = Finding(name, None, f"a kink: {', '.join(wrong)} takes another side's slope than autodiff")
-        yield finding
+        yield _judged(name, run, leaves, accuracy)

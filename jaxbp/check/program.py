@@ -6,15 +6,21 @@ points or with other cotangents. So a check compiles once.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
+from jaxbp.check.calls import operations, repeated
+from jaxbp.check.diagnosis.jaxprs import traced as make_jaxpr
+from jaxbp.check.domain import inside
 from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
-from jaxbp.core import PyTree, dot
+from jaxbp.check.report import Finding
+from jaxbp.core import PyTree
 
 
 class Pass(NamedTuple):
@@ -27,17 +33,33 @@ class Pass(NamedTuple):
 
 
 class Program:
-    """run(leaves, dy, tangent) -> Pass for a problem, compiled at its first call."""
+    """run(leaves, dy, tangent) -> Pass for a problem, compiled at its first call.
+
+    The first call is made three times. Raises InputError where the results differ by more than rounding. Where they
+    differ by rounding, `repeats` says so.
+    """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self.repeats: Finding | None = None
         self._compiled = jax.jit(self._everything)
+        self._new = True
 
     def __call__(self, leaves: Leaves | None = None, dy: PyTree = None, tangent: Leaves | None = None) -> Pass:
         p = self.problem
         leaves = p.leaves if leaves is None else leaves
         dy = p.dy if dy is None else dy
         tangent = jax.tree.map(jnp.ones_like, leaves) if tangent is None else tangent
+        result = self._evaluated(leaves, dy, tangent)
+        if self._new:
+            self._new = False
+            results = [result, *(self._evaluated(leaves, dy, tangent) for _ in range(2))]
+            self.repeats = repeated([(r.value, r.truth) for r in results], "the function")
+            self.repeats = repeated([r.hand for r in results], p.name) or self.repeats
+        return result
+
+    def _evaluated(self, leaves: Leaves, dy: PyTree, tangent: Leaves) -> Pass:
+        p = self.problem
         value, hand, truth, slope = jax.device_get(self._compiled(leaves, dy, tangent))
         if not p.traceable:
             hand = {path: None if g is None else np.asarray(g) for path, g in p.pullback(leaves, dy).items()}
@@ -49,9 +71,11 @@ class Program:
         return result.hand, result.truth
 
     def value(self, leaves: Leaves) -> float:
-        """<dy, forward> at other leaves."""
+        """<dy, forward> at other leaves; nan outside the domain."""
         p = self.problem
-        if not p.differentiable:
+        if not inside(p.domain, leaves):
+            return math.nan
+        if p.on_numpy:
             outputs = jax.tree.leaves(p.forward(leaves))
             return float(sum(np.vdot(d, y) for d, y in zip(jax.tree.leaves(p.dy), outputs, strict=True)))
         return float(self._compiled(leaves, p.dy, leaves)[0])
@@ -59,15 +83,27 @@ class Program:
     def _everything(self, leaves: Leaves, dy: PyTree, tangent: Leaves) -> tuple:
         p = self.problem
         hand = p.pullback(leaves, dy) if p.traceable else None
-        if not p.differentiable:
+        if p.on_numpy:
             return None, hand, {}, None
+        if not p.differentiable:
+            return _inner(dy, p.forward(leaves)), hand, {}, None
         y, back = jax.vjp(p.forward, leaves)
-        return dot(dy, y), hand, back(dy)[0], _slope(p, leaves, dy, tangent)
+        return _inner(dy, y), hand, back(dy)[0], _slope(p, leaves, dy, tangent)
 
 
 def _slope(problem: Problem, leaves: Leaves, dy: PyTree, tangent: Leaves) -> jax.Array | None:
     """<dy, J tangent> by forward mode; None through a jax.custom_vjp, which has none."""
+    closed, structure = make_jaxpr(problem.forward, leaves)
+    if any(eqn.primitive.name == "custom_vjp_call" for eqn in operations(closed.jaxpr)):
+        return None
+    forward = lambda leaves: jax.tree.unflatten(structure, jaxpr_as_fun(closed)(*jax.tree.leaves(leaves)))
     try:
-        return dot(dy, jax.jvp(problem.forward, (leaves,), (tangent,))[1])
+        return _inner(dy, jax.jvp(forward, (leaves,), (tangent,))[1])
     except TypeError:
         return None
+
+
+def _inner(a: PyTree, b: PyTree) -> jax.Array:
+    """The inner product of two equal trees, whatever their shardings are."""
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)
+    return sum(jax.tree.leaves(products), jnp.asarray(0.0))

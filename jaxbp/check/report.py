@@ -18,6 +18,7 @@ class Cause(StrEnum):
     ZERO = "zero"
     MISSING = "missing leaf"
     SWAPPED = "leaves swapped"
+    CONJUGATE = "conjugate"
     TRANSPOSED = "transposed"
     AXES = "summed over the wrong axes"
     BROADCAST = "broadcasting error"

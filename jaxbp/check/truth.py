@@ -19,7 +19,11 @@ FLOAT64_TOLERANCE = 1e-11  # a correct backward reaches 5e-16
 
 def largest_entry(tree: PyTree) -> float:
     """The largest magnitude in the tree; 0 for an empty one, nan where an entry is nan."""
-    return max((float(np.max(np.abs(np.asarray(a, np.float64)))) for a in jax.tree.leaves(tree) if a.size), default=0.0)
+    return max((float(np.max(np.abs(_wide(a)))) for a in jax.tree.leaves(tree) if a.size), default=0.0)
+
+
+def _wide(a: jax.Array | np.ndarray) -> np.ndarray:
+    return np.asarray(a, np.complex128 if np.iscomplexobj(a) else np.float64)
 
 
 def leaf_errors(got: PyTree, truth: PyTree) -> dict[str, float]:
@@ -40,8 +44,7 @@ def leaf_error(got: jax.Array | np.ndarray, truth: jax.Array | np.ndarray, top: 
     """The error of one leaf of a tree whose largest entry is `top`."""
     if got.shape != truth.shape:
         return float("inf")
-    got = np.asarray(got, np.float64)
-    truth = np.asarray(truth, np.float64)
+    got, truth = _wide(got), _wide(truth)
     if not np.array_equal(np.isfinite(got), np.isfinite(truth)):
         return float("inf")
     gap = largest_entry(apart(got, truth))
@@ -51,14 +54,14 @@ def leaf_error(got: jax.Array | np.ndarray, truth: jax.Array | np.ndarray, top: 
 
 def finite(a: jax.Array | np.ndarray) -> np.ndarray:
     """The entries that are finite, in one row."""
-    a = np.asarray(a, np.float64)
+    a = _wide(a)
     return a[np.isfinite(a)]
 
 
 def apart(got: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """got - truth: 0 where both are the same infinity, or nan."""
     same = (got == truth) | (np.isnan(got) & np.isnan(truth))
-    return np.subtract(got, truth, out=np.zeros(np.shape(got)), where=~same)
+    return np.subtract(got, truth, out=np.zeros(np.shape(got), got.dtype), where=~same)
 
 
 def worst(got: PyTree, truth: PyTree) -> float:

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxbp.check.differences import TOLERANCE, Slope, along, directional, largest, slack, unit
+from jaxbp.check.domain import mirrored
 from jaxbp.check.leaves import Arrays, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
@@ -134,7 +135,7 @@ def measured(run: Program, accuracy: float, seed: int) -> Measurement:
 def _slopes(m: Measurement, run: Program, path: str, seed: int) -> Slopes:
     """Random unit directions in one leaf, with the slope along each."""
     leaf = m.problem.leaves[path]
-    if not leaf.size:
+    if not leaf.size or m.problem.surrogate:
         return []
     draws = [np.random.default_rng((seed, i)).normal(size=leaf.shape) for i in range(DIRECTIONS)]
     return [(v, slope_along(m, run, {path: v})) for v in (draw / np.linalg.norm(draw) for draw in draws)]
@@ -174,7 +175,8 @@ def _neighbours(m: Measurement, run: Program) -> list[Measured]:
         for i in range(NEIGHBOURS):
             draw = np.random.default_rng((i, 17))
             step = lambda a, draw=draw: NEAR * (largest(a) or 1.0) * draw.normal(size=a.shape)
-            m.neighbours.append(run.gradients({path: a + step(a) for path, a in m.problem.leaves.items()})[1])
+            point = mirrored(m.problem.domain, {path: a + step(a) for path, a in m.problem.leaves.items()})
+            m.neighbours.append(run.gradients(point)[1])
     return m.neighbours
 
 

@@ -6,6 +6,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from jaxbp import check
+from pytest_jaxbp import Gradients
+
 STRICT = "[pytest]\naddopts = --strict-markers --strict-config -p no:cacheprovider\nfilterwarnings = error\n"
 PROJECT = """
 import jax.numpy as jnp
@@ -116,6 +119,11 @@ def test_a_marker_with_other_arguments_is_refused(outcomes, name, strange):
     text = outcomes[name]
     assert f"the marker gradients takes no argument {strange} (only level, accuracy, seed, by name)" in text
     assert "pytest_jaxbp.py" not in text
+
+
+def test_every_check_is_a_method_of_the_fixture():
+    checks = {name.removeprefix("check_") for name in check.__all__ if name.startswith("check_")}
+    assert checks == {name for name in vars(Gradients) if not name.startswith("_")}
 
 
 def test_pytest_starts_without_jax(tmp_path):

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from jaxbp.check.diagnosis.conjugates import conjugates
 from jaxbp.check.diagnosis.patterns import patterns, same
 from jaxbp.check.diagnosis.simulation import Simulation
 from jaxbp.check.leaves import Arrays, Leaves, Measured
@@ -36,6 +37,11 @@ class Evidence:
     def close(self) -> float:
         """The largest relative error of a match."""
         return max(1e-9, 30 * self.accuracy)
+
+    @cached_property
+    def conjugates(self) -> list[tuple[str, Measured]]:
+        """What a conjugate too many or too few would give."""
+        return conjugates(self.simulation.problem, self.truth)
 
     @cached_property
     def still(self) -> dict[str, str]:
@@ -66,6 +72,17 @@ def moves(problem: Problem) -> list[tuple[str, Leaves]]:
     return [(name, moved(prefix)) for name, prefix in parts if any(k.startswith(prefix) for k in problem.leaves)]
 
 
+def _by_conjugates(path: str, evidence: Evidence) -> list[Explanation]:
+    """The first of the conjugates that gives a leaf, with all its parts."""
+    base, _, part = path.rpartition(".")
+    parts = (f"{base}.real", f"{base}.imag") if part in ("real", "imag") else (path,)
+    for text, wrong in evidence.conjugates if np.any(evidence.hand[path]) else ():
+        pairs = [(evidence.hand.get(part), wrong.get(part)) for part in parts]
+        if all(g is not None and w is not None and same(g, w, evidence.close) for g, w in pairs):
+            return [Explanation(Cause.CONJUGATE, text)]
+    return []
+
+
 def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
     """The leaf with every cause that gives its numbers, the likeliest first."""
     hand, truth = evidence.hand[leaf.path], evidence.truth[leaf.path]
@@ -76,11 +93,12 @@ def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
     simulation = evidence.simulation
     leaves = simulation.problem.leaves
     causes = list(patterns(leaf.path, hand, truth, evidence.truth, leaves, simulation.counts, evidence.close))
+    causes += _by_conjugates(leaf.path, evidence)
     vague = [e for e in causes if e.cause in (Cause.FACTOR, Cause.PRECISION, Cause.UNKNOWN)]
     if hand.shape == truth.shape and hand.size > 1:
         causes += [e for e, arrays in simulation.predictions if same(hand, arrays[leaf.path], evidence.close)]
     if leaf.path in evidence.still:
         text = f"it stays the same when {evidence.still[leaf.path]} change, and the true one does not"
         causes.append(Explanation(Cause.STALE, text))
-    sure = [e for e in causes if e not in vague]
+    sure = sorted((e for e in causes if e not in vague), key=lambda e: e.cause != Cause.CONJUGATE)
     return replace(leaf, causes=tuple(dict.fromkeys(sure + vague)))

@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jaxbp.core import PyTree
 
 Visit = Callable[[JaxprEqn, list, str], list]  # (operation, inputs, path) -> outputs
-INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr"}
+INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
 RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
@@ -66,6 +66,15 @@ def scan(
     return [*carry, *ys], kept
 
 
+def sharded(eqn: JaxprEqn, inputs: list, body: Callable[..., list]) -> list:
+    """A shard_map with another body, on the shards of each device."""
+    p = eqn.params
+    specs = {"mesh": p["mesh"], "in_specs": p["in_specs"], "out_specs": p["out_specs"]}
+    names = p["newly_manual_axes"]
+    mapped = jax.shard_map(lambda *inputs: tuple(body(*inputs)), axis_names=names, check_vma=p["check_vma"], **specs)
+    return list(mapped(*inputs))
+
+
 def traced(function: Callable[[PyTree], PyTree], argument: PyTree) -> tuple[ClosedJaxpr, Any]:
     """(the list of operations, the tree of the result)."""
     closed, shape = jax.make_jaxpr(function, return_shape=True)(argument)
@@ -87,6 +96,9 @@ def undecorated(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTr
             body = eqn.params["jaxpr"]
             step = lambda consts, carry, x, extra: (evaluate(body, [*consts, *carry, *x], visit, path), None)
             return scan(eqn, inputs, step, None)[0]
+        if eqn.primitive.name == "shard_map":
+            body = ClosedJaxpr(eqn.params["jaxpr"], ())
+            return sharded(eqn, inputs, lambda *inputs: evaluate(body, list(inputs), visit, path))
         return choose(eqn, inputs, visit, path) if eqn.primitive.name == "cond" else bind(eqn, *inputs)
 
     def plain(argument: PyTree) -> PyTree:

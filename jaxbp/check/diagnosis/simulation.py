@@ -77,8 +77,8 @@ def _by_rows(problem: Problem) -> list[Prediction]:
 
 def _by_shorter_batch(problem: Problem, size: int) -> list[Prediction]:
     """The sum over the other examples, and their mean where the loss is a mean over all or over them."""
-    cut = problem.variant(lambda batch: jax.tree.map(lambda a: a[:-1] if np.ndim(a) else a, batch), np.float64)
     try:
+        cut = problem.variant(lambda batch: jax.tree.map(lambda a: a[:-1] if np.ndim(a) else a, batch), np.float64)
         truth = Program(cut)().truth
     except Exception:  # a loss that is tied to this batch size
         return []

@@ -1,0 +1,60 @@
+"""The full level where autodiff is wrong at another point than the problem's own: differences decide there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbp.check import check_gradient
+
+pytestmark = pytest.mark.slow
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(6, 3)), rng.integers(0, 2, 6).astype(float)
+
+
+def logistic_loss(w, x, y):
+    """It is smooth, and at z = 0 autodiff adds half of a slope and none of another."""
+    z = x @ w
+    return jnp.mean(jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z))))
+
+
+def slope(w, x, y):
+    return x.T @ (jax.nn.sigmoid(x @ w) - y) / len(y)
+
+
+def findings(gradient, loss=logistic_loss, w=rng.normal(size=3)):
+    report = check_gradient(gradient, loss, w, X, Y, level="full")
+    return report, {finding.method: finding for finding in report.findings}
+
+
+def test_a_right_gradient_passes_where_autodiff_is_wrong():
+    report, by_name = findings(slope)
+    assert report.passed
+    text = by_name["every leaf 0"].text
+    assert text == "autodiff is wrong here: differences are with the hand-written params"
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda w, x, y: 2 * slope(w, x, y), lambda w, x, y: -slope(w, x, y), lambda w, x, y: w + 1e-3]
+)
+def test_a_wrong_one_fails_there(wrong):
+    at_zero = lambda w, x, y: jnp.where(jnp.all(w == 0), wrong(w, x, y), slope(w, x, y))
+    report, by_name = findings(at_zero)
+    assert [leaf.passed for leaf in report.leaves] == [True]
+    assert by_name["every leaf 0"].passed is False
+
+
+def test_a_large_leaf_is_asked_in_some_entries_and_as_a_whole():
+    size = 50
+    x = rng.normal(size=(6, size))
+    right = lambda w: x.T @ (jax.nn.sigmoid(x @ w) - Y) / 6
+    loss = lambda w: logistic_loss(w, x, Y)
+    one_entry = lambda w: right(w) + jnp.where(jnp.all(w == 0), 1e-3, 0) * (jnp.arange(size) == 33)
+    for gradient, passed in ((right, True), (one_entry, False)):
+        assert check_gradient(gradient, loss, rng.normal(size=size), level="full").passed == passed
+
+
+def test_a_kink_at_zero_is_one():
+    report, by_name = findings(lambda w, x, y: jnp.where(w > 0, 1.0, 0), lambda w, x, y: jnp.sum(jnp.maximum(w, 0)))
+    assert report.passed
+    assert by_name["every leaf 0"].text == "a kink: params takes another side's slope than autodiff"
