@@ -7,6 +7,7 @@ many steps. The caller then runs the code on NumPy arrays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import jax
@@ -116,8 +117,53 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         return (self[i] for i in range(len(self)))
 
 
+class Namespace:
+    """NumPy to the code that is traced: a new array of floats is one that it can write traced numbers into."""
+
+    NEW = ("zeros", "ones", "empty", "full")
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(np, name)
+        if name not in self.NEW:
+            return attribute
+
+        def new(*args: Any, **kwargs: Any) -> Any:
+            array = attribute(*args, **kwargs)
+            return Traced(jnp.asarray(array)) if array.dtype.kind == "f" else array
+
+        return new
+
+
+def _beside(function: Any, seen: dict[int, Any]) -> Any:
+    """A function, and those that it calls by name, with `Namespace` in the place of NumPy."""
+    if function is np:
+        return Namespace()
+    if not isinstance(function, FunctionType) or function.__module__.partition(".")[0] in ("jax", "numpy", "scipy"):
+        return function
+    if id(function) not in seen:
+        names: dict[str, Any] = {}
+        cells = tuple(CellType() for _ in function.__closure__ or ())
+        copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells)
+        copy.__kwdefaults__ = function.__kwdefaults__
+        seen[id(function)] = copy  # before what it refers to, which may be itself
+        used = set(_names(function.__code__))
+        names |= {k: _beside(v, seen) if k in used else v for k, v in function.__globals__.items()}
+        for cell, theirs in zip(cells, function.__closure__ or (), strict=True):
+            cell.cell_contents = _beside(theirs.cell_contents, seen)
+    return seen[id(function)]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The names that a function looks up, and those of the functions inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
 def traceable(function: Callable) -> Callable:
     """NumPy code as a function that JAX can trace, where it can follow it."""
+    function = _beside(function, {})
 
     def call(*arguments: PyTree, **keywords: PyTree) -> PyTree:
         Traced.made = 0
@@ -131,7 +177,7 @@ def traceable(function: Callable) -> Callable:
 def _argument(leaf: Any) -> Any:
     """An array of floats as a traced one, a number too; NumPy's integers as they are."""
     if isinstance(leaf, jax.Array):
-        return Traced(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else np.asarray(leaf)
+        return Traced(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else np.array(leaf)
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 

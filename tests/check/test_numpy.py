@@ -156,7 +156,28 @@ def by_steps(params, x):
     return h @ h
 
 
-FOLLOWED = [squashed, cross_entropy, by_views, by_functions, by_steps]
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def in_new_arrays(params, x):
+    """A convolution by loops, in arrays that NumPy has made, with functions of the module and of its own."""
+
+    def window(i):
+        return x[i : i + 2] @ params["w"]
+
+    y = np.zeros((4, 2, 4))
+    for i in range(4):
+        y[i] = sigmoid(window(i))
+    best = np.full(4, -1.0)
+    for i in range(4):
+        best[i] = y[i].max()
+    counts = np.zeros(4, int)
+    counts[0] += 3
+    return np.sum(y * best[:, None, None]) * counts[0]
+
+
+FOLLOWED = [squashed, cross_entropy, by_views, by_functions, by_steps, in_new_arrays]
 
 
 def slope(value):
