@@ -89,11 +89,11 @@ def suited(use: Callable[[Callable], OnLeaves], function: Callable, arguments: d
 def _followed(use: Callable[[Callable], OnLeaves], on_numpy: OnNumpy, leaves: Leaves) -> Call | None:
     """NumPy code as JAX can follow it, if that gives the numbers of NumPy, here and at another point."""
     noise = np.random.default_rng(0)
-    moved = {path: a * (1 + 0.1 * noise.normal(size=a.shape)) for path, a in leaves.items()}
+    moved = {path: jnp.asarray(np.asarray(a) * (1 + 0.1 * noise.normal(size=a.shape))) for path, a in leaves.items()}
     try:
         function = numpy_trace.traceable(on_numpy.function)
         call = _traced(use(function), leaves, on_numpy.__name__)
-        compiled = jax.jit(use(function))
+        compiled = jax.jit(use(function), compiler_options={"xla_backend_optimization_level": 0})  # it runs twice
         same = all(_close(compiled(point), use(on_numpy)(point)) for point in (leaves, moved))
     except Exception:  # it asks for a number
         return None
