@@ -6,9 +6,10 @@ many steps. The caller then runs the code on NumPy arrays.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from types import CellType, CodeType, FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +32,12 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     view: the array that it is part of, and how the part is read and written there.
     """
 
-    made = 0
+    made: ClassVar[list[weakref.ref]] = []  # by the call that is traced
 
     def __init__(self, value: Any, view: tuple[Traced, Callable, Put] | None = None) -> None:
         self._value, self._view_of = value, view
-        Traced.made += 1
-        if Traced.made > LONGEST:
+        Traced.made.append(weakref.ref(self))
+        if len(Traced.made) > LONGEST:
             raise TypeError(f"it makes more than {LONGEST} arrays")
 
     @property
@@ -166,12 +167,17 @@ def traceable(function: Callable) -> Callable:
     function = _beside(function, {})
 
     def call(*arguments: PyTree, **keywords: PyTree) -> PyTree:
-        Traced.made = 0
+        Traced.made.clear()
         arguments, keywords = jax.tree.map(_argument, (arguments, keywords))
         return jax.tree.map(lambda a: a.value if isinstance(a, Traced) else a, function(*arguments, **keywords))
 
     call.__name__ = getattr(function, "__name__", "function")
     return call
+
+
+def kept() -> bool:
+    """Whether the code that was traced last keeps an array of it: in an attribute, a list, a global."""
+    return any(array() is not None for array in Traced.made)
 
 
 def _argument(leaf: Any) -> Any:
