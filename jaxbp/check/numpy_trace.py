@@ -103,7 +103,8 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     def __getitem__(self, index: Any) -> Traced:
         index = _values(index)
         parts = index if isinstance(index, tuple) else (index,)
-        if all(part is None or part is ... or isinstance(part, int | np.integer | slice) for part in parts):
+        basic = all(part is None or part is ... or isinstance(part, int | np.integer | slice) for part in parts)
+        if basic and self.value[index].ndim:
             return Traced(None, (self, lambda array: array[index], lambda array, new: array.at[index].set(new)))
         return Traced(self.value[index])
 
@@ -203,10 +204,12 @@ def _values(tree: Any) -> Any:
 
 
 def _written(result: Any, out: Any) -> Any:
-    """The result, or `out` with the result in it."""
+    """The result, or `out` with the result in it; a number is not written to, another takes its place."""
     if out is None:
         return result
     if not isinstance(out, Traced):
         raise TypeError("an array of NumPy's cannot hold what JAX traces")
+    if not out.ndim:
+        return result
     out.value = result.value
     return out
