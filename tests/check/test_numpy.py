@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbp.check import check_function, check_gradient, guard
+from jaxbp.check import Cause, check_function, check_gradient, guard
 from jaxbp.check.diagnosis import simulation
+from jaxbp.check.numpy_trace import traceable
 from jaxbp.errors import InputError
 from tests.support.marks import first_is_fast
 
@@ -110,6 +111,133 @@ def test_a_numpy_reference_that_writes():
     function = jax.custom_vjp(lambda a: jnp.where(a < 0, 0, a * a))
     function.defvjp(lambda a: (function(a), a), lambda a, dy: (jnp.where(a < 0, 0, 2 * a * dy),))
     assert check_function(function, np.array([-1.0, 0.5, 2.0]), reference=reference).passed
+
+
+# NumPy code that JAX can follow is differentiated exactly.
+
+TARGETS = rng.integers(0, 4, 5)
+
+
+def squashed(params, x):
+    return np.mean(np.tanh(np.dot(x, params["w"])) ** 2)
+
+
+def cross_entropy(params, x):
+    z = np.matmul(x, params["w"])
+    z -= z.max(axis=1, keepdims=True)
+    e = np.exp(z)
+    return -np.mean(np.log(e / np.sum(e, axis=1, keepdims=True))[np.arange(5), TARGETS])
+
+
+def by_views(params, x):
+    """Rows, columns and transposes share their memory with the array."""
+    z = np.sin(x @ params["w"])
+    z.T[0] *= 2
+    z[1:3][0] = 0
+    row = z[4]
+    row += z[0]
+    z.reshape(-1)[7] = 0.5
+    first, *_ = z
+    return np.sum(np.square(z)) + row.sum() + np.prod(first)
+
+
+def by_functions(params, x):
+    z = np.concatenate([x @ params["w"], np.ones_like(x)], axis=1)
+    y = np.where(z > 0, z, 0.1 * z)
+    np.add.at(y, (np.array([0, 0]),), 1.0)
+    np.multiply(y, 2, out=y)
+    return np.sum(np.clip(y, -1, 3)) + np.linalg.norm(y) + np.add.reduce(np.einsum("ij,ij->i", y, y))
+
+
+def by_steps(params, x):
+    h = np.zeros_like(params["w"][0])
+    for row in x:
+        h = np.tanh(row @ params["w"] + 0.5 * h[::-1])
+    return h @ h
+
+
+def by_numbers(params, x):
+    """A number is no view: neither of the array that it was read from, nor of another name for it."""
+    z = np.sin(x @ params["w"])
+    corner = z[0, 0]
+    z[0, 0] = 2.0
+    total = np.sum(z)
+    before = total
+    total += corner
+    corner *= 3
+    return total * before + corner * z[0, 0]
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def in_new_arrays(params, x):
+    """A convolution by loops, in arrays that NumPy has made, with functions of the module and of its own."""
+
+    def window(i):
+        return x[i : i + 2] @ params["w"]
+
+    y = np.zeros((4, 2, 4))
+    for i in range(4):
+        y[i] = sigmoid(window(i))
+    best = np.full(4, -1.0)
+    for i in range(4):
+        best[i] = y[i].max()
+    counts = np.zeros(4, int)
+    counts[0] += 3
+    return np.sum(y * best[:, None, None]) * counts[0]
+
+
+FOLLOWED = [squashed, cross_entropy, by_views, by_functions, by_steps, by_numbers, in_new_arrays]
+
+
+def slope(value):
+    """The derivative by JAX: central differences are the other witness."""
+    derivative = jax.grad(traceable(value))
+    return lambda params, x: derivative(params, jnp.asarray(x))
+
+
+@pytest.mark.parametrize("value", first_is_fast(FOLLOWED))
+def test_numpy_code_is_followed(value):
+    report = check_gradient(slope(value), value, PARAMS, X)
+    assert report.passed, str(report)
+    assert report["w"].error < 1e-14
+    assert report["w"].difference_error < 1e-7
+
+
+ASKS = {
+    "a number": lambda params, x: float(np.sum(np.sin(x @ params["w"]))),
+    "a branch": lambda params, x: np.sum(np.sin(x @ params["w"])) if np.all(x) else 0.0,
+    "a branch on rows": lambda params, x: np.sum(np.sin(x @ params["w"])) if x[0, 0] > 0 or x[0, 0] < 1 else 0.0,
+    "another array": lambda params, x: np.sum(np.sin(np.asarray(x) @ np.asarray(params["w"]))),
+    "a list": lambda params, x: np.float64(sum(np.sin(x @ params["w"]).ravel().tolist())),
+    "a function of its own": lambda params, x: np.sum(np.frompyfunc(np.sin, 1, 1)(x @ params["w"])) * 1.0,
+}
+
+
+@pytest.mark.parametrize("name", first_is_fast(ASKS))
+def test_numpy_code_that_cannot_be_followed_is_differenced(name):
+    report = check_gradient(lambda p, x: {"w": x.T @ np.cos(x @ p["w"])}, ASKS[name], PARAMS, X)
+    assert report.passed
+    assert np.isnan(report["w"].error)
+
+
+def test_a_cause_in_numpy_code_is_named():
+    wrong = lambda params, x: {"w": x.T @ (2 * np.tanh(x @ params["w"])) / 20}
+    report = check_gradient(wrong, squashed, PARAMS, X)
+    assert report["w"].causes[0].cause is Cause.DERIVATIVE
+
+
+@pytest.mark.slow
+def test_a_long_loop_is_not_followed():
+    def value(params, x):
+        total = np.sum(np.square(params["w"]))
+        for _ in range(3000):
+            total = total + np.sin(1.0)
+        return total
+
+    assert np.isnan(check_gradient(lambda p, x: {"w": 2 * p["w"]}, value, PARAMS, X)["w"].error)
 
 
 # What a function writes into its arguments.

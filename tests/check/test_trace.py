@@ -104,6 +104,20 @@ def test_random_numbers_go_on_as_without_a_check():
     np.testing.assert_array_equal(np.random.rand(2), expected)
 
 
+def test_what_numpy_code_keeps_is_numpys():
+    class Net:
+        def loss(self, params, x):
+            return np.sum(np.tanh(x @ params["w"]))
+
+        def gradient(self, params, x):
+            self.cache = np.tanh(x @ params["w"])
+            return {"w": x.T @ (1 - self.cache**2)}
+
+    net = Net()
+    assert check_gradient(net.gradient, net.loss, {"w": rng.normal(size=(3, 2))}, rng.normal(size=(5, 3))).passed
+    assert type(net.cache) is np.ndarray
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_no_argument_is_written_to(right):
     def gradient(params, x):
