@@ -51,8 +51,9 @@ def patterns(
     yield from _shifted(hand, truth, close)
     yield from _partly(hand, truth, close)
     parameter = np.asarray(leaves[path])
-    if hand.size > 1 and not scaled and (c := _ratio(hand - truth, parameter, 1e-6)) is not None:
-        yield Explanation(Cause.PENALTY, f"it is off by {c:.6g} times the parameter itself, as a penalty's gradient is")
+    if hand.size > 1 and not scaled and (c := ratio(hand - truth, parameter, 1e-6)) is not None:
+        text = f"it is off by {c:.6g} times the parameter itself: a penalty left out, or with a wrong factor or sign"
+        yield Explanation(Cause.PENALTY, text)
     gap = np.max(np.abs(hand - truth)) / max(np.max(np.abs(truth)), 1e-300)
     if 3e-6 <= gap < 0.02 and not scaled:
         yield Explanation(Cause.PRECISION, f"it is off by {gap:.1e} of its largest entry: a part may run in bfloat16")
@@ -60,7 +61,7 @@ def patterns(
         yield Explanation(Cause.PRECISION, f"it is off by {gap:.1e} everywhere: a part of it runs in float32")
 
 
-def _ratio(a: np.ndarray, b: np.ndarray, close: float) -> float | None:
+def ratio(a: np.ndarray, b: np.ndarray, close: float) -> float | None:
     """c if a = c b."""
     square = float(np.vdot(b, b))
     c = float(np.vdot(b, a)) / square if square else 0.0
@@ -68,7 +69,7 @@ def _ratio(a: np.ndarray, b: np.ndarray, close: float) -> float | None:
 
 
 def _factor(hand: np.ndarray, truth: np.ndarray, counts: Counts, close: float) -> Iterator[Explanation]:
-    c = _ratio(hand, truth, close)
+    c = ratio(hand, truth, close)
     if c is None:
         return
     every = f"every entry is {c:.9g} times the true one"

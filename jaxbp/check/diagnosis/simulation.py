@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.diagnosis.flow import Flow, flow_of
 from jaxbp.check.diagnosis.jaxprs import traced
-from jaxbp.check.diagnosis.mutants import mutants, operands
-from jaxbp.check.leaves import Arrays, Counts, Leaves
+from jaxbp.check.diagnosis.mutants import mutants
+from jaxbp.check.leaves import Arrays, Counts, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Cause, Explanation
@@ -41,25 +42,34 @@ class Simulation:
             *_by_rows(self.problem),
             *_by_points(self.problem, self.others),
             *_by_factors(self.problem),
-            *_by_mutants(self.problem),
+            *_by_mutants(self.problem, self.flow),
         ]
+
+    def rare(self, truth: Measured) -> list[Prediction]:
+        """The same of the mistakes in which something else stands for a factor. truth: the right derivative."""
+        known = {path: a for path, a in truth.items() if a is not None}
+        return mutants(self.flow, self.problem.leaves, self.problem.dy, known) if self.problem.differentiable else []
+
+    @cached_property
+    def flow(self) -> Flow:
+        """The forward pass as a list of operations."""
+        return flow_of(traced(self.problem.forward, self.problem.leaves)[0])
 
     @cached_property
     def counts(self) -> Counts:
         """Named numbers that a wrong factor may be: lengths, and the positions that a mean may go over."""
         if not self.problem.differentiable:
             return self.problem.counts
-        closed, _ = traced(self.problem.forward, self.problem.leaves)
-        shapes = {getattr(v.aval, "shape", ()) for v in operands(closed.jaxpr)}
+        shapes = set(self.flow.shapes())
         positions = {f"the {math.prod(s[:-1])} positions of a value of shape {s}": math.prod(s[:-1]) for s in shapes}
         entries = {f"the {math.prod(s)} entries of a value of shape {s}": math.prod(s) for s in shapes}
         return (*self.problem.counts, *((k, float(n)) for k, n in sorted((positions | entries).items()) if n > 1))
 
 
-def _by_mutants(problem: Problem) -> list[Prediction]:
+def _by_mutants(problem: Problem, flow: Flow) -> list[Prediction]:
     try:
-        return mutants(problem.forward, problem.leaves, problem.dy)
-    except Exception:  # an operation that cannot be rerun: a report without this source is better than none
+        return mutants(flow, problem.leaves, problem.dy)
+    except ZeroDivisionError:
         return []
 
 
@@ -77,8 +87,8 @@ def _by_rows(problem: Problem) -> list[Prediction]:
 
 def _by_shorter_batch(problem: Problem, size: int) -> list[Prediction]:
     """The sum over the other examples, and their mean where the loss is a mean over all or over them."""
-    cut = problem.variant(lambda batch: jax.tree.map(lambda a: a[:-1] if np.ndim(a) else a, batch), np.float64)
     try:
+        cut = problem.variant(lambda batch: jax.tree.map(lambda a: a[:-1] if np.ndim(a) else a, batch), np.float64)
         truth = Program(cut)().truth
     except Exception:  # a loss that is tied to this batch size
         return []
