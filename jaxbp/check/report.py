@@ -112,11 +112,10 @@ class Report:
         right = f"{len(self.leaves) - len(failed)} of {len(self.leaves)} leaves right"
         laws = f", {broken} law{'s' if broken > 1 else ''} broken" if broken else ""
         lines = [f"gradient check of {self.name}: {verdict}, {right}{laws}", "", *table(self.leaves)]
-        nothing = (Explanation(Cause.UNKNOWN, "none of the known mistakes gives these numbers"),)
-        for leaf in failed:
-            likeliest, *others = leaf.causes or nothing
-            lines += ["", f"{leaf.path}: likely cause: {likeliest}"]
-            lines += [f"    or {other}" for other in others[:3]]
+        for causes, paths in _told_once(failed).items():
+            likeliest, *others = causes
+            lines += ["", f"{', '.join(paths)}: likely cause: {likeliest}"]
+            lines += [f"    or {other}" for other in others]
         if self.step:
             lines += ["", f"first wrong step in backward order: {self.step}"]
         if self.findings:
@@ -136,6 +135,20 @@ class Report:
             "leaves": rows,
             "findings": [asdict(f) for f in self.findings],
         }
+
+
+def _told_once(failed: list[Leaf]) -> dict[tuple[Explanation, ...], list[str]]:
+    """The likeliest causes of the leaves that fail, those of one mistake together; no cause is told in two ways."""
+    nothing = (Explanation(Cause.UNKNOWN, "none of the known mistakes gives these numbers"),)
+    told: dict[tuple[Explanation, ...], list[str]] = {}
+    for leaf in failed:
+        causes: list[Explanation] = []
+        for cause in leaf.causes or nothing:
+            if not any(other.cause == cause.cause or other.text.startswith(cause.text) for other in causes):
+                causes.append(cause)
+        shared = next((key for key in told if key[0] == causes[0]), tuple(causes[:4]))
+        told.setdefault(shared, []).append(leaf.path)
+    return told
 
 
 def table(leaves: tuple[Leaf, ...]) -> list[str]:

@@ -99,7 +99,11 @@ class Evidence:
         for explanation, arrays, paths in self.matches:
             alike = [e for e, other in kept if all(same(a, other[k], self.close) for k, a in arrays.items())]
             causes = {e.cause for e in alike}
-            if path in paths and explanation.cause not in causes and not (causes and explanation.cause in RARE):
+            if (
+                path in paths
+                and explanation.cause not in causes
+                and not (explanation.cause in RARE and causes - {Cause.PATH})
+            ):
                 kept.append((explanation, arrays))
         return [explanation for explanation, _ in kept]
 
@@ -147,4 +151,5 @@ def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
     if leaf.path in evidence.still:
         text = f"it stays the same when {evidence.still[leaf.path]} change, and the true one does not"
         sure.append(Explanation(Cause.STALE, text))
-    return replace(leaf, causes=tuple(dict.fromkeys(sure + vague)))
+    failed = [Explanation(Cause.UNKNOWN, f"a part of the diagnosis failed ({e})") for e in evidence.simulation.errors]
+    return replace(leaf, causes=tuple(dict.fromkeys(sure + vague + failed)))

@@ -36,8 +36,9 @@ from jaxbp.check.diagnosis.neighbours import (
     window,
     with_partners,
 )
+from jaxbp.check.diagnosis.patterns import same
 from jaxbp.check.diagnosis.rows import run_rows
-from jaxbp.check.diagnosis.slopes import NONLINEAR, misplaced, slopes
+from jaxbp.check.diagnosis.slopes import INPUT, NONLINEAR, OUTPUT, misplaced, slopes
 from jaxbp.check.leaves import Arrays, Leaves
 from jaxbp.check.report import Cause, Explanation
 from jaxbp.core import PyTree
@@ -68,12 +69,22 @@ def mutants(flow: Flow, leaves: Leaves, dy: PyTree, true: Arrays | None = None) 
     alive = book.mutants()
     if not alive or len(alive) * sum(a.size for a in leaves.values()) > LARGE:
         return []
-    rows = np.zeros((len(alive), SWITCHES), bool)
-    for row, (_, switches) in zip(rows, alive, strict=True):
+    rows = np.zeros((len(alive) + 1, SWITCHES), bool)  # in the last one all is right
+    for row, (_, switches) in zip(rows, alive, strict=False):
         row[list(switches)] = True
     outputs = run_rows(closed, rows, jax.device_get(jax.tree.leaves(inputs)))
     results = jax.tree.unflatten(jax.tree.structure(shape), outputs)
-    return [(explanation, {path: a[i] for path, a in results.items()}) for i, (explanation, _) in enumerate(alive)]
+    gradients = [{path: a[i] for path, a in results.items()} for i in range(len(rows))]
+    right = gradients.pop()
+    own = {
+        explanation.text.replace(OUTPUT, INPUT)
+        for (explanation, _), given in zip(alive, gradients, strict=True)
+        if OUTPUT in explanation.text and all(same(a, right[path], 1e-12) for path, a in given.items())
+    }
+    at_input = lambda e: (
+        Explanation(Cause.POINT, e.text) if e.text in own else e
+    )  # the right formula at the wrong point
+    return [(at_input(explanation), given) for (explanation, _), given in zip(alive, gradients, strict=True)]
 
 
 def _seen(flow: Flow, inputs: list, path: str) -> Seen:

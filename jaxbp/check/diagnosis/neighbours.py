@@ -21,6 +21,7 @@ KIN = 3  # pieces of the same kind that one may be confused with
 SEVERAL = 6  # values of the same shape that one may be confused with
 # The other steps of a loop whose activations a product may meet by mistake.
 STEPS = ("before (the first meets the last)", "before", "after", "after (the last meets zeros)")
+LINEAR = ("dot_general", "conv_general_dilated", "add")  # what they make people call a pre-activation
 MOVES = RESHAPES | {"transpose", "convert_element_type", "copy"}  # they change no number
 
 Role = tuple[int, Cause, str]  # a partner stands for this input; the mistake
@@ -123,14 +124,27 @@ def in_place(flow: Flow, op: Op, seen: Seen, names: dict[int, str]) -> Iterator[
     t = run.index(op)
     named = [n for n in flow.inputs if n in names]
     for makers in flow.runs.values():
-        if len(makers) in (1, len(run)) and makers[0].outputs and flow.is_end(makers[0].outputs[0]):
+        worth = makers[0].outputs and (makers[0].name in LINEAR or flow.is_end(makers[0].outputs[0]))
+        if worth and len(makers) in (1, len(run)):
             named.append(makers[t if len(makers) == len(run) else 0].outputs[0])
-    title = lambda n: names.get(n) or (flow.makers[n].place if n in flow.makers else "the data")
+    places = [flow.makers[n].place for n in named if n in flow.makers]
+
+    def title(n: int) -> str:
+        """The leaf's name, or the operation that makes it; its number where one line has several."""
+        maker = flow.makers.get(n)
+        if maker is None:
+            return names.get(n, "the data")
+        return maker.place if places.count(maker.place) < 2 else f"value {n}, of {maker.place},"
+
     for k, ref in enumerate(op.inputs):
         root, moves = _source(flow, ref)
         if not isinstance(root, int):
             continue
-        alike = [n for n in named if n != root and n in seen.values and flow.aval(n).shape == flow.aval(root).shape]
+        alike = [
+            n
+            for n in named
+            if n not in (root, op.outputs[0]) and n in seen.values and flow.aval(n).shape == flow.aval(root).shape
+        ]
         for n in [n for n in alike if flow.floating(n)][-SEVERAL:]:
             words = f"{title(n)} stands in place of {title(root)} in the {('right', 'left')[k]} derivative of"
             yield (k, Cause.OPERAND, words), _moved(moves, seen.read(n))

@@ -6,7 +6,7 @@ The same for every wrong gradient of the problem, and computed when it is first 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from jaxbp.check.diagnosis.flow import Flow, flow_of
 from jaxbp.check.diagnosis.jaxprs import traced
 from jaxbp.check.diagnosis.mutants import mutants
 from jaxbp.check.leaves import Arrays, Counts, Leaves, Measured
-from jaxbp.check.problem import Problem
+from jaxbp.check.problem import Problem, first_line
 from jaxbp.check.program import Program
 from jaxbp.check.report import Cause, Explanation
 from jaxbp.core import PyTree
@@ -32,6 +32,7 @@ class Simulation:
 
     problem: Problem
     others: dict[str, PyTree] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)  # of the diagnosis itself
 
     @cached_property
     def predictions(self) -> list[Prediction]:
@@ -39,16 +40,26 @@ class Simulation:
         if not self.problem.differentiable:
             return []
         return [
-            *_by_rows(self.problem),
-            *_by_points(self.problem, self.others),
-            *_by_factors(self.problem),
-            *_by_mutants(self.problem, self.flow),
+            *self._guarded(lambda: _by_rows(self.problem)),
+            *self._guarded(lambda: _by_points(self.problem, self.others)),
+            *self._guarded(lambda: _by_factors(self.problem)),
+            *self._guarded(lambda: mutants(self.flow, self.problem.leaves, self.problem.dy)),
         ]
 
     def rare(self, truth: Measured) -> list[Prediction]:
         """The same of the mistakes in which something else stands for a factor. truth: the right derivative."""
+        if not self.problem.differentiable:
+            return []
         known = {path: a for path, a in truth.items() if a is not None}
-        return mutants(self.flow, self.problem.leaves, self.problem.dy, known) if self.problem.differentiable else []
+        return self._guarded(lambda: mutants(self.flow, self.problem.leaves, self.problem.dy, known))
+
+    def _guarded(self, source: Callable[[], Iterable[Prediction]]) -> list[Prediction]:
+        """What a source says. One that fails says nothing, and the report says that it failed."""
+        try:
+            return list(source())
+        except Exception as error:
+            self.errors.append(f"{type(error).__name__}: {first_line(error)}")
+            return []
 
     @cached_property
     def flow(self) -> Flow:
@@ -64,13 +75,6 @@ class Simulation:
         positions = {f"the {math.prod(s[:-1])} positions of a value of shape {s}": math.prod(s[:-1]) for s in shapes}
         entries = {f"the {math.prod(s)} entries of a value of shape {s}": math.prod(s) for s in shapes}
         return (*self.problem.counts, *((k, float(n)) for k, n in sorted((positions | entries).items()) if n > 1))
-
-
-def _by_mutants(problem: Problem, flow: Flow) -> list[Prediction]:
-    try:
-        return mutants(flow, problem.leaves, problem.dy)
-    except ZeroDivisionError:
-        return []
 
 
 def _by_rows(problem: Problem) -> list[Prediction]:

@@ -27,8 +27,7 @@ FORMULAS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "y": lambda y: y,
     "1 if y > 0": lambda y: (y > 0).astype(y.dtype),
 }
-GIVEN_INPUT = "the slope {}, y the input, is taken of"
-GIVEN_OUTPUT = "the slope {}, y the output, is taken of"
+INPUT, OUTPUT = "y the input", "y the output"
 BY_INPUT: dict[str, Callable[[jax.Array], jax.Array]] = {
     "of a sigmoid": lambda z: jax.nn.sigmoid(z) * (1 - jax.nn.sigmoid(z)),
     "of a tanh": lambda z: 1 - jnp.tanh(z) ** 2,
@@ -73,8 +72,12 @@ def _by_entries(site: Site, i: int) -> Iterator[Mistake]:
     if len(site.piece.ops) == 1 and site.piece.last.name not in ACTIVATIONS:
         return
     for words, formula in FORMULAS.items():
-        yield Cause.SLOPE, GIVEN_OUTPUT.format(words), site.with_one(i, site.ct * formula(site.out))
-        yield Cause.SLOPE, GIVEN_INPUT.format(words), site.with_one(i, site.ct * formula(site.inputs[i]))
+        yield Cause.SLOPE, f"the slope {words}, {OUTPUT}, is taken of", site.with_one(i, site.ct * formula(site.out))
+        yield (
+            Cause.SLOPE,
+            f"the slope {words}, {INPUT}, is taken of",
+            site.with_one(i, site.ct * formula(site.inputs[i])),
+        )
     for words, formula in BY_INPUT.items():
         yield Cause.SLOPE, f"the slope {words} stands for that of", site.with_one(i, site.ct * formula(site.inputs[i]))
     if site.ct.ndim == 2 and site.ct.shape[0] == site.ct.shape[1]:
