@@ -338,7 +338,7 @@ def gradient(p, ids, y):
         ("dh = dc - dc.mean(-1, keepdims=True)", "dh = dc", Cause.PATH, "table"),
         ("* s * (1 - s)", "", Cause.DERIVATIVE, "w"),
         ("2 * (s - y)", "(s - y)", Cause.FACTOR, "w"),
-        ('gw = jnp.einsum("nti,nto->io", c, dz)', 'gw = jnp.einsum("nti,nto->io", h, dz)', Cause.UNKNOWN, "w"),
+        ('gw = jnp.einsum("nti,nto->io", c, dz)', 'gw = jnp.einsum("nti,nto->io", h, dz)', Cause.OPERAND, "w"),
         ('gw = jnp.einsum("nti,nto->io", c, dz)', 'gw = jnp.einsum("nti,nto->io", c, dz) / 3', Cause.MEAN, "w"),
         (
             "dh = dc - dc.mean(-1, keepdims=True)",

@@ -25,6 +25,10 @@ class Cause(StrEnum):
     FLIPPED = "kernel not flipped"
     DERIVATIVE = "activation derivative left out"
     POINT = "activation derivative taken at the wrong point"
+    SLOPE = "wrong activation derivative"
+    JACOBIAN = "only the diagonal of a Jacobian"
+    OPERAND = "wrong operand in a product"
+    STEPPED = "weights already stepped"
     MASK = "mask of the wrong layer"
     STALE = "stale cache"
     DROPPED = "last example dropped"
@@ -124,14 +128,14 @@ class Report:
         right = f"{sum(leaf.verdict in ('pass', 'kink') for leaf in self.leaves)} of {len(self.leaves)} leaves right"
         laws = f", {broken} law{'s' if broken > 1 else ''} broken" if broken else ""
         lines = [f"gradient check of {self.name}: {self.verdict}, {right}{laws}", "", *table(self.leaves)]
-        nothing = (Explanation(Cause.UNKNOWN, "none of the known mistakes gives these numbers"),)
-        for leaf in failed:
-            likeliest, *others = leaf.causes or nothing
-            lines += ["", f"{leaf.path}: likely cause: {likeliest}"]
-            lines += [f"    or {other}" for other in others[:3]]
-            if 0 < leaf.wrong < math.prod(leaf.shape):
-                verb = "is" if leaf.wrong == 1 else "are"
-                lines += [f"    {leaf.wrong} of {math.prod(leaf.shape)} entries {verb} wrong"]
+        for causes, leaves in _told_once(failed).items():
+            likeliest, *others = causes
+            lines += ["", f"{', '.join(leaf.path for leaf in leaves)}: likely cause: {likeliest}"]
+            lines += [f"    or {other}" for other in others]
+            for leaf in leaves:
+                if 0 < leaf.wrong < math.prod(leaf.shape):
+                    verb = "is" if leaf.wrong == 1 else "are"
+                    lines += [f"    {leaf.wrong} of {math.prod(leaf.shape)} entries of {leaf.path} {verb} wrong"]
         if self.step:
             lines += ["", f"first wrong step in backward order: {self.step}"]
         if self.findings:
@@ -152,6 +156,20 @@ class Report:
             "leaves": rows,
             "findings": [asdict(f) for f in self.findings],
         }
+
+
+def _told_once(failed: list[Leaf]) -> dict[tuple[Explanation, ...], list[Leaf]]:
+    """The likeliest causes of the leaves that fail, those of one mistake together; no cause is told in two ways."""
+    nothing = (Explanation(Cause.UNKNOWN, "none of the known mistakes gives these numbers"),)
+    told: dict[tuple[Explanation, ...], list[Leaf]] = {}
+    for leaf in failed:
+        causes: list[Explanation] = []
+        for cause in leaf.causes or nothing:
+            if not any(other.cause == cause.cause or other.text.startswith(cause.text) for other in causes):
+                causes.append(cause)
+        shared = next((key for key in told if key[0] == causes[0]), tuple(causes[:4]))
+        told.setdefault(shared, []).append(leaf)
+    return told
 
 
 def table(leaves: tuple[Leaf, ...]) -> list[str]:

@@ -12,15 +12,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxbp.check.diagnosis.conjugates import conjugates
-from jaxbp.check.diagnosis.patterns import patterns, same
-from jaxbp.check.diagnosis.simulation import Simulation
+from jaxbp.check.diagnosis.patterns import patterns, ratio, same
+from jaxbp.check.diagnosis.simulation import Prediction, Simulation
 from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.report import Cause, Explanation, Leaf
+
+VAGUE = (Cause.FACTOR, Cause.PRECISION, Cause.UNKNOWN)  # what patterns say so is no cause yet
+RARE = (Cause.SLOPE, Cause.OPERAND)  # not named beside another cause of the same numbers
+
+
+class Match(NamedTuple):
+    """A mistake that gives some wrong leaf: what it gives, and the leaves that are so, right ones included."""
+
+    explanation: Explanation
+    arrays: Arrays
+    paths: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,64 @@ class Evidence:
     def conjugates(self) -> list[tuple[str, Measured]]:
         """What a conjugate too many or too few would give."""
         return conjugates(self.simulation.problem, self.truth)
+
+    @cached_property
+    def matches(self) -> list[Match]:
+        """The mistakes that give some of the wrong leaves, those that give the most first."""
+        matches = self._matching(self.simulation.predictions)
+        explained = {path for match in matches for path in match.paths}
+        if any(path not in explained for path in self.unnamed):
+            matches += self._matching(self.simulation.rare(self.truth))
+        return sorted(matches, key=lambda match: -len(match.paths))
+
+    @cached_property
+    def unnamed(self) -> list[str]:
+        """The wrong leaves that no pattern names."""
+        wrong = [path for path, g in self.hand.items() if g is not None and not self._right(path)]
+        return [path for path in wrong if all(e.cause in VAGUE for e in self.patterns(path))]
+
+    def patterns(self, path: str) -> list[Explanation]:
+        """The simple images of the true array that the wrong one is."""
+        hand, truth = self.hand[path], self.truth[path]
+        if hand is None or truth is None:
+            return []
+        leaves, counts = self.simulation.problem.leaves, self.simulation.counts
+        return list(patterns(path, hand, truth, self.truth, leaves, counts, self.close))
+
+    def _right(self, path: str) -> bool:
+        hand, truth = self.hand[path], self.truth[path]
+        return hand is not None and truth is not None and same(hand, truth, self.close)
+
+    def _matching(self, predictions: list[Prediction]) -> list[Match]:
+        matches = []
+        for explanation, arrays in predictions:
+            paths = [path for path, a in arrays.items() if self._equal(explanation, path, a)]
+            if any(not self._right(path) for path in paths):
+                matches.append(Match(explanation, arrays, frozenset(paths)))
+        return matches
+
+    def _equal(self, explanation: Explanation, path: str, predicted: np.ndarray) -> bool:
+        """Whether a mistake gives the leaf; that of a stepped weight does so up to the length of the step."""
+        hand, truth = self.hand[path], self.truth[path]
+        if hand is None or truth is None or hand.shape != predicted.shape:
+            return False
+        if explanation.cause is Cause.STEPPED and hand.size > 1:
+            return ratio(hand - truth, predicted - truth, 1e-6) is not None
+        return same(hand, predicted, self.close)
+
+    def simulated(self, path: str) -> list[Explanation]:
+        """The mistakes that give this leaf's numbers; of those that are alike in all leaves, one for each cause."""
+        kept: list[Prediction] = []
+        for explanation, arrays, paths in self.matches:
+            alike = [e for e, other in kept if all(same(a, other[k], self.close) for k, a in arrays.items())]
+            causes = {e.cause for e in alike}
+            if (
+                path in paths
+                and explanation.cause not in causes
+                and not (explanation.cause in RARE and causes - {Cause.PATH})
+            ):
+                kept.append((explanation, arrays))
+        return [explanation for explanation, _ in kept]
 
     @cached_property
     def still(self) -> dict[str, str]:
@@ -90,15 +160,14 @@ def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
         return replace(leaf, causes=(Explanation(Cause.MISSING, "no gradient is returned for it"),))
     if truth is None:
         return leaf
-    simulation = evidence.simulation
-    leaves = simulation.problem.leaves
-    causes = list(patterns(leaf.path, hand, truth, evidence.truth, leaves, simulation.counts, evidence.close))
-    causes += _by_conjugates(leaf.path, evidence)
-    vague = [e for e in causes if e.cause in (Cause.FACTOR, Cause.PRECISION, Cause.UNKNOWN)]
+    causes = evidence.patterns(leaf.path)
+    vague = [e for e in causes if e.cause in VAGUE]
+    sure = [e for e in causes if e not in vague]
+    sure = [*_by_conjugates(leaf.path, evidence), *sure]
     if hand.shape == truth.shape and hand.size > 1:
-        causes += [e for e, arrays in simulation.predictions if same(hand, arrays[leaf.path], evidence.close)]
+        sure += evidence.simulated(leaf.path)
     if leaf.path in evidence.still:
         text = f"it stays the same when {evidence.still[leaf.path]} change, and the true one does not"
-        causes.append(Explanation(Cause.STALE, text))
-    sure = sorted((e for e in causes if e not in vague), key=lambda e: e.cause != Cause.CONJUGATE)
-    return replace(leaf, causes=tuple(dict.fromkeys(sure + vague)))
+        sure.append(Explanation(Cause.STALE, text))
+    failed = [Explanation(Cause.UNKNOWN, f"a part of the diagnosis failed ({e})") for e in evidence.simulation.errors]
+    return replace(leaf, causes=tuple(dict.fromkeys(sure + vague + failed)))

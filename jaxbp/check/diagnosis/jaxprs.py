@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from jax._src import source_info_util  # the only door to an operation's source line
@@ -14,6 +15,7 @@ from jaxbp.core import PyTree
 
 Visit = Callable[[JaxprEqn, list, str], list]  # (operation, inputs, path) -> outputs
 INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
+OURS = str(Path(__file__).parent.parent)  # a line of the check itself is nobody's place
 RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
@@ -23,7 +25,9 @@ def evaluate(closed: ClosedJaxpr, inputs: list, visit: Visit, path: str = "") ->
     values |= dict(zip(closed.jaxpr.invars, inputs, strict=True))
     read = lambda v: v.val if isinstance(v, Literal) else values[v]
     for i, eqn in enumerate(closed.jaxpr.eqns):
-        outputs = visit(eqn, [read(v) for v in eqn.invars], f"{path}/{i}")
+        stack = source_info_util.current_name_stack()
+        with source_info_util.user_context(eqn.source_info.traceback, name_stack=stack):  # run again, it keeps its line
+            outputs = visit(eqn, [read(v) for v in eqn.invars], f"{path}/{i}")
         values |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(v) for v in closed.jaxpr.outvars]
 
@@ -108,11 +112,41 @@ def undecorated(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTr
     return plain
 
 
+class Line(NamedTuple):
+    """A place in the user's code."""
+
+    file: str
+    row: int
+    column: int
+
+    @property
+    def short(self) -> str:
+        """'model.py:12'."""
+        return f"{self.file.rpartition('/')[2]}:{self.row}"
+
+
+def lines_of(eqn: JaxprEqn) -> tuple[Line, ...]:
+    """The lines of the user's code that an operation came from, the innermost first."""
+    frames = source_info_util.user_frames(eqn.source_info.traceback)
+    return tuple(Line(f.file_name, f.start_line, f.start_column) for f in frames if not f.file_name.startswith(OURS))
+
+
 def place(eqn: JaxprEqn) -> str:
     """'tanh (model.py:12)': the operation, and the line of the forward pass that it came from."""
-    frame = source_info_util.user_frame(eqn.source_info.traceback)
     name = eqn.primitive.name
     if name == "custom_jvp_call":
         name = eqn.params["call_jaxpr"].jaxpr.debug_info.func_name
-    where = f" ({frame.file_name.rpartition('/')[2]}:{frame.start_line})" if frame else ""
-    return f"'{name}'{where}"
+    lines = lines_of(eqn)
+    return f"'{name}'" + (f" ({lines[0].short})" if lines else "")
+
+
+def of_jax(closed: ClosedJaxpr) -> bool:
+    """Whether a call's operations come from JAX's own code: traced once, they keep the line of the first caller."""
+    file = closed.jaxpr.debug_info.func_filename
+    return file is not None and not source_info_util.is_user_filename(file)
+
+
+def stack_of(eqn: JaxprEqn) -> tuple:
+    """Every call on the way to an operation, JAX's own included: equal for the same line in the steps of a loop."""
+    traceback = eqn.source_info.traceback
+    return tuple(zip(*traceback.raw_frames(), strict=True)) if traceback else ()

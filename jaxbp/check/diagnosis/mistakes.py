@@ -1,66 +1,46 @@
-"""What can be wrong in the reverse rule of one operation: each mistake with the cotangents that it gives.
+"""What can be wrong in the reverse rule of one piece of a program: each mistake with the cotangents that it gives.
 
 Every function here takes a `Site` and yields (cause, words, wrong cotangents of the inputs). A kind of operation is one
-entry of `MISTAKES`.
+entry of `MISTAKES`; what functions of one value share, written out or not, is in `slopes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn
+import numpy as np
+from jax.extend.core import JaxprEqn, Literal
 
-from jaxbp.check.diagnosis.jaxprs import bind
+from jaxbp.check.diagnosis.flow import Piece
+from jaxbp.check.diagnosis.neighbours import Neighbours
 from jaxbp.check.report import Cause
-from jaxbp.core import register
 
 Mistake = tuple[Cause, str, list]
-EXPONENTIAL = ("tanh", "logistic", "exp", "exp2", "expm1", "log", "log1p", "sinh", "cosh", "erf", "erfc")
-TRIGONOMETRIC = ("sin", "cos", "tan", "atan")
-POWERS = ("sqrt", "rsqrt", "cbrt", "square", "integer_pow")
-KINKED = ("abs", "max", "min", "select_n", "custom_jvp_call")  # jax.nn.relu is a custom_jvp_call
-NONLINEAR = EXPONENTIAL + TRIGONOMETRIC + POWERS + KINKED
-# Derivatives that are written in terms of the function's value: they may be given its input instead.
-BY_VALUE = {
-    "tanh": lambda y: 1 - y * y,
-    "logistic": lambda y: y * (1 - y),
-    "exp": lambda y: y,
-    "sqrt": lambda y: 0.5 / y,
-}
-# The other steps of a loop whose activations a product may meet by mistake, as `Neighbours.steps` has them.
-STEPS = ("before (the first meets the last)", "before", "after", "after (the last meets zeros)")
-
-
-@partial(register, data_fields=["same_kind", "steps"], meta_fields=["places"])
-@dataclass(frozen=True)
-class Neighbours:
-    """What a wrong rule may read instead of its own inputs."""
-
-    same_kind: tuple[list, ...] = ()  # the inputs of every other operation of the same kind
-    places: tuple[str, ...] = ()  # where those stand in the forward pass
-    steps: tuple[list, ...] = ()  # for a product in a loop: its inputs at each of STEPS
 
 
 @dataclass(frozen=True)
 class Site:
-    """One operation in the backward pass."""
+    """One piece in the backward pass."""
 
-    eqn: JaxprEqn
+    piece: Piece
     inputs: list
     neighbours: Neighbours
     out: jax.Array
     ct: jax.Array  # the cotangent of the output
     cts: list  # the right cotangents of the inputs, None for integers
 
+    @property
+    def eqn(self) -> JaxprEqn:
+        """The operation, of a piece that is one."""
+        return self.piece.last.eqn
+
     def back(self, ct: jax.Array, inputs: list | None = None) -> tuple:
         """The right rule on another cotangent, or at other inputs."""
-        run = lambda *inputs: bind(self.eqn, *inputs)[0]
-        return jax.vjp(run, *(self.inputs if inputs is None else inputs))[1](ct)
+        return jax.vjp(self.piece.run, *(self.inputs if inputs is None else inputs))[1](ct)
 
     def passed_on(self) -> list:
         """The cotangent of the output for every input of its shape."""
@@ -70,32 +50,68 @@ class Site:
         """The right cotangents but for input i."""
         return [wrong if j == i else c for j, c in enumerate(self.cts)]
 
-
-def _nonlinear(site: Site) -> Iterator[Mistake]:
-    yield Cause.DERIVATIVE, "the derivative is left out of", site.passed_on()
-    name = site.eqn.primitive.name
-    if name == "select_n":
-        return
-    nonlinear = [i for i, c in enumerate(site.cts) if c is not None and c.shape == site.out.shape]
-
-    def taken_at(z: jax.Array) -> list:
-        """Every derivative at z."""
-        moved = lambda i: [*site.inputs[:i], z, *site.inputs[i + 1 :]]
-        return [site.back(site.ct, moved(i))[i] if i in nonlinear else c for i, c in enumerate(site.cts)]
-
-    yield Cause.POINT, "the derivative is taken at the output instead of the input of", taken_at(site.out)
-    if name in BY_VALUE:
-        wrong = [site.ct * BY_VALUE[name](site.inputs[0])]
-        yield Cause.POINT, "the derivative, a formula in the output, is given the input of", wrong
-    for theirs, place in zip(site.neighbours.same_kind, site.neighbours.places, strict=True):
-        if list(map(jnp.shape, theirs)) == list(map(jnp.shape, site.inputs)):
-            text = f"the derivative is taken at the input of {place} instead of that of"
-            yield Cause.MASK, text, taken_at(theirs[nonlinear[0]])
+    def number(self) -> float | None:
+        """The number by which an operation multiplies or divides."""
+        numbers = [float(v.val) for v in self.eqn.invars if isinstance(v, Literal) and np.ndim(v.val) == 0]
+        return numbers[0] if numbers else None
 
 
-def _scaled(site: Site) -> Iterator[Mistake]:
-    if any(jnp.ndim(x) == 0 for x in site.inputs):
+def _multiplied(site: Site) -> Iterator[Mistake]:
+    """A product entry by entry: a gate, a mask, a scale."""
+    a, b = site.inputs if len(site.inputs) == 2 else (site.inputs[0], None)
+    if b is None:
         yield Cause.FACTOR, "the factor is left out of", site.passed_on()
+        yield from _wrong_number(site)
+        return
+    for i, partner in ((0, b), (1, a)):
+        if site.cts[i] is None or site.cts[i].shape != site.ct.shape:
+            continue
+        yield Cause.FACTOR, f"factor {1 - i} is left out of the derivative by factor {i} of", site.with_one(i, site.ct)
+        if site.cts[1 - i] is None or not partner.ndim:
+            continue
+        yield (
+            Cause.OPERAND,
+            f"factor {i} meets itself instead of factor {1 - i} in",
+            site.with_one(i, site.ct * (a, b)[i]),
+        )
+        kept = jnp.where(partner != 0, site.ct, 0)
+        yield Cause.FACTOR, f"factor {1 - i} keeps its zeros and loses its scale in", site.with_one(i, kept)
+
+
+def _divided(site: Site) -> Iterator[Mistake]:
+    if site.cts[0] is not None:
+        yield Cause.FACTOR, "the divisor is left out of", site.with_one(0, site.ct)
+    if len(site.inputs) == 2 and site.cts[1] is not None:
+        b = site.inputs[1]
+        yield Cause.SIGN, "the minus of the derivative by the divisor is left out of", site.with_one(1, -site.cts[1])
+        if b.shape == site.ct.shape:
+            yield (
+                Cause.FACTOR,
+                "the divisor is not squared in the derivative by it of",
+                site.with_one(1, site.cts[1] * b),
+            )
+    yield from _wrong_number(site)
+
+
+def _wrong_number(site: Site) -> Iterator[Mistake]:
+    """A scale that is used twice, and a count that is one too large or too small."""
+    n = site.number()
+    if n is None or site.cts[0] is None or n == 0:
+        return
+    times = lambda c: [None if ct is None else c * ct for ct in site.cts]
+    divides = site.piece.last.name == "div"
+    yield Cause.FACTOR, f"the factor {n:.6g} is applied twice in", times(1 / n if divides else n)
+    if divides and n == round(n) > 2:
+        yield Cause.FACTOR, f"N - 1 stands for N: {n - 1:g} for {n:g}, in", times(n / (n - 1))
+        yield Cause.FACTOR, f"N stands for N - 1: {n + 1:g} for {n:g}, in", times(n / (n + 1))
+
+
+def _subtracted(site: Site) -> Iterator[Mistake]:
+    last = len(site.cts) - 1
+    if site.cts[last] is not None:
+        yield Cause.SIGN, "the minus is left out of", site.with_one(last, -site.cts[last])
+    if last:
+        yield from _added(site)
 
 
 def _product(site: Site) -> Iterator[Mistake]:
@@ -105,18 +121,42 @@ def _product(site: Site) -> Iterator[Mistake]:
         inputs[i] = site.inputs[i]
         return site.with_one(i, site.back(site.ct, inputs)[i])
 
-    for i, name in ((0, "left"), (1, "right")):
+    square = lambda a: a.ndim >= 2 and a.shape[-1] == a.shape[-2]
+    for i, name in ((0, "left"), (1, "right")) if len(site.inputs) == 2 else ():
+        if site.cts[i] is None:
+            continue
         partner = site.inputs[1 - i]
-        if partner.ndim == 2 and partner.shape[0] == partner.shape[1]:
+        if square(partner):
             text = f"the other factor is transposed in the {name} derivative of"
-            yield Cause.TRANSPOSED, text, meeting(i, partner.T)
-        for inputs, words in zip(site.neighbours.steps, STEPS, strict=False):
-            yield Cause.SHIFTED, f"the {name} derivative meets the step {words} in", meeting(i, inputs[1 - i])
+            yield Cause.TRANSPOSED, text, meeting(i, partner.swapaxes(-1, -2))
+        if square(site.ct):
+            wrong = site.back(site.ct.swapaxes(-1, -2))[i]
+            yield Cause.TRANSPOSED, f"the delta is transposed in the {name} derivative of", site.with_one(i, wrong)
+    yield from partners(site)
     yield from _rows(site)
 
 
+def partners(site: Site) -> Iterator[Mistake]:
+    """A product, entry by entry or of matrices, in which something else stands for one of the factors."""
+    for (k, cause, words), partner in zip(site.neighbours.roles, site.neighbours.partners, strict=True):
+        if partner.shape == site.inputs[k].shape and site.cts[1 - k] is not None:
+            inputs = [*site.inputs]
+            inputs[k] = partner
+            yield cause, words, site.with_one(1 - k, site.back(site.ct, inputs)[1 - k])
+
+
+def _window(site: Site) -> Iterator[Mistake]:
+    """A slice of an array, such as the windows of a convolution and the gates of a cell."""
+    x, neighbours = site.inputs[0], site.neighbours
+    for cause, words, start in neighbours.starts:
+        yield cause, words, [jax.lax.dynamic_update_slice(jnp.zeros_like(x), site.ct, start)]
+    if neighbours.covered is not None:
+        words = "where windows overlap, a later one is assigned (it overwrites the sum) in"
+        yield Cause.OVERWRITTEN, words, list(site.back(jnp.where(neighbours.covered, 0, site.ct)))
+
+
 def _convolution(site: Site) -> Iterator[Mistake]:
-    x, w = site.inputs
+    x, w = site.inputs[0], site.inputs[-1]
     space = site.eqn.params["dimension_numbers"].rhs_spec[2:]
     wrong = site.back(site.ct, [x, jnp.flip(w, space)])[0]
     yield Cause.FLIPPED, "the kernel is not flipped in the input derivative of", site.with_one(0, wrong)
@@ -127,6 +167,8 @@ def _rows(site: Site) -> Iterator[Mistake]:
     """Sums over the output's leading axes that miss their end, or keep only it."""
     ct = site.ct
     for axis in range(min(ct.ndim, 2)):
+        if ct.shape[axis] < 2:
+            continue
         at_end = (jnp.arange(ct.shape[axis]) == ct.shape[axis] - 1).reshape(-1, *[1] * (ct.ndim - axis - 1))
         missing = Cause.DROPPED if axis == 0 else Cause.LAST_STEP
         for mask, cause, words in (
@@ -158,9 +200,18 @@ def _broadcast(site: Site) -> Iterator[Mistake]:
     yield from _rows(site)
 
 
+def _largest(site: Site) -> Iterator[Mistake]:
+    """A maximum over axes, whose delta goes to the largest entries alone."""
+    x = site.inputs[0]
+    spread = jnp.broadcast_to(jnp.expand_dims(site.ct, site.eqn.params["axes"]), x.shape)
+    yield Cause.AXES, "every entry gets the delta of the largest one in", [spread]
+    yield Cause.AXES, "a mean's derivative stands for a maximum's in", [spread * (site.ct.size / x.size)]
+
+
 def _gather(site: Site) -> Iterator[Mistake]:
     x, *indices = site.inputs
-    source = bind(site.eqn, jnp.arange(x.size).reshape(x.shape), *indices)[0].reshape(-1)
+    numbers = site.piece.run(jnp.arange(x.size, dtype=x.dtype).reshape(x.shape), *indices).reshape(-1)
+    source = jnp.nan_to_num(numbers).astype(int)  # an index out of bounds may be read as nan
     order = jnp.arange(len(source))
     final = jnp.full(x.size, -1).at[source].max(order)[source] == order
     wrong = site.back(jnp.where(final.reshape(site.ct.shape), site.ct, 0))[0]
@@ -168,13 +219,16 @@ def _gather(site: Site) -> Iterator[Mistake]:
 
 
 MISTAKES: dict[str, Callable[[Site], Iterator[Mistake]]] = {
-    **dict.fromkeys(NONLINEAR, _nonlinear),
-    "mul": _scaled,
+    "mul": _multiplied,
+    "div": _divided,
     "add": _added,
-    "sub": _added,
-    "div": _scaled,
+    "sub": _subtracted,
+    "neg": _subtracted,
     "dot_general": _product,
     "conv_general_dilated": _convolution,
     "broadcast_in_dim": _broadcast,
+    "reduce_max": _largest,
+    "reduce_min": _largest,
     "gather": _gather,
+    "slice": _window,
 }

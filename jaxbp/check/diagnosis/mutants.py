@@ -1,165 +1,213 @@
 """A function's derivative with one step of its program differentiated wrongly: the stock of what may have gone wrong.
 
 JAX turns a forward pass into a list of primitive operations. Here that list is run again with the reverse rule of
-one operation replaced (`mistakes`), or a path cut, for every operation and every mistake. A wrong hand-written
-gradient that equals one of the results has its cause named, with the line of the forward pass. One compiled program
-holds all mutants: an index chooses the one that is alive.
+one piece replaced (`mistakes`, `slopes`), or a path cut, for every piece and every mistake. A wrong hand-written
+gradient that equals one of the results has its cause named, with the line of the forward pass. A mistake of a line
+that runs several times, in a loop or in every layer, acts at all its places at once. One compiled program holds all
+mutants: a row of switches chooses the one that is alive.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import JaxprEqn, Literal
+import numpy as np
 
-from jaxbp.check.diagnosis.jaxprs import INLINED, bind, evaluate, inner, place, scan, traced
-from jaxbp.check.diagnosis.mistakes import MISTAKES, NONLINEAR, Neighbours, Site
+from jaxbp.check.diagnosis.book import Book
+from jaxbp.check.diagnosis.flow import REDUCTIONS, Flow, Op, Piece
+from jaxbp.check.diagnosis.jaxprs import bind, scan
+from jaxbp.check.diagnosis.mistakes import MISTAKES, Mistake, Site, partners
+from jaxbp.check.diagnosis.neighbours import (
+    Neighbours,
+    Seen,
+    crossing,
+    in_place,
+    loop_steps,
+    same_kind,
+    stepped,
+    unrolled_steps,
+    unstrided,
+    window,
+    with_partners,
+)
+from jaxbp.check.diagnosis.patterns import same
+from jaxbp.check.diagnosis.rows import run_rows
+from jaxbp.check.diagnosis.slopes import INPUT, NONLINEAR, OUTPUT, misplaced, slopes
+from jaxbp.check.leaves import Arrays, Leaves
 from jaxbp.check.report import Cause, Explanation
 from jaxbp.core import PyTree
 
 LARGE = 2**27  # entries of all results together, 1 GiB: above that only the first wrong layer of a model is explained
+SWITCHES = 2**13
+THROUGH = "what flows back is left out through"
+PRODUCTS = ("dot_general", "mul")
 
 
-def mutants(forward: Callable[[PyTree], PyTree], leaves: PyTree, dy: PyTree) -> list[tuple[Explanation, PyTree]]:
-    """Every mutant of the derivative of <dy, forward(leaves)>, with what it gives (NumPy arrays, like leaves)."""
-    closed, _ = traced(forward, leaves)
-    book = Book(Counter(operands(closed.jaxpr)))
+def mutants(flow: Flow, leaves: Leaves, dy: PyTree, true: Arrays | None = None) -> list[tuple[Explanation, Arrays]]:
+    """Every mutant of the derivative of <dy, flow(leaves)>, with what it gives.
 
-    def gradient(alive: jax.Array, leaves: PyTree, dy: PyTree) -> PyTree:
-        seen = Seen({}, {})
-        evaluate(closed, jax.tree.leaves(leaves), partial(_watch, book, seen))
-        mutated = Mutated(book, alive, seen)
-        run = lambda leaves: evaluate(closed, jax.tree.leaves(leaves), mutated.visit)
+    true: the right derivative. With it, the mutants are the rarer ones, in which something else stands for a factor.
+    """
+    book = Book()
+
+    def gradient(switches: jax.Array, leaves: PyTree, dy: PyTree, true: PyTree) -> PyTree:
+        seen = _seen(flow, jax.tree.leaves(leaves), "")
+        names = dict(zip(flow.inputs, leaves, strict=True))
+        after = {n: leaves[name] - true[name] for n, name in names.items()} if true else {}
+        mutated = Mutated(book, switches, bool(true), names, after)
+        run = lambda leaves: mutated.run(flow, jax.tree.leaves(leaves), "", seen)
         return jax.vjp(run, leaves)[1](jax.tree.leaves(dy))[0]
 
-    jax.eval_shape(gradient, jnp.int32(0), leaves, dy)
-    count = len(book.mutants)
-    if not count or count * sum(a.size for a in jax.tree.leaves(leaves)) > LARGE:
+    inputs = (leaves, dy, true or {})
+    closed, shape = jax.make_jaxpr(gradient, return_shape=True)(np.zeros(SWITCHES, bool), *inputs)
+    alive = book.mutants()
+    if not alive or len(alive) * sum(a.size for a in leaves.values()) > LARGE:
         return []
-    every = jax.jit(
-        lambda leaves, dy: jax.lax.map(lambda alive: gradient(alive, leaves, dy), jnp.arange(count)),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    results = jax.device_get(every(leaves, dy))
-    return [(mutant, jax.tree.map(lambda a, i=i: a[i], results)) for i, mutant in enumerate(book.mutants)]
+    rows = np.zeros((len(alive) + 1, SWITCHES), bool)  # in the last one all is right
+    for row, (_, switches) in zip(rows, alive, strict=False):
+        row[list(switches)] = True
+    outputs = run_rows(closed, rows, jax.device_get(jax.tree.leaves(inputs)))
+    results = jax.tree.unflatten(jax.tree.structure(shape), outputs)
+    gradients = [{path: a[i] for path, a in results.items()} for i in range(len(rows))]
+    right = gradients.pop()
+    own = {
+        explanation.text.replace(OUTPUT, INPUT)
+        for (explanation, _), given in zip(alive, gradients, strict=True)
+        if OUTPUT in explanation.text and all(same(a, right[path], 1e-12) for path, a in given.items())
+    }
+    at_input = lambda e: (
+        Explanation(Cause.POINT, e.text) if e.text in own else e
+    )  # the right formula at the wrong point
+    return [(at_input(explanation), given) for (explanation, _), given in zip(alive, gradients, strict=True)]
 
 
-@dataclass
-class Book:
-    """What is recorded while the program is traced: the mutants by number, and what their words need."""
-
-    uses: Counter  # of every variable
-    mutants: list[Explanation] = field(default_factory=list)
-    numbers: dict[tuple[str, str], int] = field(default_factory=dict)  # (path, words) -> the mutant's number
-    places: dict[str, tuple[str, str]] = field(default_factory=dict)  # path -> the operation's name, and its place
-    lengths: set[int] = field(default_factory=set)  # of loops: an axis of that length may be time
-
-    def number(self, path: str, cause: Cause, text: str) -> int:
-        """The mutant's number. Tracing meets each one several times; it keeps its first number."""
-        if (path, text) not in self.numbers:
-            self.numbers[path, text] = len(self.mutants)
-            self.mutants.append(Explanation(cause, text))
-        return self.numbers[path, text]
+def _seen(flow: Flow, inputs: list, path: str) -> Seen:
+    """All values of the forward pass."""
+    values = flow.constants | dict(zip(flow.inputs, inputs, strict=True))
+    seen = Seen(values, {}, [])
+    for i, op in enumerate(flow.ops):
+        operands = [seen.read(ref) for ref in op.inputs]
+        if op.body is None:
+            outputs = bind(op.eqn, *operands)
+        else:
+            outputs, seen.loops[f"{path}/{i}"] = scan(op.eqn, operands, partial(_step, op.body, f"{path}/{i}"), None)
+        values |= dict(zip(op.outputs, outputs, strict=True))
+    return seen
 
 
-class Seen(NamedTuple):
-    """What the forward pass leaves of the operations that others may be confused with, by path."""
-
-    inputs: dict[str, list]
-    loops: dict[str, Loop]
-
-
-class Loop(NamedTuple):
-    """What a loop leaves, with one entry a step."""
-
-    seen: Seen
-    carries: list  # as they leave the step
+def _step(body: Flow, path: str, consts: list, carry: list, x: list, extra: None) -> tuple[list, Seen]:
+    seen = _seen(body, [*consts, *carry, *x], path)
+    outputs = [seen.read(ref) for ref in body.outputs]
+    return outputs, Seen(seen.values, seen.loops, outputs[: len(carry)])
 
 
-def operands(jaxpr: Any) -> Iterator[Any]:
-    """Every use of every variable, calls and loops included."""
-    holds = lambda node: hasattr(node, "eqns") or hasattr(node, "jaxpr")
-    for eqn in jaxpr.eqns:
-        yield from (v for v in eqn.invars if not isinstance(v, Literal))
-        for held in filter(holds, jax.tree.leaves(list(eqn.params.values()), is_leaf=holds)):
-            yield from operands(getattr(held, "jaxpr", held))
+def _pieces(flow: Flow) -> list[Piece]:
+    """The written-out functions, then the operations one by one."""
+    inputs = lambda op: tuple(dict.fromkeys(ref for ref in op.inputs if isinstance(ref, int)))
+    known = [op for op in flow.ops if len(op.outputs) == 1 and op.name in (*MISTAKES, *NONLINEAR)]
+    single = [Piece((op,), inputs(op), op.outputs[0]) for op in known]
+    return [p for p in [*flow.pieces, *single] if p.output in flow.dominators and flow.floating(p.output)]
 
 
-def _watch(book: Book, seen: Seen, eqn: JaxprEqn, inputs: list, path: str) -> list:
-    """The operation, its inputs kept if they may be taken for another's."""
-    if (held := inner(eqn, INLINED)) is not None:
-        return evaluate(held, inputs, partial(_watch, book, seen), path)
-    if eqn.primitive.name == "scan":
-        book.lengths.add(eqn.params["length"])
-
-        def step(consts: list, carry: list, x: list, extra: None) -> tuple[list, Loop]:
-            kept = Seen({}, {})
-            outputs = evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], partial(_watch, book, kept), path)
-            return outputs, Loop(kept, outputs[: len(carry)])
-
-        outputs, seen.loops[path] = scan(eqn, inputs, step, None)
-        return outputs
-    if eqn.primitive.name in (*NONLINEAR, "dot_general"):
-        book.places[path] = (eqn.primitive.name, place(eqn))
-        seen.inputs[path] = jax.lax.stop_gradient(inputs)
-    return bind(eqn, *inputs)
+def _is_slope(flow: Flow, piece: Piece) -> bool:
+    return len(piece.ops) > 1 or (piece.last.name in NONLINEAR and piece.output not in flow.inside)
 
 
 @dataclass(frozen=True)
 class Mutated:
-    """The forward pass with every mutant in place; backward, the one whose number is `alive` acts."""
+    """The forward pass with every mutant in place; backward, those whose switches are on act."""
 
     book: Book
-    alive: jax.Array
-    seen: Seen
-    steps: dict[str, tuple[list, ...]] = field(default_factory=dict)  # products of the loop: `Neighbours.steps`
+    switches: jax.Array
+    rare: bool  # the mutants in which something else stands for a factor, and no others
+    names: dict[int, str]  # of leaves
+    after: dict[int, jax.Array]  # leaves after a step
+    steps: dict[int, Neighbours] = field(default_factory=dict)  # of a loop's products, by their index
 
-    def visit(self, eqn: JaxprEqn, inputs: list, path: str) -> list:
-        """The operation, with every mutant of its reverse rule."""
-        if (held := inner(eqn, INLINED)) is not None:
-            return evaluate(held, inputs, self.visit, path)
-        name = eqn.primitive.name
-        if name == "scan":
-            return self._scan(eqn, inputs, path)
-        for i, variable in enumerate(eqn.invars):
-            if not isinstance(variable, Literal) and self.book.uses[variable] > 1:
-                text = f"what flows back through operand {i} of {place(eqn)} is missing"
-                inputs = [*inputs[:i], self._cut(inputs[i], path, Cause.PATH, text), *inputs[i + 1 :]]
-        if name == "split":
-            return self._split(eqn, inputs, path)
-        if name not in MISTAKES or len(eqn.outvars) != 1 or not any(_floating(x) for x in inputs):
-            return bind(eqn, *inputs)
-        return [_altered(self.book, eqn, path)(self.alive, self._neighbours(eqn, path), *inputs)]
+    def run(self, flow: Flow, inputs: list, path: str, seen: Seen) -> list:
+        """The outputs of the flow."""
+        values = flow.constants | dict(zip(flow.inputs, inputs, strict=True))
+        pieces = _pieces(flow)
+        ending: dict[int, list[Piece]] = {}
+        for piece in pieces:
+            ending.setdefault(piece.output, []).append(piece)
+        read = lambda ref: values[ref] if isinstance(ref, int) else ref.val
+        for i, op in enumerate(flow.ops):
+            here = f"{path}/{i}"
+            operands = self._with_cuts(flow, op, [read(ref) for ref in op.inputs], here)
+            outputs = bind(op.eqn, *operands) if op.body is None else self._scan(op, operands, here, seen.loops[here])
+            if op.name == "split" and not self.rare:
+                outputs = self._split(op, outputs, here)
+            if op.name in REDUCTIONS:
+                outputs = [self._cut(outputs[0], f"{here}r", op, Cause.PATH, THROUGH)]
+            values |= dict(zip(op.outputs, outputs, strict=True))
+            for k, piece in enumerate(ending.get(op.outputs[0], ()) if op.outputs else ()):
+                neighbours = self._neighbours(flow, piece, i, pieces, seen)
+                if not self.rare or neighbours.roles or len(piece.ops) == 1:
+                    operands = [values[ref] for ref in piece.inputs if isinstance(ref, int)]
+                    hook = self._hooked(flow, piece, f"{here}p{k}")
+                    values[piece.output] = hook(self.switches, neighbours, values[piece.output], *operands)
+        self._combine(flow)
+        return [read(ref) for ref in flow.outputs]
 
-    def _cut(self, x: Any, path: str, cause: Cause, text: str, where: Any = True) -> Any:
+    def _with_cuts(self, flow: Flow, op: Op, operands: list, path: str) -> list:
+        """The operands of an operation; the paths through those that are read elsewhere too may be missing."""
+        for k, ref in enumerate(op.inputs):
+            if not isinstance(ref, int) or ref not in flow.dominators:
+                continue
+            if flow.carried(op, k):
+                words = f"the delta is not handed on to the run before (truncated at one step), through operand {k} of"
+                operands[k] = self._cut(operands[k], path, op, Cause.PATH, words)
+            elif len(flow.users[ref]) + flow.outputs.count(ref) > 1:
+                words = f"what flows back through operand {k} is missing in"
+                operands[k] = self._cut(operands[k], path, op, Cause.PATH, words)
+        return operands
+
+    def _combine(self, flow: Flow) -> None:
+        """Changes that are made together: several statistics of a norm, pieces that take each other's place."""
+        for piece in flow.pieces:
+            statistics = [(THROUGH, op.stack) for op in piece.ops if op.name in REDUCTIONS]
+            self.book.combine(statistics, range(2, len(statistics) + 1) if len(statistics) <= 3 else [len(statistics)])
+        for op in flow.ops:
+            parts = flow.parts(op) if op.name == "slice" else []
+            for (i, one), (j, other) in itertools.combinations(enumerate(parts), 2):
+                self.book.combine([(crossing(i, j), one.stack), (crossing(j, i), other.stack)], [2])
+
+    def _cut(self, x: Any, path: str, op: Op, cause: Cause, words: str, where: Any = True) -> Any:
         """x; backward, this mutant makes the cotangent zero `where`."""
-        return cut(x, (self.alive == self.book.number(path, cause, text)) & where) if _floating(x) else x
+        if self.rare or not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            return x
+        return cut(x, self.switches[self.book.number(path, cause, words, op)] & where)
 
-    def _split(self, eqn: JaxprEqn, inputs: list, path: str) -> list:
+    def _split(self, op: Op, pieces: list, path: str) -> list:
         """A split whose pieces get each other's cotangents: gates in another order."""
-        pieces = bind(eqn, *inputs)
-        for i, j in itertools.combinations(range(len(pieces)), 2):
-            if pieces[i].shape == pieces[j].shape and _floating(pieces[i]):
-                text = f"pieces {i} and {j} of {place(eqn)} get each other's delta"
-                on = self.alive == self.book.number(path, Cause.ORDER, text)
-                pieces[i], pieces[j] = crossed(pieces[i], pieces[j], on)
+        for j in range(len(pieces)):
+            for i in range(j):
+                if (
+                    not self.rare
+                    and pieces[i].shape == pieces[j].shape
+                    and jnp.issubdtype(pieces[i].dtype, jnp.floating)
+                ):
+                    words = f"pieces {i} and {j} get each other's delta in"
+                    on = self.switches[self.book.number(path, Cause.ORDER, words, op)]
+                    pieces[i], pieces[j] = crossed(pieces[i], pieces[j], on)
         return pieces
 
-    def _scan(self, eqn: JaxprEqn, inputs: list, path: str) -> list:
+    def _scan(self, op: Op, inputs: list, path: str, loop: Seen) -> list:
         """A loop: a carry cut, steps left out of a constant's or an output's sum, products that meet another step."""
-        length = eqn.params["length"]
-        here = place(eqn)
-        first, last = (length - 1, 0) if eqn.params["reverse"] else (0, length - 1)
+        assert op.body is not None
+        body, length = op.body, op.eqn.params["length"]
+        self.book.lengths.add(length)
+        first, last = (length - 1, 0) if op.eqn.params["reverse"] else (0, length - 1)
 
         def step(consts: list, carry: list, x: list, extra: tuple) -> tuple[list, None]:
-            t, steps, loops = extra
+            t, steps, seen = extra
             parts = (
                 (Cause.LAST_STEP, "the last step's part is left out", t == last),
                 (Cause.LAST_STEP, "the first step's part is left out", t == first),
@@ -167,79 +215,91 @@ class Mutated:
                 (Cause.OVERWRITTEN, "only the last step's part counts", t != last),
             )
             consts = [*consts]
-            for i, (cause, text, where) in itertools.product(range(len(consts)), parts):
-                consts[i] = self._cut(consts[i], f"{path}k{i}", cause, f"{text} for constant {i} of {here}", where)
+            for i in range(len(consts)):
+                for cause, words, where in parts:
+                    words = f"{words} for constant {i} of"
+                    consts[i] = self._cut(consts[i], f"{path}k{i}", op, cause, words, where)
             carry = [*carry]
             for i, c in enumerate(carry):
-                text = f"the delta of carry {i} does not go to the step before, in {here}"
-                carry[i] = self._cut(c, f"{path}c{i}", Cause.PATH, text)
-            inside = replace(self, seen=Seen({}, loops), steps=steps)
-            return evaluate(eqn.params["jaxpr"], [*consts, *carry, *x], inside.visit, path), None
+                words = f"the delta of carry {i} does not go to the step before, in"
+                carry[i] = self._cut(c, f"{path}c{i}", op, Cause.PATH, words)
+            constants = zip(body.inputs, op.inputs[: len(consts)], strict=False)
+            inner = {number: ref for number, ref in constants if isinstance(ref, int)}
+            names = {number: self.names[ref] for number, ref in inner.items() if ref in self.names}
+            after = {number: self.after[ref] for number, ref in inner.items() if ref in self.after}
+            inside = replace(self, steps=steps, names=names, after=after)
+            return inside.run(body, [*consts, *carry, *x], path, seen), None
 
-        loop = self.seen.loops[path]
-        outputs = scan(eqn, inputs, step, (jnp.arange(length), _other_steps(eqn, loop, path), loop.seen.loops))[0]
-        for i in range(eqn.params["num_carry"], len(outputs)):
+        extra = (jnp.arange(length), loop_steps(op, loop), loop)
+        outputs = scan(op.eqn, inputs, step, extra)[0]
+        for i in range(op.eqn.params["num_carry"], len(outputs)):
             row = jnp.arange(length).reshape(-1, *[1] * (outputs[i].ndim - 1))
-            for cause, text, where in (
-                (Cause.LAST_STEP, "the last step's output does not count", row == last),
-                (Cause.LAST_STEP, "the first step's output does not count", row == first),
-                (Cause.OVERWRITTEN, "only the last step's output counts", row != last),
+            for cause, words, where in (
+                (Cause.LAST_STEP, "the last step's output does not count in", row == last),
+                (Cause.LAST_STEP, "the first step's output does not count in", row == first),
+                (Cause.OVERWRITTEN, "only the last step's output counts in", row != last),
             ):
-                outputs[i] = self._cut(outputs[i], f"{path}y{i}", cause, f"{text} in {here}", where)
+                outputs[i] = self._cut(outputs[i], f"{path}y{i}", op, cause, words, where)
         return outputs
 
-    def _neighbours(self, eqn: JaxprEqn, path: str) -> Neighbours:
-        places = self.book.places
-        others = [other for other in self.seen.inputs if other != path and places[other][0] == eqn.primitive.name]
-        same_kind = tuple(self.seen.inputs[other] for other in others)
-        return Neighbours(same_kind, tuple(places[other][1] for other in others), self.steps.get(path, ()))
+    def _neighbours(self, flow: Flow, piece: Piece, index: int, pieces: list[Piece], seen: Seen) -> Neighbours:
+        op = piece.last
+        if len(piece.ops) == 1 and op.name in PRODUCTS and len(piece.inputs) == len(op.inputs) == 2:
+            if not self.rare:
+                return self.steps.get(index) or with_partners(list(unrolled_steps(flow, op, seen)))
+            others = in_place(flow, op, seen, self.names)
+            return with_partners([*stepped(flow, op, self.after), *unstrided(flow, op, seen), *others])
+        if self.rare:
+            return Neighbours()
+        if op.name == "slice":
+            return window(flow, op)
+        return same_kind(flow, piece, pieces, seen) if _is_slope(flow, piece) else Neighbours()
+
+    def _hooked(self, flow: Flow, piece: Piece, path: str) -> Callable[..., jax.Array]:
+        """hook(switches, neighbours, out, *inputs) -> out; backward, a mistake that is on takes the cotangent's way."""
+
+        @jax.custom_vjp
+        def hook(switches: jax.Array, neighbours: Neighbours, out: jax.Array, *inputs: jax.Array) -> jax.Array:
+            return out
+
+        def forward(switches: jax.Array, neighbours: Neighbours, out: jax.Array, *inputs: jax.Array) -> tuple:
+            return out, (switches, neighbours, out, inputs)
+
+        def backward(kept: tuple, ct: jax.Array) -> tuple:
+            switches, neighbours, out, inputs = kept
+            right = jax.vjp(piece.run, *inputs)[1](ct)
+            cts = [None if c.dtype == jax.dtypes.float0 else c for c in right]
+            total = [None if c is None else jnp.zeros_like(c) for c in cts]
+            anything = jnp.zeros((), bool)
+            for cause, words, wrong in self._mistakes(flow, Site(piece, list(inputs), neighbours, out, ct, cts)):
+                in_time = cause == Cause.DROPPED and out.shape[0] in self.book.lengths
+                on = switches[self.book.number(path, Cause.LAST_STEP if in_time else cause, words, piece)]
+                total = [_chosen(on, w, r, t) for w, r, t in zip(wrong, cts, total, strict=True)]
+                anything |= on
+            return None, None, jnp.where(anything, jnp.zeros_like(ct), ct), *total
+
+        hook.defvjp(forward, backward)
+        return hook
+
+    def _mistakes(self, flow: Flow, site: Site) -> Iterator[Mistake]:
+        name = site.piece.last.name
+        if self.rare:
+            yield from partners(site)
+            if name in ("dot_general", "add") and flow.is_end(site.piece.output):
+                yield from misplaced(site)
+            return
+        if _is_slope(flow, site.piece):
+            yield from slopes(site)
+        elif name in NONLINEAR:
+            yield Cause.DERIVATIVE, "the derivative is left out of", site.passed_on()
+        if len(site.piece.ops) == 1 and name in MISTAKES:
+            yield from MISTAKES[name](site)
 
 
-def _altered(book: Book, eqn: JaxprEqn, path: str) -> Callable[..., jax.Array]:
-    """run(alive, neighbours, *inputs): the operation; backward, the cotangents of the mutant that is alive."""
-
-    @jax.custom_vjp
-    def run(alive: jax.Array, neighbours: Neighbours, *inputs: jax.Array) -> jax.Array:
-        return bind(eqn, *inputs)[0]
-
-    def forward(alive: jax.Array, neighbours: Neighbours, *inputs: jax.Array) -> tuple:
-        return bind(eqn, *inputs)[0], (alive, neighbours, inputs)
-
-    def backward(kept: tuple, ct: jax.Array) -> tuple:
-        alive, neighbours, inputs = kept
-        out, back = jax.vjp(lambda *inputs: bind(eqn, *inputs)[0], *inputs)
-        cts = [None if c.dtype == jax.dtypes.float0 else c for c in back(ct)]
-        for cause, text, wrong in MISTAKES[eqn.primitive.name](Site(eqn, list(inputs), neighbours, out, ct, cts)):
-            in_time = cause == Cause.DROPPED and out.shape[0] in book.lengths
-            number = book.number(path, Cause.LAST_STEP if in_time else cause, f"{text} {place(eqn)}")
-            cts = [_chosen(alive == number, w, c) for w, c in zip(wrong, cts, strict=True)]
-        return None, None, *cts
-
-    run.defvjp(forward, backward)
-    return run
-
-
-def _chosen(on: jax.Array, wrong: jax.Array | None, right: jax.Array | None) -> jax.Array | None:
-    if right is None or wrong is None or wrong.shape != right.shape:
-        return right
-    return jnp.where(on, wrong, right)
-
-
-def _other_steps(eqn: JaxprEqn, loop: Loop, path: str) -> dict[str, tuple[list, ...]]:
-    """For every product in a loop, its inputs at the steps before and after, in the order of `mistakes.STEPS`."""
-    body = eqn.params["jaxpr"].jaxpr
-    first = eqn.params["num_consts"]
-    leaving = dict(zip(body.invars[first : first + len(loop.carries)], loop.carries, strict=True))
-    steps: dict[str, tuple[list, ...]] = {}
-    for i, operation in enumerate(body.eqns):
-        if operation.primitive.name == "dot_general":
-            inputs = loop.seen.inputs[f"{path}/{i}"]
-            turned = [jnp.roll(a, 1, 0) for a in inputs]
-            before = [a.at[0].set(0) for a in turned]
-            after = [leaving.get(v, jnp.roll(a, -1, 0)) for v, a in zip(operation.invars, inputs, strict=True)]
-            ended = [jnp.roll(a, -1, 0).at[-1].set(0) for a in inputs]
-            steps[f"{path}/{i}"] = (turned, before, after, ended)
-    return steps
+def _chosen(on: jax.Array, wrong: jax.Array | None, right: jax.Array | None, off: jax.Array | None) -> jax.Array | None:
+    if right is None or off is None:
+        return None
+    return jnp.where(on, right if wrong is None or wrong.shape != right.shape else wrong, off)
 
 
 @jax.custom_vjp
@@ -260,7 +320,3 @@ def _crossed_back(on: jax.Array, cts: tuple[jax.Array, jax.Array]) -> tuple[jax.
 
 cut.defvjp(lambda x, dead: (x, dead), lambda dead, ct: (jnp.where(dead, jnp.zeros_like(ct), ct), None))
 crossed.defvjp(lambda a, b, on: ((a, b), on), _crossed_back)
-
-
-def _floating(x: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(x), jnp.floating)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxbp.check.leaves import Counts, Leaves, Measured
 from jaxbp.check.report import Cause, Explanation
 
+REASONS = 3  # a factor that may be many things is said to be these
 RATES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.001, 1e-4)
 
 
@@ -51,16 +52,31 @@ def patterns(
     yield from _shifted(hand, truth, close)
     yield from _partly(hand, truth, close)
     parameter = np.asarray(leaves[path])
-    if hand.size > 1 and not scaled and (c := _ratio(hand - truth, parameter, 1e-6)) is not None:
-        yield Explanation(Cause.PENALTY, f"it is off by {c:.6g} times the parameter itself, as a penalty's gradient is")
-    gap = np.max(np.abs(hand - truth)) / max(np.max(np.abs(truth)), 1e-300)
-    if 3e-6 <= gap < 0.02 and not scaled:
+    if hand.size > 1 and not scaled and (c := ratio(hand - truth, parameter, 1e-6)) is not None:
+        text = f"it is off by {c:.6g} times the parameter itself: a penalty left out, or with a wrong factor or sign"
+        yield Explanation(Cause.PENALTY, text)
+    if not scaled:
+        yield from _few(hand, truth)
+
+
+def _few(hand: np.ndarray, truth: np.ndarray) -> Iterator[Explanation]:
+    """How much is wrong: some entries, or every entry by little."""
+    difference = np.abs(hand - truth)
+    top = max(float(np.max(np.abs(truth), initial=0)), 1e-300)
+    wrong = np.argwhere(difference > 1e-13 * top)
+    gap = float(np.max(difference, initial=0)) / top
+    if 0 < len(wrong) <= hand.size / 2:
+        first = tuple(map(int, wrong[0]))
+        shared = [f"index {wrong[0][axis]} of axis {axis}" for axis in range(hand.ndim) if np.ptp(wrong[:, axis]) == 0]
+        where = f"all at {' and '.join(shared)}" if shared and len(wrong) > 1 else f"the first at {first}"
+        yield Explanation(Cause.UNKNOWN, f"{len(wrong)} of {hand.size} entries are wrong, {where}")
+    elif 3e-6 <= gap < 0.02:
         yield Explanation(Cause.PRECISION, f"it is off by {gap:.1e} of its largest entry: a part may run in bfloat16")
-    if gap < 3e-6 and not scaled:
+    elif 0 < gap < 3e-6:
         yield Explanation(Cause.PRECISION, f"it is off by {gap:.1e} everywhere: a part of it runs in float32")
 
 
-def _ratio(a: np.ndarray, b: np.ndarray, close: float) -> float | None:
+def ratio(a: np.ndarray, b: np.ndarray, close: float) -> float | None:
     """c if a = c b."""
     square = float(np.vdot(b, b))
     c = float(np.vdot(b, a)) / square if square else 0.0
@@ -68,7 +84,7 @@ def _ratio(a: np.ndarray, b: np.ndarray, close: float) -> float | None:
 
 
 def _factor(hand: np.ndarray, truth: np.ndarray, counts: Counts, close: float) -> Iterator[Explanation]:
-    c = _ratio(hand, truth, close)
+    c = ratio(hand, truth, close)
     if c is None:
         return
     every = f"every entry is {c:.9g} times the true one"
@@ -78,22 +94,27 @@ def _factor(hand: np.ndarray, truth: np.ndarray, counts: Counts, close: float) -
         yield Explanation(Cause.SIGN, "every entry has the opposite sign")
         return
     sign = " with the sign flipped" if c < 0 else ""
+    reasons: dict[Cause, list[str]] = {}
     for name, n in counts:
         averaged = any(word in name for word in ("batch", "data", "output", "positions", "entries"))
         if near(size, n):
-            yield Explanation(Cause.SUM if averaged else Cause.FACTOR, f"{every}: {name}{sign}")
+            reasons.setdefault(Cause.SUM if averaged else Cause.FACTOR, []).append(name)
         if near(size, 1 / n):
-            yield Explanation(Cause.MEAN if averaged else Cause.FACTOR, f"{every}: 1 / {name}{sign}")
+            reasons.setdefault(Cause.MEAN if averaged else Cause.FACTOR, []).append(f"1 / {name}")
     lengths = [(name, n) for name, n in counts if "batch" in name or "'s axis" in name]
     for (name, n), (other, m) in itertools.combinations(lengths, 2):
         if near(size, 1 / (n * m)):
-            yield Explanation(Cause.MEAN, f"{every}: 1 / ({name} times {other}){sign}")
+            reasons.setdefault(Cause.MEAN, []).append(f"1 / ({name} times {other})")
     for value, name in ((2, "2"), (0.5, "1/2"), (4, "4"), (0.25, "1/4")):
         if near(size, value):
-            yield Explanation(Cause.FACTOR, f"{every}: a factor {name}{sign}, as of a square's derivative")
+            reasons.setdefault(Cause.FACTOR, []).append(f"a factor {name}, as of a square's derivative")
     if any(near(size, rate) for rate in RATES):
-        yield Explanation(Cause.FACTOR, f"{every}: it looks like a learning rate{sign}")
-    yield Explanation(Cause.FACTOR, every)
+        reasons.setdefault(Cause.FACTOR, []).append("it looks like a learning rate")
+    for cause, names in (reasons or {Cause.FACTOR: []}).items():  # equal reasons are one line
+        why = f": {' or '.join(names[:REASONS])}" if names else ""
+        yield Explanation(cause, f"{every}{why}{sign}")
+    if Cause.FACTOR not in reasons and reasons:
+        yield Explanation(Cause.FACTOR, every)
 
 
 def _swapped(path: str, hand: np.ndarray, all_truth: Measured, close: float) -> Iterator[Explanation]:

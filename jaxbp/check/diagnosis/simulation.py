@@ -6,7 +6,7 @@ The same for every wrong gradient of the problem, and computed when it is first 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check import guard
+from jaxbp.check.calls import first_line
+from jaxbp.check.diagnosis.flow import Flow, flow_of
 from jaxbp.check.diagnosis.jaxprs import traced
-from jaxbp.check.diagnosis.mutants import mutants, operands
-from jaxbp.check.leaves import Arrays, Counts, Leaves
+from jaxbp.check.diagnosis.mutants import mutants
+from jaxbp.check.leaves import Arrays, Counts, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Cause, Explanation
@@ -31,6 +34,7 @@ class Simulation:
 
     problem: Problem
     others: dict[str, PyTree] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)  # of the diagnosis itself
 
     @cached_property
     def predictions(self) -> list[Prediction]:
@@ -38,29 +42,43 @@ class Simulation:
         if not self.problem.differentiable:
             return []
         return [
-            *_by_rows(self.problem),
-            *_by_points(self.problem, self.others),
-            *_by_factors(self.problem),
-            *_by_mutants(self.problem),
+            *self._guarded(lambda: _by_rows(self.problem)),
+            *self._guarded(lambda: _by_points(self.problem, self.others)),
+            *self._guarded(lambda: _by_factors(self.problem)),
+            *self._guarded(lambda: mutants(self.flow, self.problem.leaves, self.problem.dy)),
         ]
+
+    def rare(self, truth: Measured) -> list[Prediction]:
+        """The same of the mistakes in which something else stands for a factor. truth: the right derivative."""
+        if not self.problem.differentiable:
+            return []
+        known = {path: a for path, a in truth.items() if a is not None}
+        return self._guarded(lambda: mutants(self.flow, self.problem.leaves, self.problem.dy, known))
+
+    def _guarded(self, source: Callable[[], Iterable[Prediction]]) -> list[Prediction]:
+        """What a source says. One that fails says nothing, and the report says that it failed."""
+        try:
+            return list(source())
+        except Exception as error:
+            if guard.RAISES:
+                raise
+            self.errors.append(f"{type(error).__name__}: {first_line(error)}")
+            return []
+
+    @cached_property
+    def flow(self) -> Flow:
+        """The forward pass as a list of operations."""
+        return flow_of(traced(self.problem.forward, self.problem.leaves)[0])
 
     @cached_property
     def counts(self) -> Counts:
         """Named numbers that a wrong factor may be: lengths, and the positions that a mean may go over."""
         if not self.problem.differentiable:
             return self.problem.counts
-        closed, _ = traced(self.problem.forward, self.problem.leaves)
-        shapes = {getattr(v.aval, "shape", ()) for v in operands(closed.jaxpr)}
+        shapes = set(self.flow.shapes())
         positions = {f"the {math.prod(s[:-1])} positions of a value of shape {s}": math.prod(s[:-1]) for s in shapes}
         entries = {f"the {math.prod(s)} entries of a value of shape {s}": math.prod(s) for s in shapes}
         return (*self.problem.counts, *((k, float(n)) for k, n in sorted((positions | entries).items()) if n > 1))
-
-
-def _by_mutants(problem: Problem) -> list[Prediction]:
-    try:
-        return mutants(problem.forward, problem.leaves, problem.dy)
-    except Exception:  # an operation that cannot be rerun: a report without this source is better than none
-        return []
 
 
 def _by_rows(problem: Problem) -> list[Prediction]:
