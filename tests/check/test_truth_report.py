@@ -36,7 +36,7 @@ def test_how_many_entries_are_wrong(rows, text):
 
 
 def test_one_entry_is_counted_as_one():
-    assert "    1 of 12 entries is wrong" in str(check_gradient(at((2, 1), 1e-3), square, A))
+    assert "    1 of 12 entries of params is wrong" in str(check_gradient(at((2, 1), 1e-3), square, A))
 
 
 @pytest.mark.parametrize("error", [InputError("no such batch"), TypeError("cannot reshape")])

@@ -99,7 +99,9 @@ def _product(eqn: Any, arrays: list, rowwise: list) -> np.ndarray:
 
 
 def _converted(eqn: Any, arrays: list, rowwise: list) -> np.ndarray:
-    return np.asarray(arrays[0]).astype(eqn.params["new_dtype"])
+    dtype = np.dtype(eqn.params["new_dtype"])
+    array = np.asarray(arrays[0])
+    return (array.real if np.iscomplexobj(array) and dtype.kind != "c" else array).astype(dtype)
 
 
 def _iota(eqn: Any, arrays: list, rowwise: list) -> np.ndarray:
