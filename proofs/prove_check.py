@@ -98,7 +98,9 @@ def _judged(name: str, problem: Problem, planted: list[tuple[Fault, bool]], sing
     """What the check says of each (fault, held out); what it must know of the right backward is computed once."""
     run = Program(problem)
     simulation = Simulation(problem)
-    return [_outcome(name, fault, held_out, run, simulation, single) for fault, held_out in planted]
+    told = [_outcome(name, fault, held_out, run, simulation, single) for fault, held_out in planted]
+    assert not simulation.errors, f"the diagnosis of {name} failed: {simulation.errors[0]}"
+    return told
 
 
 def _outcome(name: str, fault: Fault, held_out: bool, run: Program, simulation: Simulation, single: bool) -> Outcome:

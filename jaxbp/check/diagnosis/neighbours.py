@@ -154,7 +154,7 @@ def stepped(flow: Flow, op: Op, after: dict[int, jax.Array]) -> Iterator[tuple[R
     """The weights, already stepped. after: the leaves after a step of length 1."""
     for k, ref in enumerate(op.inputs):
         root, moves = _source(flow, ref)
-        if root in after:
+        if isinstance(root, int) and root in after:
             words = "the delta goes through weights that were already stepped (updated before they were read), in"
             yield (k, Cause.STEPPED, words), _moved(moves, after[root])
 

@@ -108,7 +108,7 @@ def _switches(eqns: Sequence[JaxprEqn], values: dict[Any, Spread]) -> dict[Any, 
         for v, spread in values.items()
         if len(spread.rows) and np.ndim(spread.base) == 1 and spread.base.dtype == bool
     }
-    for eqn in eqns:
+    for eqn in (eqn for eqn in eqns if eqn.outvars and eqn.invars):
         name, out = eqn.primitive.name, eqn.outvars[0]
         operands = eqn.invars
         if name == "slice" and _is_known(operands[0], vectors):
@@ -229,7 +229,8 @@ def _stacked(column: Sequence[Spread]) -> Spread:
     rows = np.unique(np.concatenate([spread.rows for spread in column]))
     if any(spread.base is None for spread in column):
         return NOTHING
-    base = np.stack([spread.base for spread in column])
+    bases = [spread.base for spread in column]
+    base = np.stack(bases) if isinstance(bases[0], np.ndarray | np.generic) else jnp.stack(bases)  # of random keys
     if not len(rows):
         return Spread(base, NONE, None)
     whole = lambda a, own: a if own else np.broadcast_to(a, (len(rows), *np.shape(a)))
