@@ -89,9 +89,9 @@ def _by_rows(site: Site) -> Iterator[Mistake]:
     """A softmax, a norm: each output of a row depends on every input of it."""
     x, *others = site.inputs
     run = lambda x: site.piece.run(x, *others)
-    if x.size <= SQUARE:
+    if x.size <= SQUARE and not any(jax.typeof(x).sharding.spec):  # JAX refuses vmap over explicit shardings here
         columns = jnp.eye(x.size).reshape(x.size, *x.shape)
-        diagonal = jax.vmap(lambda v: jnp.vdot(v, jax.jvp(run, (x,), (v,))[1]))(columns).reshape(x.shape)
+        diagonal = jax.vmap(lambda v: jnp.sum(v * jax.jvp(run, (x,), (v,))[1]))(columns).reshape(x.shape)
         yield Cause.JACOBIAN, "only the diagonal of the Jacobian is used of", site.with_one(0, site.ct * diagonal)
         text = "the diagonal of the Jacobian is applied on top of the right derivative of"
         yield Cause.SLOPE, text, site.with_one(0, site.cts[0] * diagonal)
