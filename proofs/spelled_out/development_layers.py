@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, softmax regression, CNNs, batch norm and layer norm: the half that the diagnosis may learn."""
+"""Multilayer perceptrons, softmax regression, CNNs, batch norm and layer norm: what the diagnosis may learn."""
 
 from proofs.spelled_out.exercise import Exercise
 

@@ -1,4 +1,4 @@
-"""RNNs, LSTMs, attention, embeddings and matrix factorisation: the half that the diagnosis may learn."""
+"""RNNs, LSTMs, attention, embeddings and matrix factorisation: what the diagnosis may learn."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""One exercise: a loss and its gradient by hand, as the text of a course's notebook, and the line where it goes wrong."""
+"""A loss and its gradient by hand, as the text of a course's notebook, and the line where it goes wrong."""
 
 from __future__ import annotations
 
