@@ -233,7 +233,7 @@ WHOLE: list[tuple[str, Function, Callable, list[np.ndarray]]] = [
     ),
     (
         "division under where",
-        lambda xp, a: xp.sum(xp.where(np.arange(4) > 0, a / np.arange(4.0), 0.0) ** 2),
+        lambda xp, a: xp.sum(xp.where(np.arange(4) > 0, a / xp.arange(4.0), 0.0) ** 2),
         lambda a: 2 * a * np.array([0, 1, 1 / 4, 1 / 9]),
         [np.ones(4), np.array([1.0, 0, -2, 0])],
     ),
