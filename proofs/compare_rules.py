@@ -1,6 +1,6 @@
 """The kinds of `proofs/rules.py` through gradient checks: how many wrong rules fail, and how many right ones.
 
-    python -m proofs.compare_rules [--only=KIND] [--json=FILE]
+    python -m proofs.compare_rules [--kind=KIND] [--json=FILE]
 
 Each check is called as its users call it, with its defaults, in float64; torch's looks at forward mode when asked to.
 A check of others fails a rule if it raises. Ours fails it if the report does or an InputError is raised. A check that
@@ -29,7 +29,7 @@ from jaxbp.files import write_json
 from jaxbp.machine import machine
 from proofs.rules import Rule, rules
 
-flags.DEFINE_string("only", "", "kinds whose name contains this")
+flags.DEFINE_string("kind", "", "kinds whose name contains this")
 flags.DEFINE_string("json", None, "also write the table to this file")
 
 
@@ -129,7 +129,7 @@ def main(_: list[str]) -> None:
     failed: dict[str, Counter] = defaultdict(Counter)  # kind -> (check, right) -> count
     with jax.enable_x64(True):
         for rule in rules():
-            if flags.FLAGS.only in rule.kind:
+            if flags.FLAGS.kind in rule.kind:
                 failed[rule.kind][("count", rule.right)] += 1
                 for name, check in CHECKS.items():
                     failed[rule.kind][(name, rule.right)] += (fails := check(rule))

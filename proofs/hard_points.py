@@ -1,6 +1,6 @@
 """Gradients at points that are hard on purpose: zeros, ties, bounds, equal rows, infinite masks, tiny and huge scales.
 
-    python -m proofs.hard_points [--only=WORD]
+    python -m proofs.hard_points [--points=WORD]
 
 Prints how many right gradients fail (none should) and how many wrong ones pass (none should). At a smooth point one
 gradient is right, whatever autodiff says there. At a kink <g, v> has to lie between the one-sided slopes along every v.
@@ -21,7 +21,7 @@ from absl import app, flags
 from jaxbp.check import check_gradient
 from jaxbp.errors import InputError
 
-flags.DEFINE_string("only", "", "points whose name contains this word")
+flags.DEFINE_string("points", "", "points whose name contains this word")
 
 Function = Callable[[Any, Any], Any]  # f(xp, a)
 
@@ -353,7 +353,7 @@ def points(only: str = "") -> list[Point]:
 
 def main(_: list[str]) -> None:
     counts = {"right": 0, "right, but not passed": 0, "wrong": 0, "wrong, but not failed": 0}
-    for point in points(flags.FLAGS.only):
+    for point in points(flags.FLAGS.points):
         for truth, gradients, due in (("right", point.right, "pass"), ("wrong", point.wrong, "FAIL")):
             for gradient in gradients:
                 outcome = point.outcome(gradient)
