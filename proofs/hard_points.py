@@ -303,17 +303,17 @@ def hinge(xp: Any, a: Any) -> Any:
     return xp.sum(xp.maximum(a[1:] - a[0] + 1, 0))
 
 
-def kinks() -> Iterator[Point]:
+def kinks(modules: tuple[ModuleType, ...] = (jnp, np)) -> Iterator[Point]:
     """Right: a piece, a mixture. Wrong: half a step outside a piece, the sum of pieces, far away."""
     for number, (name, (f, a, (low, high))) in enumerate(KINKS.items()):
         for scale in (1.0, 1e-6, 1e6):
-            xp = (jnp, np)[number % 2]
+            xp = modules[number % len(modules)]
             c = scale * np.linspace(0.5, 1.5, a.size).reshape(a.shape)
             right = tuple(c * slope for slope in (low, high, 0.7 * low + 0.3 * high))
             wrong = tuple(c * slope for slope in (high + 0.1 * (high - low), low - 0.5 * (high - low), 99))
             yield Point(f"{name}, times {scale:.0e}, {xp.__name__}", weighted(f, xp, c), a, right[:2], wrong)
     for number, (name, f, a, pieces) in enumerate(PIECES):
-        xp = (jnp, np)[number % 2]
+        xp = modules[number % len(modules)]
         arrays = [np.asarray(piece, float) for piece in pieces]
         mean = sum(arrays) / len(arrays)
         apart = arrays[0] - arrays[-1] if len(arrays) > 1 else arrays[0]

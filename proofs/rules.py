@@ -232,7 +232,7 @@ def of_point(kind: str, point: Point, gradient: np.ndarray, right: bool, number:
 
 
 def kink_rules() -> Iterator[Rule]:
-    for point in (*kinks(), *near_ties()):
+    for point in (*kinks((jnp,)), *near_ties()):
         if "times 1e-06" not in point.name and "times 1e+06" not in point.name:
             for right, gradients in ((True, point.right), (False, point.wrong)):
                 yield from (of_point("kinks", point, g, right, i) for i, g in enumerate(gradients))
