@@ -7,7 +7,7 @@ from proofs.hard_points import points
 
 POINTS = points()
 IN_CI = range(0, len(POINTS), 18)
-FAST = range(0, len(POINTS), 54)
+FAST = range(0, len(POINTS), 36)
 NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
 
 
