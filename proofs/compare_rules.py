@@ -9,9 +9,11 @@ takes one call at a time is called for the defaults of the options: whoever thin
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from absl import app, flags
 from jax.test_util import check_grads
 
 from jaxbp.check import check_function, check_gradient
+from jaxbp.commands import cli
+from jaxbp.commands.__main__ import guarded
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.machine import machine
+from jaxbp.typed import Typed
 from proofs.rules import Rule, rules
-
-flags.DEFINE_string("kind", "", "kinds whose name contains this")
-flags.DEFINE_string("json", None, "also write the table to this file")
 
 
 def in_jax(rule: Rule, xp: Any = jnp, **options: Any) -> Callable:
@@ -124,12 +125,27 @@ CHECKS: dict[str, Callable[[Rule], bool]] = {
 }
 
 
-def main(_: list[str]) -> None:
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the program.
+
+    Args:
+        kind: kinds whose name contains this word
+        json: also write the table to this file
+    """
+
+    kind: str = ""
+    json: cli.OutputFile | None = None
+
+
+def main(words: Sequence[str]) -> int:
+    """Compares the checks on the kinds that the words ask for, and returns the exit status."""
+    options = cli.read_all(Options, words)
     warnings.simplefilter("ignore")
     failed: dict[str, Counter] = defaultdict(Counter)  # kind -> (check, right) -> count
     with jax.enable_x64(True):
         for rule in rules():
-            if flags.FLAGS.kind in rule.kind:
+            if options.kind in rule.kind:
                 failed[rule.kind][("count", rule.right)] += 1
                 for name, check in CHECKS.items():
                     failed[rule.kind][(name, rule.right)] += (fails := check(rule))
@@ -140,14 +156,15 @@ def main(_: list[str]) -> None:
     for kind, counts in failed.items():
         cells = [f"{counts[(name, False)]}, {counts[(name, True)]}" for name in ("count", *CHECKS)]
         print(f"| {kind} | " + " | ".join(cells) + " |")
-    if flags.FLAGS.json:
+    if options.json:
         rows = [
             {"kind": kind, "check": name, "wrong_failed": counts[(name, False)], "right_failed": counts[(name, True)]}
             for kind, counts in failed.items()
             for name in ("count", *CHECKS)
         ]
-        write_json(Path(flags.FLAGS.json), {"machine": machine(), "rows": rows})
+        write_json(Path(options.json), {"machine": machine(), "rows": rows})
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(guarded(main))

@@ -9,19 +9,20 @@ Functions of entries are `f(xp, a)`, and both `jax.numpy` and `numpy` are used a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from jaxbp.check import check_gradient
+from jaxbp.commands import cli
+from jaxbp.commands.__main__ import guarded
 from jaxbp.errors import InputError
-
-flags.DEFINE_string("points", "", "points whose name contains this word")
+from jaxbp.typed import Typed
 
 Function = Callable[[Any, Any], Any]  # f(xp, a)
 
@@ -351,9 +352,22 @@ def points(only: str = "") -> list[Point]:
     return [point for part in (smooth, whole, kinks, near_ties) for point in part() if only in point.name]
 
 
-def main(_: list[str]) -> None:
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the program.
+
+    Args:
+        points: those whose name contains this word
+    """
+
+    points: str = ""
+
+
+def main(words: Sequence[str]) -> int:
+    """Counts what the check makes of the points that the words ask for, and returns the exit status."""
+    options = cli.read_all(Options, words)
     counts = {"right": 0, "right, but not passed": 0, "wrong": 0, "wrong, but not failed": 0}
-    for point in points(flags.FLAGS.points):
+    for point in points(options.points):
         for truth, gradients, due in (("right", point.right, "pass"), ("wrong", point.wrong, "FAIL")):
             for gradient in gradients:
                 outcome = point.outcome(gradient)
@@ -362,7 +376,8 @@ def main(_: list[str]) -> None:
                     counts[f"{truth}, but not {'passed' if truth == 'right' else 'failed'}"] += 1
                     print(f"{truth}: {outcome}: {point.name}, gradient {gradient.tolist()}", flush=True)
     print(", ".join(f"{name}: {count}" for name, count in counts.items()))
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(guarded(main))

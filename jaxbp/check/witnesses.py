@@ -68,9 +68,10 @@ class Measurement:
 
     @cached_property
     def top(self) -> float:
-        """The largest entry of the true derivative and of dy, for leaves that are zero by structure."""
-        truth = [finite(a) for a in self.truth.values() if a is not None]
-        return max(largest_entry(truth), largest_entry(self.problem.dy))
+        """The largest entry of the true derivative; of dy where the whole derivative is rounding, zero by structure."""
+        truth = largest_entry([finite(a) for a in self.truth.values() if a is not None])
+        dy = largest_entry(self.problem.dy)
+        return truth if truth > 1e-14 * dy else dy
 
     @property
     def floor(self) -> float:

@@ -4,24 +4,28 @@ A line an exercise, and the totals of each half: how many right gradients fail, 
 leaves that are wrong, and how many of those have the mistake named.
 """
 
+import sys
 from collections import Counter
-
-from absl import app, flags
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from jaxbp.check import check_gradient
+from jaxbp.check.judge import Level
+from jaxbp.commands import cli
+from jaxbp.commands.__main__ import guarded
+from jaxbp.typed import Typed
 from proofs.spelled_out import DEVELOPMENT, HELD_OUT, Exercise
 
 HALVES = {"development": DEVELOPMENT, "held_out": HELD_OUT}
-flags.DEFINE_enum("half", None, list(HALVES), "one half only")
-flags.DEFINE_enum("level", "default", ["default", "full"], "of the checks of the right gradients")
 
 
-def outcome(exercise: Exercise) -> Counter[str]:
+def outcome(exercise: Exercise, level: Level) -> Counter[str]:
     """What the check makes of an exercise, right and wrong."""
     params, *batch = exercise.inputs()
     loss, right = exercise.functions()
     _, wrong = exercise.functions(wrong=True)
-    alarm = not check_gradient(right, loss, params, *batch, level=flags.FLAGS.level).passed
+    alarm = not check_gradient(right, loss, params, *batch, level=level).passed
     report = check_gradient(wrong, loss, params, *batch)
     caught, named = exercise.caught(report), exercise.named(report)
     words = ("right one fails, " * alarm, "caught" if caught else "MISSED", ", named" if named else ", not named")
@@ -32,12 +36,28 @@ def outcome(exercise: Exercise) -> Counter[str]:
     return Counter({"right ones that fail": alarm, "caught": caught, "named": caught and named, "exercises": 1})
 
 
-def main(_: list[str]) -> None:
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the program.
+
+    Args:
+        half: one half only
+        level: of the checks of the right gradients
+    """
+
+    half: Literal["development", "held_out"] | None = None
+    level: Level = "default"
+
+
+def main(words: Sequence[str]) -> int:
+    """Checks the halves that the words ask for, and returns the exit status."""
+    options = cli.read_all(Options, words)
     for half, exercises in HALVES.items():
-        if flags.FLAGS.half in (None, half):
-            total = sum(map(outcome, exercises), Counter())
+        if options.half in (None, half):
+            total = sum((outcome(exercise, options.level) for exercise in exercises), Counter())
             print(f"{half}: {dict(total)}\n", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(guarded(main))
