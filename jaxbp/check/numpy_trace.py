@@ -140,7 +140,11 @@ def _beside(function: Any, seen: dict[int, Any]) -> Any:
     """A function, and those that it calls by name, with `Namespace` in the place of NumPy."""
     if function is np:
         return Namespace()
-    if not isinstance(function, FunctionType) or function.__module__.partition(".")[0] in ("jax", "numpy", "scipy"):
+    if not isinstance(function, FunctionType) or str(function.__module__).partition(".")[0] in (
+        "jax",
+        "numpy",
+        "scipy",
+    ):
         return function
     if id(function) not in seen:
         names: dict[str, Any] = {}

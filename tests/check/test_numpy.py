@@ -386,3 +386,12 @@ def test_an_exception_of_the_diagnosis_is_a_line(place, monkeypatch):
     assert [leaf.verdict for leaf in report.leaves] == ["FAIL"]
     assert "it raised ZeroDivisionError: the first line (test_numpy.py:" in str(report)
     assert str(report).count("ZeroDivisionError") == 1
+
+
+def test_code_of_no_module_is_traced_too():
+    """As a notebook's cell that is run by exec."""
+    space = {"np": np}
+    exec("def loss(w):\n    return np.sum(np.dot(w, w) ** 2)\ndef gradient(w):\n    return 4 * np.dot(w, w) * w", space)
+    report = check_gradient(space["gradient"], space["loss"], np.arange(1.0, 4.0))
+    assert report.passed
+    assert np.isfinite(report["params"].error), str(report)
