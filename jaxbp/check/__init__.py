@@ -4,6 +4,8 @@ Reading order:
 
     api          the five checks and their `assert_` forms; everything runs in float64
     problem      what every check takes: a forward and a hand-written pullback over a flat dict (`leaves`)
+    calls        how the caller's functions are called: traced, or on NumPy arrays of their own; `numpy_trace` NumPy code
+    settings     double precision for a check that leaves no trace in the process
     domain       bounds of arguments; `native` a function in its own precision; `columns` one without a transpose
     program      value, hand-written and true derivative, slope: one compiled program for all that is measured
     witnesses    the measurement: autodiff (`truth`), `differences`, the hand-written derivative; whom to believe
@@ -14,7 +16,7 @@ Reading order:
     cotangents   what a reverse rule owes to every cotangent; `forward` what a custom_jvp owes to tangents
     laws         level "full": precisions, batches, transformations, hard points
     ties         the operations that make autodiff wrong at a point
-    diagnosis/   what is wrong with a leaf that fails
+    diagnosis/   what is wrong with a leaf that fails; `guard`: it never decides the outcome
     report       the outcome: text, JSON, the causes' names
     __main__     the command; `ci` what continuous integration reads
 """
