@@ -4,7 +4,7 @@ Reading order:
 
     api          the five checks and their `assert_` forms; everything runs in float64
     problem      what every check takes: a forward and a hand-written pullback over a flat dict (`leaves`)
-    calls        how the caller's functions are called: traced, or on NumPy arrays of their own; `numpy_trace` NumPy code
+    calls        how the functions under check are called: traced, or on NumPy arrays of their own (`numpy_trace`)
     settings     double precision for a check that leaves no trace in the process
     domain       bounds of arguments; `native` a function in its own precision; `columns` one without a transpose
     program      value, hand-written and true derivative, slope: one compiled program for all that is measured
