@@ -7,6 +7,7 @@ right on both batches obeys it too. So the hand-written gradient is compared wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
 from jaxbp.check.report import Finding
 from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst
+from jaxbp.check.witnesses import Measurement
 from jaxbp.core import PyTree, dot
 from jaxbp.errors import InputError
 
@@ -106,6 +108,10 @@ def _batches(run: Program, accuracy: float) -> Iterator[Finding]:
     n = problem.size
     if n is None:
         return
+    shared = [path for path, leaf in problem.leaves.items() if leaf.shape[:1] == (n,) and leaf.ndim > 1]
+    if shared and problem.layer is None:
+        yield Finding("other batches", None, f"not asked: {shared[0]} has {n} rows too, which may go with the batch's")
+        return
     index = np.arange(n)
     altered = {"duplicated batch": np.repeat(index, 2), "permuted batch": index[::-1], "one row": index[:1]}
     if n > 2:
@@ -159,6 +165,10 @@ def _judged(name: str, run: Program, leaves: Leaves, accuracy: float) -> Finding
     """Hand-written against autodiff at a point. Where they differ, differences decide."""
     hand, truth = run.gradients(leaves)
     wrong = [path for path, error in _errors(hand, truth).items() if not error <= accuracy]
+    here = Measurement(replace(run.problem, leaves=leaves), hand, truth, {}, accuracy, autodiff=truth)
+    shapes = [[getattr(g[path], "shape", None) for path in wrong] for g in (hand, truth)]
+    if wrong and None not in shapes[0] and shapes[0] == shapes[1] and here.conventional(wrong):
+        return Finding(name, None, f"a kink: {', '.join(wrong)} takes another slope than autodiff at all ties")
     slopes = [slope for path in wrong for slope in _slopes(run, path, hand[path], truth[path], leaves)]
     if not slopes or None in slopes or run.problem.surrogate:
         return _compared(name, hand, truth, accuracy)
