@@ -65,7 +65,7 @@ class Problem:
     size: int | None = None  # examples in the batch; None where the batch axis is not known
     differentiable: bool = True  # JAX can differentiate forward
     on_numpy: bool = False  # JAX cannot trace forward
-    differences_decide: bool = False  # central differences overrule autodiff where the two disagree
+    own_reference: bool = False  # the function itself, its rules taken off, is what it is compared with
     traceable: bool = True  # the hand-written part can run under jit
     decorated: Callable[[Leaves], PyTree] | None = None  # the function with the rule, where that is not forward
     rules: frozenset[str] = frozenset()  # its kinds of custom rules (`rules_of`)
@@ -186,7 +186,7 @@ def function_problem(
         problem,
         differentiable=differentiable,
         on_numpy=on_numpy,
-        differences_decide=reference is None,
+        own_reference=reference is None,
         decorated=None if surrogate else decorated,
         rules=rules,
         findings=findings,
