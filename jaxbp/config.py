@@ -366,7 +366,7 @@ def _misspelt(path: Path, error: TypeError) -> InputError:
     match = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     for cls in _family(Typed):
         if match and cls.__name__ == match[1]:
-            if not field_types(cls):
+            if inspect.isabstract(cls):
                 return InputError(f"{path}: a subclass of {cls.__name__} needs @dataclass(frozen=True), for its keys")
             return InputError(f"{path}: {unknown(f'key of {cls.__name__}', match[2], field_types(cls))}")
     return InputError(f"{path}: {error}")

@@ -8,13 +8,12 @@ import sys
 import tomllib
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import jaxbp
 from jaxbp import config as configuration
-from jaxbp.commands import bench, cli, replay, sample, train
+from jaxbp.commands import bench, cli, predict, replay, sample, train
 from jaxbp.commands import check as check_command
 from jaxbp.commands.__main__ import COMMANDS, main
 from jaxbp.commands.experiments import EXPERIMENTS
@@ -144,9 +143,7 @@ def test_check_checks_code_too(capsys, tmp_path):
 
 def test_predict_hands_on_what_it_is_told(capsys, tmp_path, monkeypatch):
     told = []
-    predict = SimpleNamespace(predict_file=lambda *words: told.append(words))
-    monkeypatch.setitem(sys.modules, "jaxbp.training.predict", predict)
-    monkeypatch.delitem(sys.modules, "jaxbp.commands.predict", raising=False)
+    monkeypatch.setattr(predict, "predict_file", lambda *words: told.append(words))
     assert "--input is missing" in refused(capsys, "predict", tmp_path)
     assert "has no config.json" in refused(capsys, "predict", tmp_path, "--input=a.csv", f"--output={tmp_path}/b.csv")
     config = EXPERIMENTS["xor"]
