@@ -58,3 +58,29 @@ def test_a_kink_at_zero_is_one():
     report, by_name = findings(lambda w, x, y: jnp.where(w > 0, 1.0, 0), lambda w, x, y: jnp.sum(jnp.maximum(w, 0)))
     assert report.passed
     assert by_name["every leaf 0"].text == "a kink: params takes another side's slope than autodiff"
+
+
+@pytest.mark.slow
+def test_no_slope_at_all_ties_breaks_no_law():
+    """relu(w) - 2 relu(-w) has the slopes 1 and 2 at 0. relu'(0) = 0 gives 0 there, as everybody writes it."""
+    loss = lambda w: jnp.sum(jnp.maximum(w, 0) - 2 * jnp.maximum(-w, 0))
+    report = check_gradient(lambda w: 1.0 * (w > 0) + 2.0 * (w < 0), loss, jnp.array([0.7]), level="full")
+    assert report.passed, str(report)
+    (finding,) = [finding for finding in report.findings if finding.method == "every leaf 0"]
+    assert finding.passed is None
+    assert finding.text.endswith("takes another slope than autodiff at all ties")
+
+
+@pytest.mark.slow
+def test_a_parameter_with_the_rows_of_the_batch_has_no_other_batch():
+    """One row of ratings would be broadcast over all users."""
+    ratings = jnp.arange(12.0).reshape(3, 4)
+    loss = lambda p, ratings: jnp.sum((p["u"] @ p["v"].T - ratings) ** 2)
+
+    def gradient(p, ratings):
+        delta = 2 * (p["u"] @ p["v"].T - ratings)
+        return {"u": delta @ p["v"], "v": delta.T @ p["u"]}
+
+    report = check_gradient(gradient, loss, {"u": jnp.ones((3, 2)), "v": jnp.ones((4, 2))}, ratings, level="full")
+    assert report.passed, str(report)
+    assert "not asked: u has 3 rows too" in str(report)
