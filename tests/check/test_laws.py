@@ -60,7 +60,6 @@ def test_a_kink_at_zero_is_one():
     assert by_name["every leaf 0"].text == "a kink: params takes another side's slope than autodiff"
 
 
-@pytest.mark.slow
 def test_no_slope_at_all_ties_breaks_no_law():
     """relu(w) - 2 relu(-w) has the slopes 1 and 2 at 0. relu'(0) = 0 gives 0 there, as everybody writes it."""
     loss = lambda w: jnp.sum(jnp.maximum(w, 0) - 2 * jnp.maximum(-w, 0))
@@ -71,7 +70,6 @@ def test_no_slope_at_all_ties_breaks_no_law():
     assert finding.text.endswith("takes another slope than autodiff at all ties")
 
 
-@pytest.mark.slow
 def test_a_parameter_with_the_rows_of_the_batch_has_no_other_batch():
     """One row of ratings would be broadcast over all users."""
     ratings = jnp.arange(12.0).reshape(3, 4)
