@@ -110,6 +110,7 @@ def in_basis(basis, block):
     return project(project(block).T)
 
 
+@pytest.mark.slow
 def test_one_linear_layer_is_exact():
     """Squared error: activation and delta are independent, for the delta is the same for every example."""
     model, loss = jaxbp.Dense(3, bias=False), SquaredError()

@@ -107,6 +107,7 @@ def squares(gradients):
     return jax.tree.map(lambda g: jnp.sum(jnp.square(g).reshape(len(g), -1), 1), gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [2, 6])  # from the gradient, or from pairs of positions
 @for_models
 def test_norms(strict, name, length):

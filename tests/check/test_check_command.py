@@ -187,6 +187,7 @@ def test_refused_in_one_line(code, words, text):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_command_as_typed(code, tmp_path):
     def run(function, *words):
         command = [sys.executable, "-m", "jaxbp.check", f"--function=code.py:{function}", "--loss=code.py:loss"]

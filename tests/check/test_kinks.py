@@ -234,6 +234,7 @@ SLOPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slope", "right"), SLOPES)
 def test_a_net_whose_units_are_all_at_zero(slope, right):
     report = check_gradient(net_gradient(slope), net_loss, AT_ZERO, X, rng.normal(size=(6, 2)))

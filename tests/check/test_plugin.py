@@ -83,6 +83,7 @@ def outcomes(tmp_path_factory):
     return texts
 
 
+@pytest.mark.slow
 def test_what_passes_and_what_fails(outcomes):
     assert [name.removeprefix("test_") for name, text in outcomes.items() if text] == [
         "nearest_marker_wins",

@@ -305,6 +305,7 @@ def test_excluded_and_unknown_columns_of_new_rows(table):
 # --- width -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_thirty_thousand_columns(table):
     """Quadratic work anywhere would show: 30,000 squared is a billion."""
     names = [f"gene{i}" for i in range(30_000)]

@@ -60,6 +60,7 @@ def test_every_pair_of_options_is_the_vjp_of_its_own_forward(strict, form, setti
         np.testing.assert_allclose(o, stored, atol=1e-14)
 
 
+@pytest.mark.slow
 @FORMS
 @pytest.mark.parametrize("causal", [False, True])
 def test_it_is_that_of_jax(float64, form, causal):
@@ -112,6 +113,7 @@ def test_a_key_that_all_share_changes_nothing(float64, form):
     np.testing.assert_allclose(backward(weighting, cache, do)[1].sum(1), 0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_rotary_scores_depend_on_the_distance_alone(float64):
     layer = Attention(2, rotary=100.0, causal=True, window=2, bias=False)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 4)))
@@ -120,6 +122,7 @@ def test_rotary_scores_depend_on_the_distance_alone(float64):
     np.testing.assert_allclose(layer.forward(params, x[:, 4:])[0][:, 1:], y[:, 5:], atol=1e-13)
 
 
+@pytest.mark.slow
 @FORMS
 def test_dropout_is_a_function_of_the_example_alone(form):
     q, k, v, _ = drawn(dtype=jnp.float32)
@@ -130,6 +133,7 @@ def test_dropout_is_a_function_of_the_example_alone(form):
     np.testing.assert_allclose(together[1:], alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_gpt_sees_no_later_class(float64):
     """Another class at a place changes the outputs from there on, and none before, to the bit."""
     model = GPT(outputs=5, width=8, depth=2, heads=2, context=6).build()

@@ -28,6 +28,7 @@ def is_equal(tree, other):
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cell", "setting", "valid"), RECURRENT, ids=str)
 def test_masked_steps_of_a_recurrent_layer(cell, setting, valid):
     layer = jaxbp.Recurrent(cell, **setting)
@@ -127,6 +128,7 @@ def test_masked_rows_anywhere_are_as_if_they_were_not_there(strict, layer, numbe
     assert worst((y[counts], dx[counts], grads, state), without) <= FLOAT64_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", BATCH_NORMS, ids=lambda layer: type(layer).__name__)
 def test_a_batch_in_which_no_row_counts(strict, layer):
     params, x, dy, ctx = with_counts(layer, (4, 3), jnp.zeros(4, bool))
@@ -151,6 +153,7 @@ def rows_and_batch(counts):
     return params, ctx, {"x": x, "y": y, "weight": counts / counts.sum()}, counts > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [0.0, *BAD])
 @pytest.mark.parametrize("counts", [[1, 1, 0, 1, 0, 1], [0, 0, 1, 2, 1, 0.5], [1, 1, 1, 1, 1, 1]], ids=str)
 def test_value_and_grad_with_masked_rows(strict, counts, bad):

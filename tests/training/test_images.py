@@ -29,6 +29,7 @@ IMAGE = np.arange(1.0, 36).reshape(1, 5, 7, 1).astype(np.float32)
 # --- shifts and rotations -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shifts_are_whole_pixels_and_bring_in_zeros():
     x = jnp.asarray(np.repeat(IMAGE, 60, 0))
     shifted = np.asarray(moved(jax.random.key(0), x, 2, 0.0))

@@ -98,6 +98,7 @@ def test_a_longer_run_is_the_run_of_that_length(tmp_path):
     assert json.loads((tmp_path / "parts/config.json").read_text())["run"]["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_a_refusal_changes_nothing_in_the_folder(tmp_path):
     config = replace(small(epochs=2), optimizer=optim.SGD(schedule=optim.Cosine()))
     train(config, tmp_path)

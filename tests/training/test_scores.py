@@ -141,6 +141,7 @@ def test_predictions_come_in_order_from_any_number_of_chunks(monkeypatch, rows):
     )
 
 
+@pytest.mark.slow
 def test_a_regression_is_scored_in_the_targets_own_units(tmp_path, capsys):
     x = np.linspace(-1, 1, 40)
     np.savetxt(tmp_path / "line.csv", np.column_stack([x, 1000 * x + 5000]), delimiter=",")
