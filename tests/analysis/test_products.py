@@ -42,6 +42,7 @@ def matrix(name, product):
     return jax.jit(lambda params: matrices.dense(lambda v: product(params, batch, v, ctx), params))(params)
 
 
+@pytest.mark.slow
 @EACH
 def test_the_hessian(name):
     model, loss, *_ = setting(name)

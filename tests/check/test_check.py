@@ -309,6 +309,7 @@ def test_accuracy_is_the_callers():
 # The full level.
 
 
+@pytest.mark.slow
 def test_a_point_where_only_the_hand_written_one_is_not_finite():
     """d softplus = e^a / (1 + e^a): right, and inf / inf far out."""
     softplus = lambda a, b: jnp.logaddexp(a, 0.0) * b

@@ -191,6 +191,7 @@ def marked(kinks):
     return [pytest.param(k, id=str(k), marks=[] if k.name in FAST else pytest.mark.slow) for k in kinks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kink", marked(KINKS))
 def test_slopes_between_those_of_both_sides(kink):
     for gradient in kink.right:

@@ -106,6 +106,7 @@ def test_a_failure_is_the_report_and_the_line_of_the_test(outcomes, name):
     assert "jaxbp/check" not in text
 
 
+@pytest.mark.slow
 def test_what_cannot_be_checked_is_one_line(outcomes):
     text = outcomes["test_unusable"]
     assert "InputError: the loss must be a scalar of a floating type: <lambda> returned (2,) of float64" in text
@@ -113,6 +114,7 @@ def test_what_cannot_be_checked_is_one_line(outcomes):
     assert "pytest_jaxbp.py" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "strange"), [("test_misspelt_marker", "levle"), ("test_marker_by_position", "'full'")]
 )

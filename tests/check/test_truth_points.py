@@ -207,6 +207,7 @@ def test_the_right_gradient_passes(point):
     assert report.verdict == "pass", str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", MARKED)
 def test_wrong_ones_fail(point, float64):
     auto = jax.grad(point.loss)(jnp.asarray(point.at))

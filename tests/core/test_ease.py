@@ -184,6 +184,7 @@ def value(batch):
     return float(jaxbp.value_and_grad(MODEL, LOSS)(PARAMS, batch).value)
 
 
+@pytest.mark.slow
 def test_a_batch_averages_over_the_items_that_count():
     assert value(jaxbp.batch(X, LABELS)) == pytest.approx(value(MEAN))
     mask = np.array([True, False, True, False, False])

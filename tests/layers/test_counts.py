@@ -56,6 +56,7 @@ def test_masked_steps_of_a_recurrent_layer(cell, setting, valid):
 LOSSES = [loss() for loss in losses.Loss.__subclasses__() if loss.__module__ == "jaxbp.losses"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [(), (3,)], ids=["rows", "steps"])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_items_of_weight_zero(loss, time):

@@ -269,6 +269,7 @@ def test_an_error_that_no_argument_causes_is_not_made_one_of_input(monkeypatch):
 # --- Clipping, groups, plateau ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_clipping():
     (plain,) = updates(SGD(1.0))
     norm = float(optax.tree.norm(plain))

@@ -203,6 +203,7 @@ def test_another_config_is_refused_field_by_field(tmp_path):
     assert train(changed, tmp_path, fresh=True)["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_other_data_are_refused(tmp_path, monkeypatch):
     train(small(epochs=1), tmp_path)
     load = Embedded.load

@@ -301,6 +301,7 @@ def test_diagnosis_begins_at_the_front(spoil, first):
     assert diagnose(model, SoftmaxCrossEntropy(), params, batch, jaxbp.Context()) == first
 
 
+@pytest.mark.slow
 def test_diagnosis_names_a_backward_that_is_wrong_alone():
     class Bad(jaxbp.Tanh):
         def backward(self, params, y, dy):
