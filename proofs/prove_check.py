@@ -99,7 +99,7 @@ def _judged(name: str, problem: Problem, planted: list[tuple[Fault, bool]], sing
     run = Program(problem)
     simulation = Simulation(problem)
     told = [_outcome(name, fault, held_out, run, simulation, single) for fault, held_out in planted]
-    assert not simulation.errors, f"the diagnosis of {name} failed: {simulation.errors[0]}"
+    assert not simulation.findings, f"the diagnosis of {name} failed: {simulation.findings[0].text}"
     return told
 
 

@@ -110,7 +110,7 @@ def _with_worst_entry(
 
 def _explained(m: Measurement, leaves: list[Leaf], run: Program, findings: list[Finding]) -> list[Leaf]:
     """Every leaf that fails, with the causes that reproduce its numbers."""
-    evidence = Evidence(Simulation(m.problem), m.hand, m.truth, m.accuracy, run.gradients)
+    evidence = Evidence(Simulation(m.problem, findings=findings), m.hand, m.truth, m.accuracy, run.gradients)
     explained = lambda leaf: guarded(lambda: _with_causes(m, leaf, evidence), leaf, findings)
     return [leaf if leaf.passed else explained(leaf) for leaf in leaves]
 

@@ -175,8 +175,7 @@ def test_a_torch_function_by_numpy_in_and_out():
 
 @slow
 def test_a_torch_function_against_its_reference():
-    import torch
-
+    torch = pytest.importorskip("torch")
     scale = torch.tensor([1.0, -2.0, 0.5])
     right = lambda x, scale: torch.tanh(x) * scale
     assert check_function(torch_function(wrong=False), torch.tensor(X), scale, reference=right).passed

@@ -9,6 +9,7 @@ import jaxbp
 from jaxbp import InputError
 from jaxbp.check import check_function, check_gradient, check_model, guard, judge
 from jaxbp.check.__main__ import main
+from jaxbp.check.diagnosis import simulation
 from jaxbp.core import Layer
 
 A = np.random.default_rng(0).normal(size=(4, 3))
@@ -40,12 +41,16 @@ def test_one_entry_is_counted_as_one():
 
 
 @pytest.mark.parametrize("error", [InputError("no such batch"), TypeError("cannot reshape")])
-@pytest.mark.parametrize("part", ["explain", "first_wrong_step"])
-def test_a_diagnosis_that_fails_does_not_decide(part, error, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [(judge, "explain"), (judge, "first_wrong_step"), (simulation, "mutants")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_diagnosis_that_fails_does_not_decide(module, part, error, monkeypatch):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(judge, part, fail)
+    monkeypatch.setattr(module, part, fail)
     with pytest.raises(type(error)):
         check_gradient(at(0, 0.1), square, A)
     monkeypatch.setattr(guard, "RAISES", False)

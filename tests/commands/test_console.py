@@ -105,7 +105,7 @@ PROGRAMS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("file", PROGRAMS, ids=lambda path: path.stem)
 def test_a_program_of_the_clone_reads_its_words_as_a_command_does(file, capsys):
-    program = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    program = pytest.importorskip(".".join(file.relative_to(ROOT).with_suffix("").parts))  # peers are an extra
     with pytest.raises(SystemExit, match="0"):
         program.main(["--help"])
     assert program.__doc__.strip() in capsys.readouterr().out

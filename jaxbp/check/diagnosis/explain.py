@@ -169,8 +169,7 @@ def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
     if leaf.path in evidence.still:
         text = f"it stays the same when {evidence.still[leaf.path]} change, and the true one does not"
         sure.append(Explanation(Cause.STALE, text))
-    failed = [Explanation(Cause.UNKNOWN, f"a part of the diagnosis failed ({e})") for e in evidence.simulation.errors]
-    causes = sure + vague + failed
+    causes = sure + vague
     if hand.size > 1 and any(e.cause == Cause.FACTOR for e in vague):  # a factor is simpler than a slope that equals it
         causes.sort(key=lambda e: e.cause == Cause.SLOPE)
     return replace(leaf, causes=tuple(dict.fromkeys(causes)))

@@ -14,15 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check import guard
-from jaxbp.check.calls import first_line
 from jaxbp.check.diagnosis.flow import Flow, flow_of
 from jaxbp.check.diagnosis.jaxprs import traced
 from jaxbp.check.diagnosis.mutants import mutants
+from jaxbp.check.guard import guarded
 from jaxbp.check.leaves import Arrays, Counts, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import Program
-from jaxbp.check.report import Cause, Explanation
+from jaxbp.check.report import Cause, Explanation, Finding
 from jaxbp.core import PyTree
 
 Prediction = tuple[Explanation, Arrays]  # a mistake, and the derivative that it gives; nan where it says nothing
@@ -30,11 +29,14 @@ Prediction = tuple[Explanation, Arrays]  # a mistake, and the derivative that it
 
 @dataclass(frozen=True)
 class Simulation:
-    """The mistakes of a problem. others: the inputs of a model's other layers, by the layer's name."""
+    """The mistakes of a problem. others: the inputs of a model's other layers, by the layer's name.
+
+    A source of mistakes that raises says nothing, and is one more of the findings.
+    """
 
     problem: Problem
     others: dict[str, PyTree] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)  # of the diagnosis itself
+    findings: list[Finding] = field(default_factory=list)
 
     @cached_property
     def predictions(self) -> list[Prediction]:
@@ -56,14 +58,7 @@ class Simulation:
         return self._guarded(lambda: mutants(self.flow, self.problem.leaves, self.problem.dy, known))
 
     def _guarded(self, source: Callable[[], Iterable[Prediction]]) -> list[Prediction]:
-        """What a source says. One that fails says nothing, and the report says that it failed."""
-        try:
-            return list(source())
-        except Exception as error:
-            if guard.RAISES:
-                raise
-            self.errors.append(f"{type(error).__name__}: {first_line(error)}")
-            return []
+        return guarded(lambda: list(source()), [], self.findings)
 
     @cached_property
     def flow(self) -> Flow:
