@@ -73,7 +73,9 @@ class Book:
         for (words, kind, cause), members in kinds.items():
             if len({self.changes[i].stack for i in members}) > 1:
                 name = "function written out so" if " " in kind else f"'{kind}'"
-                yield Explanation(cause, f"{words} every {name}"), frozenset(members)
+                places = dict.fromkeys(self.changes[i].text for i in members)
+                text = " and ".join(places) if len(places) == 2 else f"{words} every {name}"
+                yield Explanation(cause, text), frozenset(members)
         by_place: dict[tuple, list[int]] = defaultdict(list)
         for (words, stack, _), members in loops.items():
             by_place[words, stack] += members

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax._src import source_info_util  # the only door to an operation's source line
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
@@ -15,7 +16,7 @@ from jaxbp.core import PyTree
 
 Visit = Callable[[JaxprEqn, list, str], list]  # (operation, inputs, path) -> outputs
 INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
-OURS = str(Path(__file__).parent.parent)  # a line of the check itself is nobody's place
+NOBODYS = (str(Path(__file__).parent.parent), str(Path(np.__file__).parent))  # a line of ours or NumPy's is no place
 RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
@@ -128,7 +129,7 @@ class Line(NamedTuple):
 def lines_of(eqn: JaxprEqn) -> tuple[Line, ...]:
     """The lines of the user's code that an operation came from, the innermost first."""
     frames = source_info_util.user_frames(eqn.source_info.traceback)
-    return tuple(Line(f.file_name, f.start_line, f.start_column) for f in frames if not f.file_name.startswith(OURS))
+    return tuple(Line(f.file_name, f.start_line, f.start_column) for f in frames if not f.file_name.startswith(NOBODYS))
 
 
 def place(eqn: JaxprEqn) -> str:
