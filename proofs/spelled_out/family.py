@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,11 +21,14 @@ class Family:
     mistakes: tuple[tuple[str, str, str, str], ...]
 
     def exercises(self) -> Iterator[Exercise]:
-        """One for each mistake; the leaves that it spoils are those whose numbers it changes."""
-        for name, line, wrong, cause in self.mistakes:
-            exercise = Exercise(f"{self.topic}: {name}", self.source, self.params, self.data, line, wrong, set(), cause)
-            exercise.leaves.update(_spoiled(exercise))
-            yield exercise
+        """One for each mistake."""
+        return (self.exercise(name) for name, *_ in self.mistakes)
+
+    def exercise(self, mistake: str) -> Exercise:
+        """With that mistake; the leaves that it spoils are those whose numbers it changes."""
+        name, line, wrong, cause = next(row for row in self.mistakes if row[0] == mistake)
+        exercise = Exercise(f"{self.topic}: {name}", self.source, self.params, self.data, line, wrong, set(), cause)
+        return replace(exercise, leaves=_spoiled(exercise))
 
 
 def _spoiled(exercise: Exercise) -> set[str]:

@@ -132,12 +132,6 @@ def gradient(p, x, keep, y):
             ),
             ("row sum left out", "a * (da - (a * da).sum(axis=-1, keepdims=True))", "a * da", f"sum.*({LEFT_OUT})"),
             ("heads in another order", '("k", dk), ("v", dv)', '("k", dk[:, ::-1]), ("v", dv)', "order|revers|flip"),
-            (
-                "heads not transposed back",
-                "def loss(p, x, keep, y)",
-                "join = lambda a: a.reshape(a.shape[0], a.shape[2], -1)\n\ndef loss(p, x, keep, y)",
-                "order|axes|transposed|unknown|loss",
-            ),
             ("mean over examples left out", 'dout = (h @ p["o"] - y) / len(x)', 'dout = h @ p["o"] - y', MEAN),
             ("dropout's mask in the scores", "ds = a * (da", "ds = b * (da", PLACE + "|too often|twice"),
         ),

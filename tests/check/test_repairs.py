@@ -1,14 +1,18 @@
 """A line of the hand-written gradient that makes it right once it is mended is named, with what it lacks."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbp.check import Cause, check_gradient, guard
+from jaxbp.check import Cause, check_function, check_gradient, guard
 from jaxbp.check.diagnosis import simulation
 from jaxbp.check.diagnosis.flow import flow_of
 from jaxbp.check.diagnosis.jaxprs import traced
 from jaxbp.check.diagnosis.rerun import Change, Evaluated
+from tests.support.attention import attention as shipped
+from tests.support.attention import inputs
 
 rng = np.random.default_rng(5)
 X, Y = rng.normal(size=(5, 4)), rng.normal(size=(5, 3))
@@ -47,6 +51,7 @@ def loop_loss(p, x, y):
     return np.sum((np.tanh(x @ p) - y) ** 2) / 2
 
 
+@pytest.mark.slow
 def test_an_accumulator_that_is_assigned_in_a_loop_over_all():
     cause = first_cause(loop_gradient, loop_loss, W, X, Y)
     assert cause.cause is Cause.OVERWRITTEN
@@ -136,6 +141,31 @@ def test_an_accumulator_that_is_added_to_itself():
         return total
 
     assert first_cause(gradient, loss, W, X).cause is Cause.TWICE
+
+
+SHIPPED = {
+    "no slope of the cap": ({"cap": 2.0}, "the derivative is left out of the function written out"),
+    "dropout twice": ({"dropout": 0.3}, "the mask .* is applied once too often"),
+    "D of another output": ({"dropout": 0.3}, "the mask .* is left out"),
+    "mask after cap": ({"causal": True, "cap": 2.0}, "the mask of 'select_n' .* is not on the loss's way"),
+    "group not summed": ({}, "a group's sum is left out"),
+    "layout": ({}, r"its axes in the order \(0, 2, 3, 1, 4\), reshaped"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mistake", [m if m in ("dropout twice", "layout") else pytest.param(m, marks=pytest.mark.nightly) for m in SHIPPED]
+)
+def test_the_mistakes_of_shipped_attention_are_named(mistake):
+    """The lines are those of the custom rule's backward."""
+    options, words = SHIPPED[mistake]
+    report = check_function(shipped(mistake), *inputs(), **options)
+    failed = [leaf for leaf in report.leaves if not leaf.passed]
+    assert failed
+    for leaf in failed:
+        assert any(re.search(words, cause.text) for cause in leaf.causes)
+        assert "attention.py:" in leaf.causes[0].text or mistake == "layout"
 
 
 @pytest.mark.slow

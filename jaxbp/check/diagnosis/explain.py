@@ -26,6 +26,7 @@ from jaxbp.check.problem import Problem
 from jaxbp.check.report import Cause, Explanation, Leaf
 
 VAGUE = (Cause.FACTOR, Cause.PRECISION, Cause.UNKNOWN)  # what patterns say so is no cause yet
+ONE_RUN = ", in run "  # people seldom err in one run of a loop
 RARE = (Cause.SLOPE, Cause.OPERAND)  # not named beside another cause of the same numbers
 
 
@@ -79,7 +80,7 @@ class Evidence:
         return self.simulation.repairs(self.hand, self.truth, self.close)
 
     def _unexplained(self, matches: list[Match]) -> list[str]:
-        explained = {path for match in matches for path in match.paths}
+        explained = {path for match in matches if ONE_RUN not in match.explanation.text for path in match.paths}
         return [path for path in self.unnamed if path not in explained]
 
     @cached_property
@@ -130,7 +131,7 @@ class Evidence:
             ):
                 kept.append((explanation, arrays))
         simulated = [explanation for explanation, _ in kept]
-        if any(explanation.cause not in RARE for explanation in simulated):
+        if any(explanation.cause not in RARE and ONE_RUN not in explanation.text for explanation in simulated):
             return simulated
         repairs = [repair for repair in self.repairs if path in repair.paths]
         most = [repair.explanation for repair in repairs if len(repair.paths) == len(repairs[0].paths)]

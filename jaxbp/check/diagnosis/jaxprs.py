@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,6 +85,17 @@ def traced(function: Callable[[PyTree], PyTree], argument: PyTree) -> tuple[Clos
     """(the list of operations, the tree of the result)."""
     closed, shape = jax.make_jaxpr(function, return_shape=True)(argument)
     return closed, jax.tree.structure(shape)
+
+
+@contextmanager
+def own_lines() -> Iterator[None]:
+    """What a custom rule does backward keeps its own lines, instead of that of the call that the rule belongs to."""
+    theirs = source_info_util.user_context
+    source_info_util.user_context = lambda *args, **keywords: nullcontext()  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        source_info_util.user_context = theirs
 
 
 def undecorated(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.diagnosis.book import Book
+from jaxbp.check.diagnosis.book import CARRIED, Book
 from jaxbp.check.diagnosis.flow import REDUCTIONS, RESHAPES, Flow, Op, Piece
 from jaxbp.check.diagnosis.jaxprs import bind, scan
 from jaxbp.check.diagnosis.mistakes import MISTAKES, Mistake, Site, partners
@@ -162,7 +162,8 @@ class Mutated:
             if not isinstance(ref, int) or ref not in flow.dominators or op.name in REDUCTIONS:
                 continue
             if flow.carried(op, k):
-                words = f"the delta is not handed on to the run before (truncated at one step), through operand {k} of"
+                sum_so_far = not np.ndim(operands[k])  # such as the loss
+                words = f"the sum so far does not count, operand {k} of" if sum_so_far else f"{CARRIED} {k} of"
                 operands[k] = self._cut(operands[k], path, op, Cause.PATH, words)
             elif len(flow.users[ref]) + flow.outputs.count(ref) > 1:
                 words = self._one_use(op, ref, k)
@@ -279,7 +280,7 @@ class Mutated:
             total = [None if c is None else jnp.zeros_like(c) for c in cts]
             anything = jnp.zeros((), bool)
             for cause, words, wrong in self._mistakes(flow, Site(piece, list(inputs), neighbours, out, ct, cts)):
-                in_time = cause == Cause.DROPPED and out.shape[0] in self.book.lengths
+                in_time = cause == Cause.DROPPED and not self.book.lengths.isdisjoint(out.shape[:1])
                 on = switches[self.book.number(path, Cause.LAST_STEP if in_time else cause, words, piece)]
                 total = [_chosen(on, w, r, t) for w, r, t in zip(wrong, cts, total, strict=True)]
                 anything |= on

@@ -69,6 +69,11 @@ class Evaluated:
         """The turn of each operation."""
         return {op: i for i, op in enumerate(self.flow.ops)}
 
+    @cached_property
+    def live(self) -> set[int]:
+        """The values that some output depends on."""
+        return set(self.reached())
+
     def reached(self) -> dict[int, frozenset[int]]:
         """For every value, the outputs that depend on it, by their position."""
         reached: dict[int, frozenset[int]] = {}

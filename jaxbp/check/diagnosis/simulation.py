@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check.diagnosis.flow import Flow, flow_of
-from jaxbp.check.diagnosis.jaxprs import traced
+from jaxbp.check.diagnosis.jaxprs import own_lines, traced
+from jaxbp.check.diagnosis.mends import Mends
 from jaxbp.check.diagnosis.mutants import mutants
 from jaxbp.check.diagnosis.repairs import Repair, Repairs
 from jaxbp.check.diagnosis.rerun import Evaluated
@@ -68,12 +69,14 @@ class Simulation:
 
     def _repairs(self, hand: Arrays, truth: Arrays, close: float) -> list[Repair]:
         leaves = self.problem.leaves
-        program = flow_of(traced(lambda leaves: self.problem.pullback(leaves, self.problem.dy), leaves)[0])
+        with own_lines():
+            program = flow_of(traced(lambda leaves: self.problem.pullback(leaves, self.problem.dy), leaves)[0])
         inputs = tuple(jax.device_get(jax.tree.leaves(leaves)))
         loss = Evaluated(self.flow, inputs) if self.problem.differentiable else None
         paths = sorted(leaves)
         names = dict(zip(program.inputs, paths, strict=True))
-        return Repairs(Evaluated(program, inputs), loss, paths, names, hand, truth, self.counts, close).all()
+        mends = Mends(Evaluated(program, inputs), loss, names, hand, truth, self.counts, close)
+        return Repairs(mends, paths).all()
 
     def _guarded(self, source: Callable[[], Iterable[Prediction]]) -> list[Prediction]:
         return guarded(lambda: list(source()), [], self.findings)

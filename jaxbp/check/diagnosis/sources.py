@@ -20,6 +20,7 @@ from jaxbp.check.diagnosis.flow import Flow, Op, Piece, flow_of
 from jaxbp.check.diagnosis.jaxprs import traced
 from jaxbp.check.diagnosis.mutants import is_slope, pieces_of
 from jaxbp.check.diagnosis.rerun import Array, Evaluated
+from jaxbp.check.diagnosis.rows import operate
 from jaxbp.check.diagnosis.slopes import NONLINEAR, SMALL
 from jaxbp.check.report import Cause
 
@@ -36,6 +37,11 @@ class Source:
     arrays: Sequence[Array]
     ops: tuple[Op, ...] = ()
     of: str = ""  # the place of the function that a slope belongs to
+
+    @property
+    def key(self) -> bytes:
+        """Equal for equal arrays."""
+        return b"".join(np.ascontiguousarray(a).tobytes() + str(a.shape).encode() for a in self.arrays)
 
     def aligned(self, count: int, shape: tuple[int, ...], exact: bool) -> Iterator[list[Array]]:
         """An array for each of `count` runs of another line with values of that shape, in every way that fits.
@@ -76,7 +82,7 @@ def _spreads(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
         return False
 
 
-def slopes(program: Evaluated) -> Iterator[Source]:
+def slopes_of(program: Evaluated) -> Iterator[Source]:
     """The derivatives of the functions of one value, entry by entry."""
     lines: dict[tuple, list[Piece]] = defaultdict(list)
     for piece in pieces_of(program.flow):
@@ -93,7 +99,7 @@ def slopes(program: Evaluated) -> Iterator[Source]:
 def _masks(flow: Flow, piece: Piece) -> bool:
     """Whether nothing in it is nonlinear: its choices are by a mask."""
     bent = [op for op in piece.ops if op.name in NONLINEAR]
-    return all(op.name == "select_n" and op.inputs[0] not in flow.dominators for op in bent)
+    return all(op.name == "select_n" and not flow.varies(op.inputs[0]) for op in bent)
 
 
 def _slope(piece: Piece, program: Evaluated) -> Array | None:
@@ -173,9 +179,25 @@ def values(program: Evaluated, names: dict[int, str]) -> Iterator[Source]:
             yield Source(ops[0].place, Cause.OPERAND, [program.read(op.outputs[0]) for op in ops], tuple(ops))
 
 
-def epsilons(program: Evaluated) -> Iterator[tuple[float, Op]]:
-    """The small numbers that are added for safety."""
+def epsilons(program: Evaluated, any_size: bool = False) -> Iterator[tuple[float, Op]]:
+    """The small numbers that are added for safety, or all numbers that are added."""
     for ops in program.flow.runs.values():
         for ref in ops[0].inputs if ops[0].name in ("add", "sub", "max") else ():
-            if isinstance(ref, Literal) and np.ndim(ref.val) == 0 and 0 < float(ref.val) <= SMALL:
+            if isinstance(ref, Literal) and np.ndim(ref.val) == 0 and (any_size or 0 < float(ref.val) <= SMALL):
                 yield float(ref.val), ops[0]
+
+
+def read_entries(program: Evaluated) -> Iterator[Source]:
+    """For every line that picks entries of a value: how often it picks each."""
+    for ops in program.flow.runs.values():
+        if ops[0].name not in ("gather", "slice", "dynamic_slice") or not program.flow.floating(ops[0].outputs[0]):
+            continue
+        arrays = []
+        for op in ops:
+            x, *indices = map(program.read, op.inputs)
+            places = operate(
+                op.eqn, [np.arange(x.size, dtype=float).reshape(x.shape), *indices], [False] * len(op.inputs)
+            )
+            places = np.nan_to_num(places[0]).astype(int).ravel()
+            arrays.append(np.bincount(places, minlength=x.size).reshape(x.shape) * 1.0)
+        yield Source(f"the term 1 at the entries that {ops[0].place} picks is left out", Cause.PATH, arrays, tuple(ops))
