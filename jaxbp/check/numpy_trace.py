@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import CellType, CodeType, FunctionType
 from typing import Any, ClassVar
 
@@ -126,6 +127,8 @@ class Namespace:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(np, name)
+        if name in ("array", "asarray"):
+            return partial(_array, attribute)
         if name not in self.NEW:
             return attribute
 
@@ -134,6 +137,15 @@ class Namespace:
             return Traced(jnp.asarray(array)) if array.dtype.kind == "f" else array
 
         return new
+
+
+def _array(function: Callable, value: Any, *args: Any, **kwargs: Any) -> Any:
+    """np.array and np.asarray: of a traced array, and of a list that holds some."""
+    if isinstance(value, Traced) and function is np.asarray:
+        return value
+    if not any(isinstance(leaf, Traced) for leaf in jax.tree.leaves(value)):
+        return function(value, *args, **kwargs)
+    return Traced(jnp.array(_values(value), kwargs.get("dtype", args[0] if args else None)))
 
 
 def _beside(function: Any, seen: dict[int, Any]) -> Any:
