@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
 from types import CellType, CodeType, FunctionType
 from typing import Any, ClassVar
 
@@ -127,8 +126,8 @@ class Namespace:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(np, name)
-        if name in ("array", "asarray"):
-            return partial(_array, attribute)
+        if name == "array":
+            return _array
         if name not in self.NEW:
             return attribute
 
@@ -139,12 +138,10 @@ class Namespace:
         return new
 
 
-def _array(function: Callable, value: Any, *args: Any, **kwargs: Any) -> Any:
-    """np.array and np.asarray: of a traced array, and of a list that holds some."""
-    if isinstance(value, Traced) and function is np.asarray:
-        return value
+def _array(value: Any, *args: Any, **kwargs: Any) -> Any:
+    """np.array of a traced array, which is a copy, and of a list that holds some."""
     if not any(isinstance(leaf, Traced) for leaf in jax.tree.leaves(value)):
-        return function(value, *args, **kwargs)
+        return np.array(value, *args, **kwargs)
     return Traced(jnp.array(_values(value), kwargs.get("dtype", args[0] if args else None)))
 
 

@@ -1,4 +1,4 @@
-"""np.array and np.asarray of what JAX traces: copies, and arrays made of lists of arrays and numbers."""
+"""np.array of what JAX traces: copies, and arrays made of lists of arrays and numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,6 @@ def stacked(w):
     h = np.array([np.tanh(row @ w) for row in X])
     copy = np.array(h, copy=True)
     copy[0] = 0
-    same = np.asarray(h)
-    same[1] = 2 * same[1]
     return np.sum(copy**2) + np.sum(h) + np.array([h[2], h[3]], dtype=float)[1] + np.array([1.0, 2.0]).sum()
 
 

@@ -62,6 +62,7 @@ class Repairs:
             explanation.cause in LAST,
             CONFUSED in explanation.text,
             TOO_OFTEN in explanation.text,
+            explanation.cause is not Cause.TWICE,
         )
         return sorted(repairs, key=lambda repair: (-len(repair.paths), *doubtful(repair.explanation)))
 
