@@ -33,6 +33,7 @@ class Options(Typed):
         temperature: below 1 favours likely characters, above 1 unlikely ones; 0 takes the likeliest
         seed: of the draws
         code: run the code that the run has kept, where its config needs classes of your own
+        step: that of an older checkpoint; None: the newest
     """
 
     run: str = "runs/charlm"
@@ -41,12 +42,13 @@ class Options(Typed):
     temperature: NotNegative = 0.8
     seed: Seed = 0
     code: bool = False
+    step: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
     """Draws the text that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    run = load(options.run, options.code)
+    run = load(options.run, options.code, options.step)
     keep_programs(run.config)
     recurrent = any(isinstance(leaf, Recurrent) for leaf in leaf_layers(run.model))
     if not recurrent or not run.classes or any(len(name) != 1 for name in run.classes):

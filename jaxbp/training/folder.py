@@ -89,12 +89,12 @@ class RunFolder:
     def _known(self) -> Identity:
         """The owner. Raises InputError where there is no run in the folder."""
         identity = self.owner()
-        if identity is None or identity.clearing:
+        if identity is None:
             folds = sorted(self.path.glob("fold_*/config.json"))
             hint = f"; the runs of its folds are {folds[0].parent} and so on" if folds else ""
-            if identity:
-                hint = ": a start-over was cut off, and the training command goes on with it"
             raise InputError(f"{self.path} is not a run folder: it has no config.json{hint}")
+        if identity.clearing:
+            raise InputError(f"{self.path} holds no run: --fresh was cut off there, and the training command goes on")
         return identity
 
     def stored(self) -> dict[str, Any]:
