@@ -120,12 +120,13 @@ class RunFolder:
             raise InputError(f"{file}: {error}; no checkpoint has a copy ({OVER})") from None
         return data
 
-    def config(self, code: bool = False) -> Config:
+    def config(self, code: bool = False, facts: dict[str, Any] | None = None) -> Config:
         """The resolved config of the run; with `code` after the files in code/ were run, which define its classes.
 
-        Raises InputError where the folder holds none, or one of classes that are not those of this process.
+        facts: those of the checkpoint that is meant; None: the newest. Raises InputError where the folder holds no
+        config, or one of classes that are not those of this process.
         """
-        data = self.stored()
+        data = dict(facts["config"]) if facts and "config" in facts else self.stored()
         kept = data.pop("code", {})
         if code:
             own_code.run_kept(self.path / "code", kept)

@@ -126,7 +126,7 @@ def test_a_run_is_read_while_it_trains(tmp_path):
 def test_the_second_command_ends_at_once_and_the_first_keeps_its_bytes(tmp_path):
     """Real processes: the first is stopped in the middle, the second is refused, and the first goes on to its end."""
     words = [sys.executable, str(ROOT / "scripts/train.py"), "configs/iris.py", f"--workdir={tmp_path}/run"]
-    words += ["--config.run.epochs=20", "--config.run.evaluate_every=1"]
+    words += ["--config.run.epochs=100", "--config.run.evaluate_every=1"]
     running = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     while not running.stdout.readline().startswith("epoch"):
         pass
@@ -138,7 +138,7 @@ def test_the_second_command_ends_at_once_and_the_first_keeps_its_bytes(tmp_path)
     assert second.stderr.count("\n") == 1
     running.communicate()
     assert running.returncode == 0
-    assert len((tmp_path / "run/metrics.jsonl").read_bytes().splitlines()) == 20
+    assert len((tmp_path / "run/metrics.jsonl").read_bytes().splitlines()) == 100
     words[3] = f"--workdir={tmp_path}/quiet"
     subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
     assert weights(tmp_path / "run") == weights(tmp_path / "quiet")
