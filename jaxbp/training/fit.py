@@ -14,7 +14,7 @@ from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
 from jaxbp.optim import FirstOrder
-from jaxbp.training.run import OVER
+from jaxbp.training.folder import OVER
 
 
 def batch_spec(splits: Splits, rows: int) -> PyTree:
