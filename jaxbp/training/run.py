@@ -36,7 +36,7 @@ from jaxbp.training.step import State, initial_state
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
     r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs)"
-    r"|data\.(data\.)?(path|(train|test)_(images|labels))"
+    r"|data\.(data\.)?(path|max_bytes|(train|test)_(images|labels))"
 )
 FILES = (
     "config.json",
