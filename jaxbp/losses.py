@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxbp.core import Layer, PyTree, Static, path_name
 from jaxbp.deferred import Deferred, deferred
 from jaxbp.errors import InputError
-from jaxbp.ops import linear_cross_entropy as chunks
+from jaxbp.ops import chunked_cross_entropy as chunks
 from jaxbp.trees import like, plain
 from jaxbp.typed import Count, Fraction, NotNegative, Pattern, Positive, Typed
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from bench.race import Race, compiled
-from jaxbp.ops.linear_cross_entropy import linear_cross_entropy
+from jaxbp.ops.chunked_cross_entropy import linear_cross_entropy
 
 ROWS, WIDTH, CLASSES = 2048, 512, 32768
 

@@ -29,7 +29,7 @@ from jaxbp.analysis import per_example, products
 from jaxbp.check import autodiff, worst
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.data import Dataset
-from jaxbp.ops.linear_cross_entropy import linear_cross_entropy
+from jaxbp.ops.chunked_cross_entropy import linear_cross_entropy
 from jaxbp.training.evaluate import make_evaluation
 from tests.support.programs import compiled
 
@@ -76,7 +76,7 @@ OPTIONS = [
 )
 def test_the_value_and_every_gradient(options, monkeypatch):
     """In x, w, b and weight; dw in blocks that do not divide the classes."""
-    monkeypatch.setattr("jaxbp.ops.linear_cross_entropy.BLOCK", 3 * FEATURES)
+    monkeypatch.setattr("jaxbp.ops.chunked_cross_entropy.BLOCK", 3 * FEATURES)
     others = {name: value for name, value in options.items() if name not in ("b", "weight", "chunk")}
     given = {"x": X, "w": W, "b": options.get("b"), "weight": options.get("weight")}
 
