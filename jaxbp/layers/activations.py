@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from math import pi, sqrt
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +35,8 @@ import numpy as np
 
 from jaxbp.core import Case, Context, Layer, PyTree, normal, off_zero, require, shaped
 from jaxbp.errors import InputError, unknown
+from jaxbp.ops.gated import gelu_slope, silu_slope
+from jaxbp.ops.probabilities import softmax_backward
 
 
 class Activation(Layer):
@@ -197,8 +198,7 @@ class SiLU(FromInput):
         return jax.nn.silu(x)
 
     def slope(self, x: jax.Array) -> jax.Array:
-        s = jax.nn.sigmoid(x)
-        return s * (1 + x * (1 - s))
+        return silu_slope(x)
 
 
 @dataclass(frozen=True)
@@ -211,10 +211,7 @@ class GELU(FromInput):
         return jax.nn.gelu(x, approximate=self.approximate)
 
     def slope(self, x: jax.Array) -> jax.Array:
-        if not self.approximate:
-            return jax.scipy.special.erfc(-x / sqrt(2)) / 2 + x * jnp.exp(-x * x / 2) / sqrt(2 * pi)
-        t = jnp.tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x))
-        return (1 + t) / 2 + x * (1 - t * t) * sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x) / 2
+        return gelu_slope(x, self.approximate)
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -229,7 +226,7 @@ class Softmax(Activation):
         return jax.nn.softmax(x, -1)
 
     def backward(self, params: PyTree, y: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        return y * (dy - jnp.sum(dy * y, -1, keepdims=True)), {}
+        return softmax_backward(y, dy, -1), {}
 
 
 @dataclass(frozen=True)
