@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxbp.core import Context, Layer, PyTree
 from jaxbp.data import Dataset
+from jaxbp.deferred import Deferred
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 
@@ -28,13 +29,16 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
 
     No example continues another: a recurrent state is not carried.
     """
-    model = with_carry(model, False)
+    model = loss.prepared(with_carry(model, False))
 
     @jax.jit
     def sums(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         def chunk_sums(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
             x, target, mask = chunk
             output, _ = model.forward(params, x, Context.evaluation(state))
+            if isinstance(loss, SoftmaxCrossEntropy) and isinstance(output, Deferred):
+                value, classes = loss.scored(output, target, mask)
+                return value, jnp.sum(mask * (classes == target))
             value, _ = loss.forward(output, target, mask)
             return value, jnp.sum(mask * correct(output, target, loss.threshold)) if classify else value
 

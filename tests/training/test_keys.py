@@ -27,6 +27,8 @@ BASE = configuration.Config(
 )
 OTHER = {  # key: another value, which must change what training leaves
     "loss.label_smoothing": 0.1,
+    "loss.z_loss": 0.1,
+    "loss.chunk": 4,
     "optimizer.learning_rate": 0.01,
     "optimizer.b1": 0.8,
     "optimizer.b2": 0.9,
