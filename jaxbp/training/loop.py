@@ -18,15 +18,17 @@ from tqdm import tqdm
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
-from jaxbp.data import Dataset, Splits, epoch_order
+from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.machine import header, machine
 from jaxbp.training import failure
 from jaxbp.training.evaluate import Evaluation, make_evaluation
+from jaxbp.training.feeds import StreamFeed, make_feeds
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
+from jaxbp.training.report.language import bits_per_byte
 from jaxbp.training.run import RunFolder, checkpointed, fingerprint
 from jaxbp.training.signals import leave, signals
 from jaxbp.training.step import (
@@ -200,10 +202,7 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
     """Rounds of `evaluate_every` epochs, each followed by an evaluation, from the state's own step on."""
     run = session.config.run
     steps = session.steps
-    part = session.splits.train
-    x = jnp.asarray(part.x)
-    y = jnp.asarray(part.y)
-    counting = None if part.mask is None else jnp.asarray(part.mask)
+    feeds = make_feeds(session.splits.train, run.seed, run.shuffle, session.batch_size)
     done = int(state.step)
     evaluated_already = state.examples == 0  # an evaluation sets the sums to zero
     pending = [
@@ -217,8 +216,7 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
         for first, last in pending:
             start_time = time.perf_counter()
             start_step = int(state.step)
-            feed = Feed(x, y, *epochs_order(session, first, last), counting)
-            state = one_round(session, state, feed, first * steps, caught, bar)
+            state = one_round(session, state, feeds(first, last), first * steps, caught, bar)
             seconds = time.perf_counter() - start_time
             state = evaluated(session, state, last, (last * steps - start_step) / seconds, bar)
             reached("evaluated")
@@ -230,18 +228,20 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
             leave(caught, int(state.step))
 
 
-def one_round(session: Session, state: State, feed: Feed, offset: int, caught: list[int], bar: tqdm) -> State:
+def one_round(
+    session: Session, state: State, feed: Feed | StreamFeed, offset: int, caught: list[int], bar: tqdm
+) -> State:
     """The steps of the feed from the state's own step on, steps_per_call a call. The feed begins at the run's `offset`.
 
     The progress bar and the check for finiteness read the previous call's sums, so the loop never waits for a result.
     """
-    steps = len(feed.order)
+    steps = feed.steps
     per_call = session.config.run.steps_per_call
     sums: Sums | None = None
     for first in range(int(state.step) - offset, steps, per_call):
         count = min(per_call, steps - first)
         previous = sums
-        state, sums = session.program(state, feed, jnp.int32(first), jnp.int32(count))
+        state, sums = session.program(state, *feed.call(first, per_call), jnp.int32(count))
         bar.update(count)
         if previous is not None:
             loss_sum, examples, finite = jax.device_get(previous)
@@ -257,7 +257,7 @@ def one_round(session: Session, state: State, feed: Feed, offset: int, caught: l
     return state
 
 
-def stop_if_not_finite(session: Session, state: State, feed: Feed, offset: int) -> None:
+def stop_if_not_finite(session: Session, state: State, feed: Feed | StreamFeed, offset: int) -> None:
     """Raises NotFinite at a step whose loss or gradient was not finite, after writing what replays it."""
     if state.finite:
         return
@@ -279,6 +279,7 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
     for name in ("validation", "test"):
         if part := getattr(session.splits, name):
             metrics = session.evaluate(state.params, state.model, part)
+            metrics |= bits_per_byte(session.config.loss, metrics["loss"], session.splits.item_bytes)
             row |= {f"{name}_{key}": value for key, value in metrics.items()}
     if session.config.run.noise_scale_every:
         measured = state.optimizer[0]
@@ -307,15 +308,6 @@ def append(path: Path, row: Row) -> None:
     """One line of JSON at the end of the file."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def epochs_order(session: Session, first: int, last: int) -> tuple[jax.Array, jax.Array]:
-    """(order, mask) [steps, N] of the epochs from `first` to before `last`."""
-    run = session.config.run
-    examples = len(session.splits.train)
-    epochs = [epoch_order(run.seed, epoch, examples, session.batch_size, run.shuffle) for epoch in range(first, last)]
-    orders, masks = zip(*epochs, strict=True)
-    return jnp.asarray(np.concatenate(orders)), jnp.asarray(np.concatenate(masks))
 
 
 def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:

@@ -36,7 +36,7 @@ from jaxbp.training.step import State, initial_state
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
     r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs)"
-    r"|data\.(data\.)?(path|(train|test)_(images|labels))"
+    r"|data\.(data\.)?(path|test_path|(train|test)_(images|labels))"
 )
 FILES = (
     "config.json",
@@ -271,10 +271,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> d
 
 
 def fingerprint(splits: Splits) -> str:
-    """sha256 of all arrays of the data, so that a run is not resumed on other data."""
+    """sha256 of the contents of all parts of the data, so that a run is not resumed on other data."""
     total = hashlib.sha256()
-    parts = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
-    for array in (array for part in parts for array in (part.x, part.y, part.mask) if array is not None):
-        total.update(str((array.shape, array.dtype)).encode())
-        total.update(np.ascontiguousarray(array).data)
+    for part in (splits.train, splits.validation, splits.test):
+        for content in part.contents() if part is not None else ():
+            total.update(content)
     return total.hexdigest()
