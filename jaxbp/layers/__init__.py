@@ -27,7 +27,7 @@ from jaxbp.layers.embedding import Embedding, OneHot
 from jaxbp.layers.join import Add, Concatenate
 from jaxbp.layers.layer_norm import GroupNorm, LayerNorm, RMSNorm
 from jaxbp.layers.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
-from jaxbp.layers.positions import Positions
+from jaxbp.layers.positions import Positions, SinusoidalPositions
 from jaxbp.layers.recurrent import Recurrent
 from jaxbp.layers.reshape import Flatten, Reshape
 from jaxbp.layers.tapped_delay import TappedDelay
@@ -69,6 +69,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SimpleCell",
+    "SinusoidalPositions",
     "Softmax",
     "Softplus",
     "Step",

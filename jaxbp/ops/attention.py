@@ -59,13 +59,16 @@ class Weighting:
         seen = ahead <= 0 if self.causal else jnp.ones(ahead.shape, bool)
         return seen if self.window is None else seen & (jnp.abs(ahead) < self.window)
 
-    def blocks(self, queries: int, keys: int, size: int) -> np.ndarray:
-        """[blocks, 2]: the blocks (of queries, of keys) of `size` positions in which any query sees any key."""
+    def blocks(self, queries: int, keys: int, size: int, moved: bool) -> np.ndarray:
+        """[blocks, 2]: the blocks (of queries, of keys) of `size` positions in which any query sees any key.
+
+        moved: the queries' positions are not known yet, so all blocks may meet.
+        """
         pairs = []
         for i in range(-(-queries // size)):
             for j in range(-(-keys // size)):
                 nearest = max(0, abs(i - j) * size - size + 1)
-                if not (self.causal and j > i) and (self.window is None or nearest < self.window):
+                if moved or (not (self.causal and j > i) and (self.window is None or nearest < self.window)):
                     pairs.append((i, j))
         return np.asarray(pairs, np.int32).reshape(-1, 2)
 
@@ -107,6 +110,12 @@ def scale(q: jax.Array) -> float:
     return float(q.shape[-1] ** -0.5)
 
 
+def positions(count: int, start: jax.Array | None = None) -> jax.Array:
+    """[count]: start, start + 1, ...; from 0 where there is no start."""
+    steps = jnp.arange(count, dtype=jnp.int32)
+    return steps if start is None else start + steps
+
+
 def normalized(weights: jax.Array, total: jax.Array) -> jax.Array:
     """weights / total, and 0 where the total is 0."""
     return weights / jnp.where(total == 0, 1, total)
@@ -130,10 +139,17 @@ class Stored(NamedTuple):
 
 
 def stored_forward(
-    weighting: Weighting, q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None, seeds: jax.Array | None
+    weighting: Weighting,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    valid: jax.Array | None,
+    seeds: jax.Array | None,
+    start: jax.Array | None,
 ) -> tuple[jax.Array, Stored]:
-    """q [N, T, K, G, D], k and v [N, S, K, D], valid [N, S], seeds [N] of the dropout -> (o like q, cache)."""
-    c = weighting.scores(q, k, valid, jnp.arange(q.shape[1], dtype=jnp.int32), jnp.arange(k.shape[1], dtype=jnp.int32))
+    """q [N, T, K, G, D], k and v [N, S, K, D], valid [N, S], seeds [N] of the dropout, start -> (o like q, cache)."""
+    t = positions(q.shape[1], start)
+    c = weighting.scores(q, k, valid, t, positions(k.shape[1]))
     largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(c, -1, keepdims=True), jnp.finfo(c.dtype).min))
     e = jnp.exp(c - largest)
     p = normalized(e, jnp.sum(e, -1, keepdims=True))
@@ -169,13 +185,19 @@ class Chunked(NamedTuple):
 
 
 def chunked_forward(
-    weighting: Weighting, q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None, seeds: jax.Array | None
+    weighting: Weighting,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    valid: jax.Array | None,
+    seeds: jax.Array | None,
+    start: jax.Array | None,
 ) -> tuple[jax.Array, Chunked]:
     """As `stored_forward`, block by block (Milakov & Gimelshein 2018, arXiv 1805.02867)."""
-    blocks = Blocks(weighting, q, k, v, valid, seeds)
+    blocks = Blocks(weighting, q, k, v, valid, seeds, start)
     rows = (*blocks.q.shape[:1], *blocks.q.shape[2:4], blocks.q.shape[1])  # [N, K, G, T]
     dtype = wide(q[:0]).dtype
-    start = (jnp.zeros(blocks.q.shape, dtype), jnp.full(rows, jnp.finfo(dtype).min, dtype), jnp.zeros(rows, dtype))
+    initial = (jnp.zeros(blocks.q.shape, dtype), jnp.full(rows, jnp.finfo(dtype).min, dtype), jnp.zeros(rows, dtype))
 
     def step(carry: PyTree, number_and_pair: PyTree) -> tuple[PyTree, None]:
         number, (i, j) = number_and_pair
@@ -194,22 +216,24 @@ def chunked_forward(
             blocks.put(total, total_block, i, 3),
         ), None
 
-    (o, largest, total), _ = jax.lax.scan(step, start, blocks.numbered)
+    (o, largest, total), _ = jax.lax.scan(step, initial, blocks.numbered)
     log_total = jnp.where(total == 0, jnp.inf, largest + jnp.log(jnp.where(total == 0, 1, total)))
     t = q.shape[1]
     o = normalized(o, jnp.moveaxis(total, 3, 1)[..., None])[:, :t]
     return o.astype(q.dtype), Chunked(q, k, v, valid, seeds, o, log_total[..., :t])
 
 
-def chunked_backward(weighting: Weighting, cache: Chunked, do: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def chunked_backward(
+    weighting: Weighting, cache: Chunked, do: jax.Array, start: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """-> (dq, dk, dv)."""
     q, k, v, valid, seeds, o, log_total = cache
-    blocks = Blocks(weighting, q, k, v, valid, seeds)
+    blocks = Blocks(weighting, q, k, v, valid, seeds, start)
     dtype = wide(q[:0]).dtype
     do_all = blocks.padded(do, 1)
     mean = blocks.padded(mean_delta(do, o), 3)
     log_total = blocks.padded(log_total, 3, jnp.inf)
-    start = tuple(jnp.zeros(a.shape, dtype) for a in (blocks.q, blocks.k, blocks.v))
+    initial = tuple(jnp.zeros(a.shape, dtype) for a in (blocks.q, blocks.k, blocks.v))
 
     def step(carry: PyTree, number_and_pair: PyTree) -> tuple[PyTree, None]:
         number, (i, j) = number_and_pair
@@ -225,7 +249,7 @@ def chunked_backward(weighting: Weighting, cache: Chunked, do: jax.Array) -> tup
         dk_block = product("nkgts,ntkgd->nskd", ds, q * scale(q))
         return (blocks.add(dq, dq_block, i), blocks.add(dk, dk_block, j), blocks.add(dv, dv_block, j)), None
 
-    (dq, dk, dv), _ = jax.lax.scan(step, start, blocks.numbered)
+    (dq, dk, dv), _ = jax.lax.scan(step, initial, blocks.numbered)
     return dq[:, : q.shape[1]].astype(q.dtype), dk[:, : k.shape[1]].astype(k.dtype), dv[:, : v.shape[1]].astype(v.dtype)
 
 
@@ -240,6 +264,7 @@ class Blocks:
         v: jax.Array,
         valid: jax.Array | None,
         seeds: jax.Array | None,
+        start: jax.Array | None,
     ) -> None:
         self.weighting = weighting
         self.size = min(weighting.block, max(q.shape[1], k.shape[1]))
@@ -249,7 +274,8 @@ class Blocks:
         self.keys = k.shape[1]
         self.valid = None if valid is None else self.padded(valid, 1)
         self.seeds = seeds
-        pairs = weighting.blocks(q.shape[1], k.shape[1], self.size)
+        self.start = start
+        pairs = weighting.blocks(q.shape[1], k.shape[1], self.size, moved=start is not None)
         self.numbered = jnp.arange(len(pairs), dtype=jnp.int32), (jnp.asarray(pairs[:, 0]), jnp.asarray(pairs[:, 1]))
 
     def padded(self, a: jax.Array, axis: int, fill: float = 0) -> jax.Array:
@@ -274,9 +300,10 @@ class Blocks:
         """-> (q, k, v, c, kept) of queries in block i and keys in block j."""
         q = self.of(self.q, i, 1)
         k = self.of(self.k, j, 1)
-        s = j * self.size + jnp.arange(self.size, dtype=jnp.int32)
+        t = positions(self.size, i * self.size if self.start is None else self.start + i * self.size)
+        s = positions(self.size, j * self.size)
         valid = (s < self.keys)[None] if self.valid is None else self.of(self.valid, j, 1) & (s < self.keys)[None]
-        c = self.weighting.scores(q, k, valid, i * self.size + jnp.arange(self.size, dtype=jnp.int32), s)
+        c = self.weighting.scores(q, k, valid, t, s)
         return q, k, self.of(self.v, j, 1), c, self.weighting.kept(self.seeds, number, c.shape)
 
 
@@ -287,18 +314,21 @@ def forward(
     v: jax.Array,
     valid: jax.Array | None = None,
     seeds: jax.Array | None = None,
+    start: jax.Array | None = None,
 ) -> tuple[jax.Array, Stored | Chunked]:
-    """q [N, T, H, D], k and v [N, S, K, D], valid [N, S], seeds [N] -> (o [N, T, H, D], cache)."""
+    """q [N, T, H, D], k and v [N, S, K, D], valid [N, S], seeds [N], start -> (o [N, T, H, D], cache)."""
     run = chunked_forward if weighting.is_chunked(q.shape[1], k.shape[1]) else stored_forward
-    o, cache = run(weighting, grouped(q, k.shape[2]), k, v, valid, seeds)
+    o, cache = run(weighting, grouped(q, k.shape[2]), k, v, valid, seeds, start)
     return o.reshape(q.shape), cache
 
 
-def backward(weighting: Weighting, cache: Stored | Chunked, do: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """do [N, T, H, D] -> (dq, dk, dv), like q, k and v."""
+def backward(
+    weighting: Weighting, cache: Stored | Chunked, do: jax.Array, start: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """do [N, T, H, D], start as in forward -> (dq, dk, dv), like q, k and v."""
     do_grouped = grouped(do, cache.k.shape[2])
     if isinstance(cache, Chunked):
-        dq, dk, dv = chunked_backward(weighting, cache, do_grouped)
+        dq, dk, dv = chunked_backward(weighting, cache, do_grouped, start)
     else:
         dq, dk, dv = stored_backward(weighting, cache, do_grouped)
     return dq.reshape(do.shape), dk, dv
@@ -317,13 +347,35 @@ def attention(
     v: jax.Array,
     valid: jax.Array | None = None,
     seeds: jax.Array | None = None,
+    start: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(D)) v with the hand-written derivative, for any JAX code: [N, T, H, D].
 
     q [N, T, H, D], k and v [N, S, K, D] with K a divisor of H; head h of q reads head h // (H / K). valid [N, S]: true
     for keys that may be seen. seeds [N]: unsigned integers that fix the dropout of each example; None drops nothing.
+    start: the first query's position among the keys, an integer array []; None is 0.
     """
-    return forward(weighting, q, k, v, valid, seeds)[0]
+    return forward(weighting, q, k, v, valid, seeds, start)[0]
 
 
-attention.defvjp(forward, lambda weighting, cache, do: (*backward(weighting, cache, do), None, None))
+def attention_forward(
+    weighting: Weighting,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    valid: jax.Array | None,
+    seeds: jax.Array | None,
+    start: jax.Array | None,
+) -> tuple[jax.Array, PyTree]:
+    """`forward` as jax.custom_vjp wants it."""
+    o, cache = forward(weighting, q, k, v, valid, seeds, start)
+    return o, (cache, start)
+
+
+def attention_backward(weighting: Weighting, residuals: PyTree, do: jax.Array) -> tuple:
+    """`backward` as jax.custom_vjp wants it."""
+    cache, start = residuals
+    return *backward(weighting, cache, do, start), None, None, None
+
+
+attention.defvjp(attention_forward, attention_backward)

@@ -57,9 +57,13 @@ def resized(spec, rows: int, dtype):
 
 
 def noise(tree, seed: int, dtype=None):
-    """Normal numbers of the tree's shapes, in `dtype` or its own: NumPy's, for JAX's compile once for each shape."""
+    """Normal numbers of the tree's shapes, in `dtype` or its own: NumPy's, for JAX's compile once for each shape.
+
+    Integers, such as the position in a state, are their integral parts.
+    """
     generator = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: generator.normal(size=s.shape).astype(dtype or s.dtype), tree)
+    kind = lambda s: dtype if dtype and is_floating(s) else s.dtype
+    return jax.tree.map(lambda s: np.asarray(generator.normal(size=s.shape)).astype(kind(s)), tree)
 
 
 @functools.cache
