@@ -62,5 +62,5 @@ class Stream(Dataset):
 
     def contents(self) -> Iterator[bytes | memoryview]:
         for rows in (self.x, self.y):
-            yield str((rows.shape, rows.dtype)).encode()
+            yield str((self.epoch, rows.shape, rows.dtype)).encode()
             yield from rows.pieces()

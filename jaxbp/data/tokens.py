@@ -161,7 +161,7 @@ class Windows:
 
     def pieces(self) -> Iterator[bytes]:
         """What tells these windows from others."""
-        yield str((self.first, self.last, self.length, self.shift)).encode()
+        yield str((self.first, self.last, self.length, self.ids, self.shift)).encode()
         for file in self.files:
             yield from file.pieces()
 

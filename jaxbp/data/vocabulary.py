@@ -56,14 +56,14 @@ class Vocabulary(Typed):
             return 256
         return len(self.content) if self.kind == "characters" else self.tokenizer.get_vocab_size()
 
-    def encode(self, text: str) -> np.ndarray:
-        """int64 ids [T]. Raises InputError for a character that has none."""
+    def encode(self, text: str, what: str = "the text") -> np.ndarray:
+        """int64 ids [T]. Raises InputError for a character of `what` that has none."""
         if self.kind == "bytes":
             return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
         if self.kind == "tokenizer":
             return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
         if strange := set(text) - self.numbers.keys():
-            raise InputError(f"the text has {min(strange)!r}, which the vocabulary does not have")
+            raise InputError(f"{what} has {min(strange)!r}, which the vocabulary does not have")
         return np.fromiter(map(self.numbers.__getitem__, text), np.int64, len(text))
 
     def decode(self, ids: np.ndarray) -> str:

@@ -28,8 +28,9 @@ from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
-from jaxbp.training.report.language import bits_per_byte
+from jaxbp.training.report.language import Pace, bits_per_byte
 from jaxbp.training.run import RunFolder, checkpointed, fingerprint
+from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import leave, signals
 from jaxbp.training.step import (
     Feed,
@@ -65,6 +66,8 @@ class Session:
     delta_norms: DeltaNorms | None  # None without recurrent layers
     data: str  # fingerprint
     steps: int  # in an epoch
+    pace: Pace | None  # None where the data are no text
+    sampler: Sampler | None  # None where the run takes no samples
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
     saved: float = field(default_factory=time.monotonic)
@@ -152,6 +155,8 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
+        None if splits.item_bytes is None else Pace(model, objective.spec),
+        make_sampler(config, model, splits, folder.path),
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
@@ -238,11 +243,12 @@ def one_round(
     steps = feed.steps
     per_call = session.config.run.steps_per_call
     sums: Sums | None = None
-    for first in range(int(state.step) - offset, steps, per_call):
-        count = min(per_call, steps - first)
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, session.config.run.sample_every):
         previous = sums
         state, sums = session.program(state, *feed.call(first, per_call), jnp.int32(count))
         bar.update(count)
+        if session.sampler and session.sampler.due(offset + first + count):
+            session.sampler.write(state)
         if previous is not None:
             loss_sum, examples, finite = jax.device_get(previous)
             bar.set_postfix(loss=curves.as_text(loss_sum / max(examples, 1)), refresh=False)
@@ -255,6 +261,15 @@ def one_round(
         reached("call")
     stop_if_not_finite(session, state, feed, offset)
     return state
+
+
+def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | None) -> Iterator[tuple[int, int]]:
+    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of stop_every."""
+    while first < steps:
+        left = per_call if stop_every is None else stop_every - (offset + first) % stop_every
+        count = min(per_call, steps - first, left)
+        yield first, count
+        first += count
 
 
 def stop_if_not_finite(session: Session, state: State, feed: Feed | StreamFeed, offset: int) -> None:
@@ -290,8 +305,9 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
         first_batch = session.splits.train.batch(slice(session.batch_size))
         row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch)
     append(session.folder.metrics, row)
-    append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed})
-    bar.write(curves.line(row, session.config.run.epochs, speed))
+    pace = session.pace.figures(speed) if session.pace else {}
+    append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed} | pace)
+    bar.write(curves.line(row, session.config.run.epochs, speed, pace))
     patience = session.config.run.patience
     facts = session.facts
     if patience is not None:

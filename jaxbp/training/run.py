@@ -35,7 +35,7 @@ from jaxbp.training.step import State, initial_state
 
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
-    r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs)"
+    r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs|sample_every)"
     r"|data\.(data\.)?(path|test_path|(train|test)_(images|labels))"
 )
 FILES = (
@@ -56,6 +56,8 @@ FILES = (
     "mistakes.png",
     "deltas.png",
     "sample.txt",
+    "samples",
+    "attention.png",
 )
 
 
