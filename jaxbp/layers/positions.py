@@ -19,7 +19,7 @@ from jaxbp.errors import InputError
 from jaxbp.factors import Factors
 from jaxbp.inits import Initializer, initializer
 from jaxbp.layers.embedding import OneHotFactors
-from jaxbp.ops.attention import positions
+from jaxbp.ops.weighting import positions
 
 
 class Placed(Layer):

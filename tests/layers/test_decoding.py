@@ -17,6 +17,8 @@ LAYERS = {
     "plain": Attention(2, causal=True),
     "shared window": Attention(4, causal=True, key_heads=2, window=3, soft_cap=2.0),
     "rotary chunked": Attention(2, causal=True, rotary=10.0, form="chunked", block=4),
+    "alibi": Attention(2, causal=True, alibi=True),
+    "buckets chunked": Attention(2, causal=True, buckets=4, reach=6, form="chunked", block=4),
     "learned positions": Positions(TIME),
     "sines": SinusoidalPositions(),
 }
@@ -89,5 +91,7 @@ def test_what_does_not_fit_into_the_state():
     params = short.init(jax.random.key(0), x)
     with pytest.raises(InputError, match="the state holds 2 positions, and the input has 3"):
         short.forward(params, x, Context.evaluation(short.init_state(x)))
-    with pytest.raises(InputError, match="Attention: carry must be 0, or positive with causal, got 3"):
+    with pytest.raises(
+        InputError, match="Attention: carry must be 0, or positive with causal and without cross, got 3"
+    ):
         Attention(2, carry=3)
