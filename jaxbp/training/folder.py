@@ -36,8 +36,8 @@ from jaxbp.training.logs import METRICS, TIMING, cut, lost_rows, overwrite, writ
 
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
-    r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs)"
-    r"|data\.(data\.)?(path|max_bytes|(train|test)_(images|labels))"
+    r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs|sample_every)"
+    r"|data\.(data\.)?(path|test_path|max_bytes|(train|test)_(images|labels))"
 )
 SOURCES = {
     "checkpoints": "is missing or damaged, and the checkpoints tell whose the folder is",

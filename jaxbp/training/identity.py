@@ -40,6 +40,8 @@ FILES = (
     "mistakes.png",
     "deltas.png",
     "sample.txt",
+    "samples",
+    "attention.png",
 )  # the names that are a run's in its folder
 
 
