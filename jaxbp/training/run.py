@@ -25,12 +25,13 @@ from jaxbp.core import Layer, PyTree
 from jaxbp.data import Splits
 from jaxbp.data.preparation import Preparation
 from jaxbp.errors import InputError
-from jaxbp.files import write_json
+from jaxbp.files import refuse_address, write_json
 from jaxbp.machine import machine, provenance
 from jaxbp.training import own_code
 from jaxbp.training.checkpoint import Checkpoints, digest, load_arrays
 from jaxbp.training.evaluate import make_prediction, predicted_class, probabilities
 from jaxbp.training.fold import Fold  # noqa: F401  JSON names it
+from jaxbp.training.settings import check_random_keys, random_keys_of
 from jaxbp.training.step import State, initial_state
 
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
@@ -100,6 +101,9 @@ class RunFolder:
     """The files of one run."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        refuse_address(self.path)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -201,6 +205,7 @@ class RunFolder:
                 raise InputError(f"the data differ from those that the run in {self.path} was made with")
             if changes := differences(facts["machine"], machine()):
                 print(f"not bit-exact with the run so far, another machine or version: {'; '.join(changes.values())}")
+            check_random_keys(facts["machine"])
             arrays = load_arrays(folder / "arrays", like)
             if not self.metrics.is_file() or self.metrics.stat().st_size < facts["metrics_bytes"]:
                 raise InputError(f"{self.metrics} is shorter than the checkpoint of step {int(folder.name)} says")
@@ -243,8 +248,9 @@ def trained(folder: RunFolder, config: Config) -> Trained:
     shape, dtype = facts["input"]
     model = config.build_model()
     spec = jax.ShapeDtypeStruct(tuple(shape), dtype)
-    state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
-    arrays = load_arrays(path / "arrays", checkpointed(state, config))
+    with random_keys_of(facts["machine"]):
+        state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
+        arrays = load_arrays(path / "arrays", checkpointed(state, config))
     weights = arrays["best"] or arrays["state"].weights
     classes = None if facts["classes"] is None else tuple(facts["classes"])
     preparation = folder.preparation(facts.get("preparation"))
