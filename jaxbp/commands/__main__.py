@@ -5,6 +5,7 @@ Whatever is wrong with what was asked for ends in one line on stderr, and with e
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -75,10 +76,16 @@ def guarded(command: Callable[[Sequence[str]], int], words: Sequence[str] | None
 
 
 def told(error: OSError) -> str:
-    """One line for what the system refused."""
-    if error.filename is None:
-        return "nobody reads the output any more" if isinstance(error, BrokenPipeError) else str(error)
-    return " ".join(f"{os.fsdecode(error.filename)}: {error.strerror}".splitlines())
+    """One line for what the system refused. A write that fails without a file's name is that of the output."""
+    if error.filename is not None:
+        name = os.fsdecode(error.filename)
+    elif isinstance(error, BrokenPipeError):
+        return "nobody reads the output any more"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        name = "standard output"
+    else:
+        return str(error)
+    return " ".join(f"{name}: {error.strerror}".splitlines())
 
 
 def run(words: Sequence[str]) -> int:

@@ -41,11 +41,7 @@ def flush_output() -> OSError | None:
         null = os.open(os.devnull, os.O_WRONLY)  # takes what Python still wants to write at its end
         os.dup2(null, 1)
         os.close(null)
-        return (
-            error
-            if error.filename or isinstance(error, BrokenPipeError)
-            else OSError(error.errno, error.strerror, "standard output")
-        )
+        return error
     return None
 
 
