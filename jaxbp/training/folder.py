@@ -25,7 +25,7 @@ from jaxbp.config import Config, from_json, to_json
 from jaxbp.core import PyTree
 from jaxbp.data.preparation import Preparation
 from jaxbp.errors import InputError
-from jaxbp.files import as_json
+from jaxbp.files import as_json, refuse_address
 from jaxbp.machine import machine, provenance
 from jaxbp.training import own_code
 from jaxbp.training.checkpoint import Checkpoints, Damaged, digest, load_arrays, read_json, set_aside
@@ -33,6 +33,7 @@ from jaxbp.training.fold import Fold  # noqa: F401  JSON names it
 from jaxbp.training.identity import FILE, FILES, OLD, Identity, owner
 from jaxbp.training.lock import locked, reading
 from jaxbp.training.logs import METRICS, TIMING, cut, lost_rows, overwrite, written
+from jaxbp.training.settings import check_random_keys
 
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
@@ -58,6 +59,9 @@ class RunFolder:
     """The files of one run."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        refuse_address(self.path)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -279,6 +283,7 @@ class RunFolder:
                 raise InputError(f"the data differ from those that the run in {self.path} was made with")
             if changes := differences(facts["machine"], machine()):
                 print(f"not bit-exact with the run so far, another machine or version: {'; '.join(changes.values())}")
+            check_random_keys(facts["machine"])
             arrays = load_arrays(folder / "arrays", like)
             for newer, text in refused.items():
                 print(f"checkpoint {newer.name} is skipped: {text}", flush=True)

@@ -37,11 +37,14 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{folder} cannot be the folder of a run: {error.strerror}") from error
     try:
+        _sign(descriptor)
         yield
     finally:
-        with suppress(OSError):
-            (folder / NAME).unlink()
-        os.close(descriptor)
+        try:
+            with suppress(OSError):
+                (folder / NAME).unlink()
+        finally:
+            os.close(descriptor)
         with suppress(OSError):
             for path in missing:
                 path.rmdir()
@@ -58,10 +61,9 @@ def _lock_file(folder: Path) -> int:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    _sign(descriptor)
-                    return descriptor
+            same = os.path.samestat(os.fstat(descriptor), path.stat())
+        except FileNotFoundError:
+            same = False
         except OSError as error:
             os.close(descriptor)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -69,6 +71,11 @@ def _lock_file(folder: Path) -> int:
             if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
                 raise OSError(error.errno, f"its file system has no locks ({error.strerror})") from error
             raise
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if same:
+            return descriptor
         os.close(descriptor)
 
 

@@ -17,6 +17,7 @@ from jaxbp.errors import InputError
 from jaxbp.training.checkpoint import load_arrays
 from jaxbp.training.evaluate import make_prediction, predicted_class, probabilities
 from jaxbp.training.folder import RunFolder
+from jaxbp.training.settings import random_keys_of
 from jaxbp.training.step import State, initial_state
 
 
@@ -79,8 +80,9 @@ def _trained(folder: RunFolder, config: Config, path: Path, facts: dict[str, Any
     shape, dtype = facts["input"]
     model = config.build_model()
     spec = jax.ShapeDtypeStruct(tuple(shape), dtype)
-    state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
-    arrays = load_arrays(path / "arrays", checkpointed(state, config))
+    with random_keys_of(facts["machine"]):
+        state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
+        arrays = load_arrays(path / "arrays", checkpointed(state, config))
     weights = arrays["best"] or arrays["state"].weights
     classes = None if facts["classes"] is None else tuple(facts["classes"])
     preparation = folder.preparation(facts)
