@@ -18,6 +18,7 @@ from jaxbp.commands.streams import flush_output, open_streams, tell
 from jaxbp.errors import InputError, unknown
 
 COMMANDS = {
+    "tokenize": "text to files of token ids",
     "train": "trains an experiment, or goes on with a run",
     "evaluate": "scores a finished run on its data",
     "predict": "predictions of a finished run for new rows",
