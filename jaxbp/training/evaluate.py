@@ -53,7 +53,7 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
         filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
         mask = counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
         value, hits = sums(params, state, x, chunks(data.y, size), mask)
-        count = max(float(data.counting().sum()), 1.0)  # where nothing counts, the sums are zero
+        count = float(data.counting().sum()) or 1.0  # where nothing counts, the loss is 0
         metrics = {"loss": float(value) / count}
         return metrics | {"accuracy": float(hits) / count} if classify else metrics
 

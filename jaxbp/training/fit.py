@@ -97,16 +97,6 @@ def check_data(run: Trained, splits: Splits) -> None:
     jax.eval_shape(run.config.loss.forward, y, batch["y"], batch["weight"])
 
 
-def check_masks(splits: Splits) -> None:
-    """Raises InputError where the mask of the training part is zero everywhere; prints a line for another part."""
-    if not splits.train.counting().any():
-        raise InputError("nothing in the training part counts: its mask is zero everywhere")
-    for name in ("validation", "test"):
-        part = getattr(splits, name)
-        if part is not None and not part.counting().any():
-            print(f"nothing in the {name} part counts: its mask is zero everywhere, and its loss is 0", flush=True)
-
-
 def check_outputs(loss: Loss, outputs: int, classes: int) -> None:
     """Raises InputError where a model's outputs do not tell the classes apart; 0 classes: the targets are numbers."""
     if classes == 1:

@@ -26,7 +26,7 @@ from jaxbp.machine import header, machine
 from jaxbp.training import failure
 from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import StreamFeed, make_feeds
-from jaxbp.training.fit import batch_spec, check_fit, check_length, check_masks
+from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
@@ -160,7 +160,6 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
     run = config.run
     model = config.build_model()
     check_fit(config, model, splits)
-    check_masks(splits)
     batch = run.batch_size or len(splits.train)
     steps = -(-len(splits.train) // batch)
     objective = config.objective(batch_spec(splits, batch))
@@ -258,10 +257,9 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
             state = one_round(session, state, feeds(first, last), first * steps, caught, bar)
             seconds = time.perf_counter() - start_time
             speed = (last * steps - start_step) / seconds
-            pace = session.pace.figures(speed) if session.pace else {}
-            state, row = evaluated(session, state, last, {"steps_per_second": speed} | pace)
+            state, line = evaluated(session, state, last, speed)
             with bar.external_write_mode():
-                say(curves.line(row, run.epochs, speed, pace), caught)
+                say(line, caught)
             reached("evaluated")
             if session.facts["finished"] or last == run.epochs:
                 session.save(state, ended=True)
@@ -336,10 +334,10 @@ def remedy(config: Config) -> str:
     return "make the optimizer's steps smaller" if rate is None else f"lower optimizer.learning_rate, {rate:g} so far"
 
 
-def evaluated(session: Session, state: State, epoch: int, timing: Row) -> tuple[State, Row]:
+def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple[State, str]:
     """Writes a row of metrics, keeps the best weights and decides whether to stop early.
 
-    -> (state with sums cleared, the row). Raises NotFinite, before it writes, where a metric is not finite.
+    -> (state with sums cleared, the row as a line). Raises NotFinite, before it writes, where a metric is not finite.
     """
     row: Row = {"epoch": epoch, "step": int(state.step), "train_loss": float(state.loss_sum / state.examples)}
     if session.splits.classes is not None:
@@ -362,7 +360,8 @@ def evaluated(session: Session, state: State, epoch: int, timing: Row) -> tuple[
             step = int(state.step)
             raise NotFinite(f"step {step}: {name} is not finite, and no row is kept: {remedy(session.config)}")
     append_line(session.folder.metrics, json.dumps(row))
-    append_line(session.folder.path / "timing.jsonl", json.dumps({"epoch": epoch} | timing))
+    pace = session.pace.figures(speed) if session.pace else {}
+    append_line(session.folder.path / "timing.jsonl", json.dumps({"epoch": epoch, "steps_per_second": speed} | pace))
     patience = session.config.run.patience
     facts = session.facts
     if patience is not None:
@@ -373,7 +372,7 @@ def evaluated(session: Session, state: State, epoch: int, timing: Row) -> tuple[
             facts["waited"] += 1
         facts["finished"] = facts["waited"] >= patience
     cleared = replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
-    return cleared, row
+    return cleared, curves.line(row, session.config.run.epochs, speed, pace)
 
 
 def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:

@@ -25,7 +25,8 @@ from jaxbp.config import Config
 from jaxbp.files import write_whole
 from jaxbp.training import loop
 from jaxbp.training.checkpoint import load_arrays
-from jaxbp.training.run import RunFolder, checkpointed
+from jaxbp.training.folder import RunFolder
+from jaxbp.training.run import checkpointed
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
