@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from jaxbp.errors import InputError
+from jaxbp.files import naming
 
 NAME = ".lock"  # in the folder, while a process trains there
 PATIENCE = 10.0  # seconds to wait for a reader, or for a writer
@@ -37,7 +38,8 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{folder} cannot be the folder of a run: {error.strerror}") from error
     try:
-        _sign(descriptor)
+        with naming(folder / NAME):
+            _sign(descriptor)
         yield
     finally:
         try:
