@@ -60,17 +60,19 @@ def main(words: Sequence[str]) -> int:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     lines = []
     report = {}
-    for name, part in parts.items():
-        if part is None:
-            continue
-        y = predict(run.params, run.state, part.x)
-        items, loss, scores = scored(run, part, y, splits.classes)
-        lines.append(f"{name:10s} {items:6d} examples  loss {as_text(loss)}  {scores}")
-        report[name] = {"examples": items, "loss": loss} | asdict(scores)
-        if name == "test":
-            draw_test(folder, run, splits, y, scores)
-    write_json(folder / "scores.json", report)
-    print(*lines, sep="\n")
+    try:
+        for name, part in parts.items():
+            if part is None:
+                continue
+            y = predict(run.params, run.state, part.x)
+            items, loss, scores = scored(run, part, y, splits.classes)
+            lines.append(f"{name:10s} {items:6d} examples  loss {as_text(loss)}  {scores}")
+            report[name] = {"examples": items, "loss": loss} | asdict(scores)
+            if name == "test":
+                draw_test(folder, run, splits, y, scores)
+        write_json(folder / "scores.json", report)
+    finally:
+        print(*lines, sep="\n")  # where the files cannot be written, too
     return 0
 
 
