@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": "predictions of a finished run for new rows",
     "sample": "text from a trained language model",
     "replay": "repeats the step at which a run stopped",
+    "fsck": "checks run folders for damage",
     "trace": "every number of one forward and backward pass",
     "check": "checks a gradient against jax.grad and differences",
     "bench": "measures a suite against jax.grad",

@@ -27,7 +27,7 @@ from jaxbp.training.report import pictures
 from jaxbp.training.report.curves import as_text
 from jaxbp.training.report.scores import Classification, Regression, draw, measure
 from jaxbp.training.run import Trained, fingerprint, load
-from jaxbp.typed import Typed
+from jaxbp.typed import Count, Typed
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ class Options(Typed):
     Args:
         run: the run folder
         code: run the code that the run has kept, where its config needs classes of your own
+        step: that of an older checkpoint; None: the newest
     """
 
     run: str = "runs/digits_mlp"
     code: bool = False
+    step: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
@@ -50,7 +52,7 @@ def main(words: Sequence[str]) -> int:
         if not word.startswith("--config.data."):
             raise InputError(f"{word} cannot change here: the run's own config holds, apart from --config.data.*")
     folder = Path(options.run)
-    run = load(folder, options.code)
+    run = load(folder, options.code, options.step)
     keep_programs(run.config)
     splits = cli.override(run.config, overrides, options).data.load()
     check_data(run, splits)
@@ -60,19 +62,16 @@ def main(words: Sequence[str]) -> int:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     lines = []
     report = {}
-    try:
-        for name, part in parts.items():
-            if part is None:
-                continue
-            y = predict(run.params, run.state, part.x)
-            items, loss, scores = scored(run, part, y, splits.classes)
-            lines.append(f"{name:10s} {items:6d} examples  loss {as_text(loss)}  {scores}")
-            report[name] = {"examples": items, "loss": loss} | asdict(scores)
-            if name == "test":
-                draw_test(folder, run, splits, y, scores)
-        write_json(folder / "scores.json", report)
-    finally:
-        print(*lines, sep="\n")  # where the files cannot be written, too
+    for name, part in parts.items():
+        if part is None:
+            continue
+        y = predict(run.params, run.state, part.x)
+        items, loss, scores = scored(run, part, y, splits.classes)
+        lines.append(f"{name:10s} {items:6d} examples  loss {as_text(loss)}  {scores}")
+        report[name] = {"examples": items, "loss": loss} | asdict(scores)
+    print(*lines, sep="\n", flush=True)  # before anything is written, for a folder that takes nothing
+    draw_test(folder, run, splits, y, scores)
+    write_json(folder / "scores.json", report)
     return 0
 
 

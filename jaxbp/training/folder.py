@@ -93,12 +93,12 @@ class RunFolder:
     def _known(self) -> Identity:
         """The owner. Raises InputError where there is no run in the folder."""
         identity = self.owner()
-        if identity is None or identity.clearing:
+        if identity is None:
             folds = sorted(self.path.glob("fold_*/config.json"))
             hint = f"; the runs of its folds are {folds[0].parent} and so on" if folds else ""
-            if identity:
-                hint = ": a start-over was cut off, and the training command goes on with it"
             raise InputError(f"{self.path} is not a run folder: it has no config.json{hint}")
+        if identity.clearing:
+            raise InputError(f"{self.path} holds no run: --fresh was cut off there, and the training command goes on")
         return identity
 
     def stored(self) -> dict[str, Any]:
@@ -124,12 +124,13 @@ class RunFolder:
             raise InputError(f"{file}: {error}; no checkpoint has a copy ({OVER})") from None
         return data
 
-    def config(self, code: bool = False) -> Config:
+    def config(self, code: bool = False, facts: dict[str, Any] | None = None) -> Config:
         """The resolved config of the run; with `code` after the files in code/ were run, which define its classes.
 
-        Raises InputError where the folder holds none, or one of classes that are not those of this process.
+        facts: those of the checkpoint that is meant; None: the newest. Raises InputError where the folder holds no
+        config, or one of classes that are not those of this process.
         """
-        data = self.stored()
+        data = dict(facts["config"]) if facts and "config" in facts else self.stored()
         kept = data.pop("code", {})
         if code:
             own_code.run_kept(self.path / "code", kept)

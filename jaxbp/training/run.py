@@ -66,12 +66,17 @@ def load(run: str | Path, code: bool = False, step: int | None = None) -> Traine
     """
     folder = RunFolder(Path(run))
     with folder.reading():
-        return trained(folder, folder.config(code), step)
+        path, facts = folder.newest(step)
+        return _trained(folder, folder.config(code, facts), path, facts)
 
 
-def trained(folder: RunFolder, config: Config, step: int | None = None) -> Trained:
+def trained(folder: RunFolder, config: Config) -> Trained:
     """The model of a run folder whose config is known. Raises InputError as `load` does."""
-    path, facts = folder.newest(step)
+    return _trained(folder, config, *folder.newest())
+
+
+def _trained(folder: RunFolder, config: Config, path: Path, facts: dict[str, Any]) -> Trained:
+    """The model of the checkpoint in a folder, with these facts."""
     shape, dtype = facts["input"]
     model = config.build_model()
     spec = jax.ShapeDtypeStruct(tuple(shape), dtype)

@@ -111,6 +111,7 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     folder, out = tmp_path / "run", capsys.readouterr().out
     names = {path.name for path in folder.iterdir()}
     assert names == {
+        "run.json",
         "config.json",
         "preparation.json",
         "provenance.json",
