@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from jaxbp.commands import cli
 from jaxbp.core import leaf_layers
@@ -19,7 +20,7 @@ from jaxbp.layers import Recurrent
 from jaxbp.programs import keep_programs
 from jaxbp.training.run import load
 from jaxbp.training.sample import sample
-from jaxbp.typed import Count, NotNegative, Seed, Typed
+from jaxbp.typed import NotNegative, Range, Seed, Typed
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Options(Typed):
 
     run: str = "runs/charlm"
     prompt: str = "\n"
-    length: Count = 1000
+    length: Annotated[int, Range(1, 10**7)] = 1000
     temperature: NotNegative = 0.8
     seed: Seed = 0
     code: bool = False
