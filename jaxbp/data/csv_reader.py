@@ -13,17 +13,16 @@ from typing import Literal
 import numpy as np
 
 from jaxbp.data.cells import is_missing, is_text, number, parsed
-from jaxbp.data.outside import Allowance, reading
+from jaxbp.data.outside import CELL, Allowance, reading
 from jaxbp.data.raw_table import RawTable, check_names
 from jaxbp.errors import InputError
 
 DELIMITERS = (",", ";", "\t", "|", " ")
 SAMPLE = 50  # rows that tell the delimiter
 ROW = 200  # bytes of memory that a row takes beside its cells
-CELL = 120  # that a cell takes beside its characters: as text, in its row and column, as a number
 LONGEST = 2**26  # characters of a line
 WIDEST = 1_000_000  # columns
-SHORT_CELL = 24  # that a character takes where cells are as short as can be
+SHORT_CELL = 24  # bytes of memory that a character takes where cells are as short as can be
 HasNames = Callable[[Sequence[str], Sequence[Sequence[str]]], bool]  # (first row, columns below it) -> is it names
 
 
