@@ -67,6 +67,7 @@ class Run(Typed):
         checkpoint_seconds: time between checkpoints; 0 writes one after every call
         keep_checkpoints: how many checkpoints stay, the newest
         noise_scale_every: steps between measurements of the gradient noise scale; None: never
+        sample_every: steps between samples of a model of text, in the folder samples; None: never
         keep_programs: whether commands keep compiled programs in the user's cache, so that the next start is quick
     """
 
@@ -81,6 +82,7 @@ class Run(Typed):
     checkpoint_seconds: NotNegative = 60.0
     keep_checkpoints: Count = 2
     noise_scale_every: Count | None = None
+    sample_every: Count | None = None
     keep_programs: bool = True
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from jaxbp.data.reber import Reber
 from jaxbp.data.reconstruction import Encoder, Reconstruction
 from jaxbp.data.table import Table
 from jaxbp.data.text import Text
+from jaxbp.data.tokens import Tokens
 
 __all__ = [
     "Adding",
@@ -55,6 +56,7 @@ __all__ = [
     "Table",
     "Tabular",
     "Text",
+    "Tokens",
     "cross_validation",
     "epoch_order",
 ]

@@ -14,7 +14,7 @@ from jaxbp.data.checks import unreadable
 from jaxbp.errors import InputError
 from jaxbp.machine import memory
 
-CELL = 120  # bytes that a cell of a table takes beside its own: in its row and column, as text, as a number
+CELL = 144  # bytes that a cell of a table takes beside its own: in its row and column, as text, as a number
 PREPARED = 24  # bytes that a value takes beside its own while it is split, scaled and cast to float32
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -44,6 +44,22 @@ class Dataset:
         counting = part.counting()
         return {"x": part.x, "y": part.y, "weight": counting / (counting.sum() or 1)}
 
+    def check_labels(self, where: str, classes: int) -> None:
+        """Raises InputError, its text beginning with `where`, unless the integer labels lie in 0..classes-1."""
+        wrong = np.argwhere((self.y < 0) | (self.y >= classes))
+        if wrong.size:
+            label = self.y[tuple(wrong[0])]
+            raise InputError(
+                f"{where}: y row {wrong[0][0]} holds label {label}, and labels must lie in 0..{classes - 1}"
+            )
+
+    def contents(self) -> Iterator[bytes | memoryview]:
+        """All that tells this part from another: shapes, types and entries."""
+        for array in (self.x, self.y, self.mask):
+            if array is not None:
+                yield str((array.shape, array.dtype)).encode()
+                yield np.ascontiguousarray(array).data
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
@@ -58,6 +74,7 @@ class Splits:
     test: Dataset
     classes: tuple[str, ...] | None  # class names; None for regression
     fitted: Preparation | None = None  # what raw rows went through; None: nothing
+    item_bytes: float | None = None  # of text in a class on average, for bits per byte; None: the data are no text
 
     @property
     def preparation(self) -> Preparation:
@@ -89,7 +106,7 @@ class Splits:
     def map(self, f: Callable[[Dataset], Dataset]) -> Splits:
         """The same splits with `f` applied to every part."""
         validation = None if self.validation is None else f(self.validation)
-        return Splits(f(self.train), validation, f(self.test), self.classes, self.fitted)
+        return replace(self, train=f(self.train), validation=validation, test=f(self.test))
 
 
 def check(where: str, part: Dataset, classes: tuple[str, ...] | None) -> None:
@@ -105,14 +122,7 @@ def check(where: str, part: Dataset, classes: tuple[str, ...] | None) -> None:
         if values.dtype.kind == "f":
             check_finite(f"{where}: {name}", values)
     if classes is not None and part.y.dtype.kind == "i":
-        _check_labels(where, part.y, len(classes))
-
-
-def _check_labels(where: str, labels: np.ndarray, classes: int) -> None:
-    wrong = np.argwhere((labels < 0) | (labels >= classes))
-    if wrong.size:
-        label = labels[tuple(wrong[0])]
-        raise InputError(f"{where}: y row {wrong[0][0]} holds label {label}, and labels must lie in 0..{classes - 1}")
+        part.check_labels(where, len(classes))
 
 
 @dataclass(frozen=True)

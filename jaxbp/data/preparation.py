@@ -20,6 +20,7 @@ from jaxbp.data.columns import Columns, read_file, read_number_column
 from jaxbp.data.csv_reader import first_line_has_names
 from jaxbp.data.npy import read_npy
 from jaxbp.data.raw_table import GIVEN
+from jaxbp.data.vocabulary import Vocabulary
 from jaxbp.errors import InputError
 from jaxbp.typed import Count, Typed
 
@@ -93,9 +94,11 @@ class Ids(Typed):
 
     Args:
         count: ids lie in 0..count-1; None: their number is not known
+        vocabulary: what they stand for; None: no text, or the characters that are the names of the classes
     """
 
     count: Count | None = None
+    vocabulary: Vocabulary | None = None
 
     def read(self, rows: Any) -> np.ndarray:
         """The rows as int32 [N, T]. Raises InputError where they hold anything else."""
@@ -189,6 +192,8 @@ class Preparation(Typed):
         try:
             raw = dict(data["raw"])
             kind = kinds[raw.pop("type")]
+            if raw.get("vocabulary"):
+                raw["vocabulary"] = Vocabulary(**raw["vocabulary"])
             return cls(
                 kind(**_tuples(raw)),
                 data["scaling"] and Scaling(**_tuples(data["scaling"])),

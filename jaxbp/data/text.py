@@ -55,7 +55,8 @@ class Text(FromFiles):
         ids = np.fromiter(map(number.__getitem__, text), np.int32, len(text))
         train = in_streams(windows(ids[:cut], self.length, self.length), self.streams or 1)
         preparation = Preparation(Ids(len(classes)), classes=tuple(classes))
-        return Splits(train, None, overlapping(ids[cut:], self.length), tuple(classes), preparation)
+        item_bytes = len(text.encode()) / len(text)
+        return Splits(train, None, overlapping(ids[cut:], self.length), tuple(classes), preparation, item_bytes)
 
 
 def windows(ids: np.ndarray, length: int, stride: int) -> Dataset:

@@ -15,7 +15,8 @@ from jaxbp.layers import Recurrent
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
 from jaxbp.machine import device_memory
 from jaxbp.optim import FirstOrder
-from jaxbp.training.run import OVER, Trained
+from jaxbp.training.folder import OVER
+from jaxbp.training.run import Trained
 
 ORDER = 24  # bytes of memory that the place of one example in the order takes: a row number, a mask, and their copies
 
