@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxbp.commands import cli
+from jaxbp.data.outside import located
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
 from jaxbp.programs import keep_programs
@@ -49,7 +50,7 @@ class Options(Typed):
 def main(words: Sequence[str]) -> int:
     """Draws the text that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    run = load(options.run, options.code)
+    run = load(located(options.run), options.code)
     keep_programs(run.config)
     vocabulary = text_of(run.model, run.preparation, run.classes)
     if vocabulary is None:
