@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxbp.commands import cli
 from jaxbp.data import Dataset, Splits
+from jaxbp.data.outside import located
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.programs import keep_programs
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> int:
     for word in overrides:
         if not word.startswith("--config.data."):
             raise InputError(f"{word} cannot change here: the run's own config holds, apart from --config.data.*")
-    folder = Path(options.run)
+    folder = located(options.run)
     run = load(folder, options.code, options.step)
     keep_programs(run.config)
     splits = cli.override(run.config, overrides, options).data.load()
