@@ -116,8 +116,16 @@ class Weighting:
 
 
 def product(letters: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """einsum with sums in at least float32."""
-    return jnp.einsum(letters, a, b, preferred_element_type=wide(a[:0]).dtype)
+    """einsum with sums in at least float32. Its axes g and t, side by side in `a`, are one: XLA would copy for two."""
+    arguments, out = letters.split("->")
+    a_letters, b_letters = arguments.split(",")
+    sizes = dict(zip(a_letters, a.shape, strict=True))
+    joined = [
+        x.reshape([-1 if m == "t" else n for m, n in zip(x_letters, x.shape, strict=True) if m != "g"])
+        for x, x_letters in ((a, a_letters), (b, b_letters))
+    ]
+    y = jnp.einsum(letters.replace("g", ""), *joined, preferred_element_type=wide(a[:0]).dtype)
+    return y.reshape([*y.shape[:2], sizes["g"], sizes["t"], *y.shape[3:]]) if "g" in out else y
 
 
 def scale(q: jax.Array) -> float:
