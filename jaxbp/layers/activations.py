@@ -7,6 +7,7 @@ Where f' is a function of the output it is computed from y, which the next layer
     ELU        y = x if x > 0 else a (e^x - 1) f' = 1 if y > 0 else y + a
     SELU       y = s ELU(x, a)                 f' = s if y > 0 else y + s a
     Softplus   y = ln(1 + e^x)                 f' = 1 - e^-y
+    SoftCap    y = c tanh(x / c)               f' = 1 - (y / c)^2
     Softmax    y_i = e^x_i / sum_j e^x_j       dx_i = y_i (dy_i - sum_j dy_j y_j)
 
 from the mask of the input's sign, one byte an entry,
@@ -167,6 +168,26 @@ class Softplus(Activation):
 
     def slope(self, y: jax.Array) -> jax.Array:
         return -jnp.expm1(-y)
+
+
+@dataclass(frozen=True)
+class SoftCap(Activation):
+    """Nearly x for small x, and never beyond +-cap; cap > 0 (Gemma Team 2024, arXiv 2408.00118, section 2)."""
+
+    cap: float
+
+    def __post_init__(self) -> None:
+        require(self, "cap", self.cap > 0, "positive")
+
+    def value(self, x: jax.Array) -> jax.Array:
+        return self.cap * jnp.tanh(x / self.cap)
+
+    def slope(self, y: jax.Array) -> jax.Array:
+        return 1 - jnp.square(y / self.cap)
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(SoftCap(2.0), shaped(5, 3, 7))]
 
 
 @dataclass(frozen=True)

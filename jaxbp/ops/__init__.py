@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxbp.ops.chunked_cross_entropy import linear_cross_entropy as linear_cross_entropy
     from jaxbp.ops.gated import geglu as geglu
     from jaxbp.ops.gated import swiglu as swiglu
     from jaxbp.ops.norms import layer_norm as layer_norm
@@ -36,6 +37,7 @@ HOME = {  # no module has the name of a function: it would take the function's p
     "geglu": "gated",
     "gru": "of_layers",
     "layer_norm": "norms",
+    "linear_cross_entropy": "chunked_cross_entropy",
     "log_softmax": "probabilities",
     "lstm": "of_layers",
     "max_pool": "of_layers",
