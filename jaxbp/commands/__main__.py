@@ -15,6 +15,7 @@ import jaxbp
 from jaxbp.errors import InputError, unknown
 
 COMMANDS = {
+    "tokenize": "text to files of token ids",
     "train": "trains an experiment, or goes on with a run",
     "evaluate": "scores a finished run on its data",
     "predict": "predictions of a finished run for new rows",

@@ -17,6 +17,7 @@ from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 
 CHUNK = 1000  # examples in memory at once
+CHUNK_STEPS = 2**14  # of sequences no more than have so many time steps together
 PREDICTED = 128  # rows in one call of the program that predicts: one row costs as much
 
 Evaluation = Callable[[PyTree, PyTree, Dataset], dict[str, float]]
@@ -45,13 +46,14 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
         return jax.tree.map(jnp.sum, jax.lax.map(chunk_sums, (x, y, mask)))
 
     def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
-        size = min(CHUNK, len(data))
+        counting = data.counting()  # [N] or [N, T]
+        size = min(CHUNK, len(data), max(CHUNK_STEPS // counting[0].size, 1))
         x = chunks(data.x, size)
-        counting = chunks(data.counting(), size)
+        counting = chunks(counting, size)
         filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
         mask = counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
         value, hits = sums(params, state, x, chunks(data.y, size), mask)
-        count = float(data.counting().sum())
+        count = float(data.counting().sum()) or 1.0  # where nothing counts, the loss is 0
         metrics = {"loss": float(value) / count}
         return metrics | {"accuracy": float(hits) / count} if classify else metrics
 

@@ -18,16 +18,20 @@ from tqdm import tqdm
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
-from jaxbp.data import Dataset, Splits, epoch_order
+from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.machine import header, machine
 from jaxbp.training import failure
 from jaxbp.training.evaluate import Evaluation, make_evaluation
+from jaxbp.training.feeds import StreamFeed, make_feeds
 from jaxbp.training.fit import batch_spec, check_fit, check_length
+from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
-from jaxbp.training.run import RunFolder, checkpointed, fingerprint
+from jaxbp.training.report.language import Pace, bits_per_byte
+from jaxbp.training.run import checkpointed, fingerprint
+from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import leave, signals
 from jaxbp.training.step import (
     Feed,
@@ -63,6 +67,9 @@ class Session:
     delta_norms: DeltaNorms | None  # None without recurrent layers
     data: str  # fingerprint
     steps: int  # in an epoch
+    pace: Pace | None  # None where the data are no text
+    sampler: Sampler | None  # None where the run takes no samples
+    records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
     saved: float = field(default_factory=time.monotonic)
@@ -83,15 +90,13 @@ class Session:
         """Writes a checkpoint."""
         spec = batch_spec(self.splits, self.batch_size)
         facts = self.facts | {
-            "metrics_bytes": self.folder.metrics.stat().st_size,
             "data": self.data,
             "machine": machine(),
             "input": [list(spec.shape), str(spec.dtype)],
             "classes": self.splits.classes,
-            "preparation": self.folder.preparation_digest(),
         }
-        checkpoints = replace(self.folder.checkpoints, keep=self.config.run.keep_checkpoints)
-        checkpoints.save(int(state.step), {"state": state, "best": self.best}, facts)
+        tree = {"state": state, "best": self.best}
+        self.folder.save(self.records, int(state.step), tree, facts, self.config.run.keep_checkpoints)
         self.saved = time.monotonic()
 
     def due(self) -> bool:
@@ -102,24 +107,30 @@ class Session:
 def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits | None = None) -> Row:
     """Trains in the folder `path`, or resumes the run there; -> metrics of the last epoch, or of the best.
 
+    No other process trains there meanwhile: it gets an InputError at once.
+
     A run that is killed at any instant and started again ends with the same bytes: parameters and metrics. splits: the
     config's data, where they are loaded already. Raises InputError before it writes anything, NotFinite for a loss or
     gradient that is not finite, and Interrupted after SIGTERM or Ctrl-C.
     """
     if not isinstance(config, Config):
         raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
-    session, state = new_session(config, splits or config.data.load(), RunFolder(Path(path)))
-    if fresh:
-        session.folder.clear()
-    else:
-        session.folder.check(config)
-    state = resumed(session, state)
-    try:
-        with signals() as caught:
-            all_rounds(session, state, caught)
-    finally:
-        rows = curves.read_metrics(session.folder.metrics)
-        draw(session, rows)
+    folder = RunFolder(Path(path))
+    with folder.locked():
+        folder.owner()  # refused before anything compiles
+        session, state = new_session(config, splits or config.data.load(), folder)
+        if fresh:
+            folder.start_over()
+        else:
+            folder.finish_start_over()
+            folder.check(config)
+        state = resumed(session, state)
+        try:
+            with signals() as caught:
+                all_rounds(session, state, caught)
+        finally:
+            rows = curves.read_metrics(folder.metrics)
+            draw(session, rows)
     if config.run.patience is None:
         return rows[-1]
     best = min(rows, key=lambda row: row["validation_loss"])
@@ -150,6 +161,8 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
+        None if splits.item_bytes is None else Pace(model, objective.spec),
+        make_sampler(config, model, splits, folder.path),
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
@@ -162,7 +175,7 @@ def resumed(session: Session, state: State) -> State:
     folder = session.folder
     checkpoint = folder.resume(checkpointed(state, config), session.data)
     if checkpoint is None:
-        folder.write(config, session.splits.preparation, None)
+        session.records = folder.write(config, session.splits.preparation, None)
         print(header(state.params), flush=True)
         return state
     arrays, facts = checkpoint
@@ -171,9 +184,9 @@ def resumed(session: Session, state: State) -> State:
     check_length(config, session.model, session.splits, folder.stored()["run"]["epochs"], done)
     session.best = arrays["best"]
     session.facts = {key: facts[key] for key in session.facts}
-    folder.write(config, session.splits.preparation, facts["metrics_bytes"])
-    if facts.get("preparation") != folder.preparation_digest():
-        session.save(state)  # the checkpoint of an older version does not know the file
+    session.records = folder.write(config, session.splits.preparation, facts)
+    if "run" not in facts:
+        session.save(state)  # the checkpoint of an older version is not bound to its run
     print(header(state.params), flush=True)
     print(f"resumed at step {done} of {config.run.epochs * session.steps}", flush=True)
     return state
@@ -200,10 +213,7 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
     """Rounds of `evaluate_every` epochs, each followed by an evaluation, from the state's own step on."""
     run = session.config.run
     steps = session.steps
-    part = session.splits.train
-    x = jnp.asarray(part.x)
-    y = jnp.asarray(part.y)
-    counting = None if part.mask is None else jnp.asarray(part.mask)
+    feeds = make_feeds(session.splits.train, run.seed, run.shuffle, session.batch_size)
     done = int(state.step)
     evaluated_already = state.examples == 0  # an evaluation sets the sums to zero
     pending = [
@@ -217,8 +227,7 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
         for first, last in pending:
             start_time = time.perf_counter()
             start_step = int(state.step)
-            feed = Feed(x, y, *epochs_order(session, first, last), counting)
-            state = one_round(session, state, feed, first * steps, caught, bar)
+            state = one_round(session, state, feeds(first, last), first * steps, caught, bar)
             seconds = time.perf_counter() - start_time
             state = evaluated(session, state, last, (last * steps - start_step) / seconds, bar)
             reached("evaluated")
@@ -230,19 +239,22 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
             leave(caught, int(state.step))
 
 
-def one_round(session: Session, state: State, feed: Feed, offset: int, caught: list[int], bar: tqdm) -> State:
+def one_round(
+    session: Session, state: State, feed: Feed | StreamFeed, offset: int, caught: list[int], bar: tqdm
+) -> State:
     """The steps of the feed from the state's own step on, steps_per_call a call. The feed begins at the run's `offset`.
 
     The progress bar and the check for finiteness read the previous call's sums, so the loop never waits for a result.
     """
-    steps = len(feed.order)
+    steps = feed.steps
     per_call = session.config.run.steps_per_call
     sums: Sums | None = None
-    for first in range(int(state.step) - offset, steps, per_call):
-        count = min(per_call, steps - first)
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, session.config.run.sample_every):
         previous = sums
-        state, sums = session.program(state, feed, jnp.int32(first), jnp.int32(count))
+        state, sums = session.program(state, *feed.call(first, per_call), jnp.int32(count))
         bar.update(count)
+        if session.sampler and session.sampler.due(offset + first + count):
+            session.sampler.write(state)
         if previous is not None:
             loss_sum, examples, finite = jax.device_get(previous)
             bar.set_postfix(loss=curves.as_text(loss_sum / max(examples, 1)), refresh=False)
@@ -257,7 +269,16 @@ def one_round(session: Session, state: State, feed: Feed, offset: int, caught: l
     return state
 
 
-def stop_if_not_finite(session: Session, state: State, feed: Feed, offset: int) -> None:
+def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | None) -> Iterator[tuple[int, int]]:
+    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of stop_every."""
+    while first < steps:
+        left = per_call if stop_every is None else stop_every - (offset + first) % stop_every
+        count = min(per_call, steps - first, left)
+        yield first, count
+        first += count
+
+
+def stop_if_not_finite(session: Session, state: State, feed: Feed | StreamFeed, offset: int) -> None:
     """Raises NotFinite at a step whose loss or gradient was not finite, after writing what replays it."""
     if state.finite:
         return
@@ -279,6 +300,7 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
     for name in ("validation", "test"):
         if part := getattr(session.splits, name):
             metrics = session.evaluate(state.params, state.model, part)
+            metrics |= bits_per_byte(session.config.loss, metrics["loss"], session.splits.item_bytes)
             row |= {f"{name}_{key}": value for key, value in metrics.items()}
     if session.config.run.noise_scale_every:
         measured = state.optimizer[0]
@@ -289,8 +311,9 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
         first_batch = session.splits.train.batch(slice(session.batch_size))
         row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch)
     append(session.folder.metrics, row)
-    append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed})
-    bar.write(curves.line(row, session.config.run.epochs, speed))
+    pace = session.pace.figures(speed) if session.pace else {}
+    append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed} | pace)
+    bar.write(curves.line(row, session.config.run.epochs, speed, pace))
     patience = session.config.run.patience
     facts = session.facts
     if patience is not None:
@@ -307,15 +330,6 @@ def append(path: Path, row: Row) -> None:
     """One line of JSON at the end of the file."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def epochs_order(session: Session, first: int, last: int) -> tuple[jax.Array, jax.Array]:
-    """(order, mask) [steps, N] of the epochs from `first` to before `last`."""
-    run = session.config.run
-    examples = len(session.splits.train)
-    epochs = [epoch_order(run.seed, epoch, examples, session.batch_size, run.shuffle) for epoch in range(first, last)]
-    orders, masks = zip(*epochs, strict=True)
-    return jnp.asarray(np.concatenate(orders)), jnp.asarray(np.concatenate(masks))
 
 
 def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:

@@ -148,6 +148,15 @@ class Feed:
     mask: jax.Array  # [steps, N] float32, 0 where a row only pads
     counting: jax.Array | None = None  # [examples, T] float32, 0 where a time step does not count
 
+    @property
+    def steps(self) -> int:
+        """Steps whose rows are known."""
+        return len(self.order)
+
+    def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
+        """(a feed that holds `count` steps from step `first` on, the index of that step in it)."""
+        return self, jnp.int32(first)
+
     def batch(self, index: jax.Array) -> dict[str, jax.Array]:
         """The batch of step `index`: {"x", "y", "mask"}."""
         rows = jax.lax.dynamic_index_in_dim(self.order, index, keepdims=False)
