@@ -28,4 +28,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Writes plain data as indented JSON."""
-    write_whole(path, (json.dumps(data, indent=2) + "\n").encode())
+    write_whole(path, as_json(data))
+
+
+def as_json(data: Any) -> bytes:
+    """Plain data as indented JSON."""
+    return (json.dumps(data, indent=2) + "\n").encode()

@@ -57,6 +57,20 @@ def processor() -> str:
     return platform.machine()
 
 
+def memory() -> int:
+    """Bytes of the machine's memory, or of the part of it that the process's container may have."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(whole, int(text)) if text.isdigit() else whole
+
+
+def device_memory() -> int:
+    """Bytes that the device can hold; on the CPU the machine's memory."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return int(statistics.get("bytes_limit", memory()))
+
+
 def threads() -> int:
     """The number of threads that XLA computes with on the CPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

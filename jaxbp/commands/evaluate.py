@@ -24,6 +24,7 @@ from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.programs import keep_programs
 from jaxbp.training.evaluate import make_evaluation, make_prediction, predicted_class, true_class
+from jaxbp.training.fit import check_data
 from jaxbp.training.report import pictures
 from jaxbp.training.report.curves import as_text
 from jaxbp.training.report.language import bits_per_byte
@@ -55,6 +56,7 @@ def main(words: Sequence[str]) -> int:
     run = load(folder, options.code)
     keep_programs(run.config)
     splits = cli.override(run.config, overrides, options).data.load()
+    check_data(run, splits)
     if fingerprint(splits) != run.data:
         print("these are not the data that the run was trained on: parts may overlap")
     if isinstance(splits.train, Stream):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from jaxbp.commands import cli
 from jaxbp.programs import keep_programs
+from jaxbp.training.folder import RunFolder
 from jaxbp.training.predict import predict_file
-from jaxbp.training.run import RunFolder
 from jaxbp.typed import Typed
 
 

@@ -2,7 +2,7 @@
 
 A data set derives from `DataConfig`, or from `Prepared` (which knows how to scale), and has `load`; or from `Tabular`
 (which also splits, and makes folds), and has `table`; or from `Table` (which chooses among columns), and has `read`.
-One of images derives from `Movable` too.
+One of images derives from `Movable` too; one of files from `FromFiles`, before the others.
 """
 
 from jaxbp.data.adding import Adding
@@ -11,6 +11,7 @@ from jaxbp.data.csv_file import Csv
 from jaxbp.data.curve import Curve
 from jaxbp.data.embedded import Embedded
 from jaxbp.data.frame import Frame
+from jaxbp.data.from_files import FromFiles
 from jaxbp.data.function import Function
 from jaxbp.data.idx import Idx
 from jaxbp.data.images import Images
@@ -38,6 +39,7 @@ __all__ = [
     "Embedded",
     "Encoder",
     "Frame",
+    "FromFiles",
     "Function",
     "Idx",
     "Images",

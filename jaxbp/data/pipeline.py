@@ -37,11 +37,12 @@ class Dataset:
     def batch(self, rows: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """{"x", "y", "weight"} of these rows (all by default), as a model's loss takes them.
 
-        The weights have the shape of `counting`: one equal weight for whatever counts and 0 for the rest, with sum 1.
+        The weights have the shape of `counting`: one equal weight for whatever counts and 0 for the rest, with sum 1
+        (0 where nothing counts).
         """
         part = self.take(rows)
         counting = part.counting()
-        return {"x": part.x, "y": part.y, "weight": counting / counting.sum()}
+        return {"x": part.x, "y": part.y, "weight": counting / (counting.sum() or 1)}
 
     def check_labels(self, where: str, classes: int) -> None:
         """Raises InputError, its text beginning with `where`, unless the integer labels lie in 0..classes-1."""
@@ -64,8 +65,8 @@ class Dataset:
 class Splits:
     """The parts of a data set. No part is unchecked.
 
-    Raises InputError for a part that is empty, holds a value that is not finite or a label outside 0..classes-1, or has
-    another shape than the training part.
+    Raises InputError for a part that is empty, of which nothing counts, that holds a value that is not finite or a
+    label outside 0..classes-1, or that has another shape than the training part.
     """
 
     train: Dataset
@@ -91,6 +92,8 @@ class Splits:
             part = getattr(self, name)
             if part is not None:
                 check(f"{name} part", part, self.classes)
+                if not part.counting().any():
+                    raise InputError(f"{name} part: its mask is 0 everywhere, and one time step must count at least")
                 self._check_shape(name, part)
 
     def _check_shape(self, name: str, part: Dataset) -> None:
@@ -107,13 +110,15 @@ class Splits:
 
 
 def check(where: str, part: Dataset, classes: tuple[str, ...] | None) -> None:
-    """Raises InputError, its text beginning with `where`, unless x and y have equally many rows (at least one), all
-    values are finite in float32, and integer labels lie in 0..classes-1."""
+    """Raises InputError, its text beginning with `where`, unless x and y have equally many rows (at least one) with
+    values in them, all values are finite in float32, and integer labels lie in 0..classes-1."""
     if len(part.x) != len(part.y):
         raise InputError(f"{where}: x has {len(part.x)} rows and y has {len(part.y)}, and both need equally many")
     if len(part) == 0:
         raise InputError(f"{where}: holds no examples, and needs at least one")
     for name, values in (("x", part.x), ("y", part.y)):
+        if values.size == 0:
+            raise InputError(f"{where}: a row of {name} has shape {values.shape[1:]}, which holds no values")
         if values.dtype.kind == "f":
             check_finite(f"{where}: {name}", values)
     if classes is not None and part.y.dtype.kind == "i":

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxbp.data.checks import check_finite, to_float32, unreadable
+from jaxbp.data.checks import check_finite, to_float32
 from jaxbp.data.columns import Columns, read_file, read_number_column
 from jaxbp.data.csv_reader import first_line_has_names
+from jaxbp.data.npy import read_npy
 from jaxbp.data.raw_table import GIVEN
 from jaxbp.data.vocabulary import Vocabulary
 from jaxbp.errors import InputError
@@ -228,12 +229,3 @@ def read_number_table(path: str | Path) -> np.ndarray:
     """The numbers [N, columns] in a CSV or Parquet file, nan where one is missing. Names in its first line are left."""
     table = read_file(path, partial(first_line_has_names, path, "auto"))
     return np.column_stack([read_number_column(table, i) for i in range(len(table.names))])
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """The array in a .npy file. Pickled objects are never read. Raises InputError for anything else."""
-    try:
-        with path.expanduser().open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, RuntimeError) as error:
-        raise unreadable(path, error) from error

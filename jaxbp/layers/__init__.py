@@ -11,6 +11,7 @@ from jaxbp.layers.activations import (
     ReLU,
     Sigmoid,
     SiLU,
+    SoftCap,
     Softmax,
     Softplus,
     Step,
@@ -24,6 +25,7 @@ from jaxbp.layers.convolution_transpose import ConvTranspose
 from jaxbp.layers.dense import Dense
 from jaxbp.layers.dropout import Dropout
 from jaxbp.layers.embedding import Embedding, OneHot
+from jaxbp.layers.gated import GEGLU, SwiGLU
 from jaxbp.layers.join import Add, Concatenate
 from jaxbp.layers.layer_norm import GroupNorm, LayerNorm, RMSNorm
 from jaxbp.layers.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
@@ -34,6 +36,7 @@ from jaxbp.layers.tapped_delay import TappedDelay
 
 __all__ = [
     "ELU",
+    "GEGLU",
     "GELU",
     "SELU",
     "Activation",
@@ -70,9 +73,11 @@ __all__ = [
     "Sigmoid",
     "SimpleCell",
     "SinusoidalPositions",
+    "SoftCap",
     "Softmax",
     "Softplus",
     "Step",
+    "SwiGLU",
     "Tanh",
     "TappedDelay",
 ]

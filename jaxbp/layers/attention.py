@@ -1,4 +1,4 @@
-"""Multi-head attention: projections around the operation of jaxbp.ops.attention.
+"""Multi-head attention: projections around the operation of jaxbp.ops.scaled_dot_product.
 
     forward   (q, k, v) = x w^T + b,    o = attention(q, k, v),    y = o u^T + c
     backward  do = dy u,                (dq, dk, dv) = attention's,   dx = (dq, dk, dv) w
@@ -28,10 +28,10 @@ from jaxbp.inits import Initializer
 from jaxbp.layers.dense import Dense
 from jaxbp.layers.distance import DistanceBias
 from jaxbp.layers.recurrent import mask_or_normal
-from jaxbp.ops import attention as operation
-from jaxbp.ops.attention import Stored
-from jaxbp.ops.attention_chunked import Chunked
-from jaxbp.ops.rotary import turned
+from jaxbp.ops import scaled_dot_product as operation
+from jaxbp.ops.chunked_attention import Chunked
+from jaxbp.ops.rotations import turned
+from jaxbp.ops.scaled_dot_product import Stored
 from jaxbp.ops.weighting import Weighting, positions
 
 FORMS = ("auto", "stored", "chunked")

@@ -25,11 +25,12 @@ from jaxbp.training import failure
 from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import StreamFeed, make_feeds
 from jaxbp.training.fit import batch_spec, check_fit, check_length
+from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
 from jaxbp.training.report.language import Pace, bits_per_byte
-from jaxbp.training.run import RunFolder, checkpointed, fingerprint
+from jaxbp.training.run import checkpointed, fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import leave, signals
 from jaxbp.training.step import (
@@ -68,6 +69,7 @@ class Session:
     steps: int  # in an epoch
     pace: Pace | None  # None where the data are no text
     sampler: Sampler | None  # None where the run takes no samples
+    records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
     saved: float = field(default_factory=time.monotonic)
@@ -88,15 +90,13 @@ class Session:
         """Writes a checkpoint."""
         spec = batch_spec(self.splits, self.batch_size)
         facts = self.facts | {
-            "metrics_bytes": self.folder.metrics.stat().st_size,
             "data": self.data,
             "machine": machine(),
             "input": [list(spec.shape), str(spec.dtype)],
             "classes": self.splits.classes,
-            "preparation": self.folder.preparation_digest(),
         }
-        checkpoints = replace(self.folder.checkpoints, keep=self.config.run.keep_checkpoints)
-        checkpoints.save(int(state.step), {"state": state, "best": self.best}, facts)
+        tree = {"state": state, "best": self.best}
+        self.folder.save(self.records, int(state.step), tree, facts, self.config.run.keep_checkpoints)
         self.saved = time.monotonic()
 
     def due(self) -> bool:
@@ -107,24 +107,30 @@ class Session:
 def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits | None = None) -> Row:
     """Trains in the folder `path`, or resumes the run there; -> metrics of the last epoch, or of the best.
 
+    No other process trains there meanwhile: it gets an InputError at once.
+
     A run that is killed at any instant and started again ends with the same bytes: parameters and metrics. splits: the
     config's data, where they are loaded already. Raises InputError before it writes anything, NotFinite for a loss or
     gradient that is not finite, and Interrupted after SIGTERM or Ctrl-C.
     """
     if not isinstance(config, Config):
         raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
-    session, state = new_session(config, splits or config.data.load(), RunFolder(Path(path)))
-    if fresh:
-        session.folder.clear()
-    else:
-        session.folder.check(config)
-    state = resumed(session, state)
-    try:
-        with signals() as caught:
-            all_rounds(session, state, caught)
-    finally:
-        rows = curves.read_metrics(session.folder.metrics)
-        draw(session, rows)
+    folder = RunFolder(Path(path))
+    with folder.locked():
+        folder.owner()  # refused before anything compiles
+        session, state = new_session(config, splits or config.data.load(), folder)
+        if fresh:
+            folder.start_over()
+        else:
+            folder.finish_start_over()
+            folder.check(config)
+        state = resumed(session, state)
+        try:
+            with signals() as caught:
+                all_rounds(session, state, caught)
+        finally:
+            rows = curves.read_metrics(folder.metrics)
+            draw(session, rows)
     if config.run.patience is None:
         return rows[-1]
     best = min(rows, key=lambda row: row["validation_loss"])
@@ -169,7 +175,7 @@ def resumed(session: Session, state: State) -> State:
     folder = session.folder
     checkpoint = folder.resume(checkpointed(state, config), session.data)
     if checkpoint is None:
-        folder.write(config, session.splits.preparation, None)
+        session.records = folder.write(config, session.splits.preparation, None)
         print(header(state.params), flush=True)
         return state
     arrays, facts = checkpoint
@@ -178,9 +184,9 @@ def resumed(session: Session, state: State) -> State:
     check_length(config, session.model, session.splits, folder.stored()["run"]["epochs"], done)
     session.best = arrays["best"]
     session.facts = {key: facts[key] for key in session.facts}
-    folder.write(config, session.splits.preparation, facts["metrics_bytes"])
-    if facts.get("preparation") != folder.preparation_digest():
-        session.save(state)  # the checkpoint of an older version does not know the file
+    session.records = folder.write(config, session.splits.preparation, facts)
+    if "run" not in facts:
+        session.save(state)  # the checkpoint of an older version is not bound to its run
     print(header(state.params), flush=True)
     print(f"resumed at step {done} of {config.run.epochs * session.steps}", flush=True)
     return state

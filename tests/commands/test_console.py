@@ -19,7 +19,7 @@ from jaxbp.commands.__main__ import COMMANDS, main
 from jaxbp.commands.experiments import EXPERIMENTS
 from jaxbp.config import Run
 from jaxbp.errors import InputError
-from jaxbp.training.run import RunFolder
+from jaxbp.training.folder import RunFolder
 from jaxbp.typed import field_types
 from tests.support.paths import ROOT
 

@@ -10,7 +10,7 @@ from jaxbp.check import leaf_errors
 from jaxbp.check.options import _choices
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.models import GPT
-from jaxbp.ops.attention import attention, backward, forward
+from jaxbp.ops.scaled_dot_product import attention, backward, forward
 from jaxbp.ops.score_bias import by_place, diagonal_sums
 from jaxbp.ops.weighting import Weighting
 from tests.support import programs

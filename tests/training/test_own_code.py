@@ -13,9 +13,10 @@ from jaxbp import config as configuration
 from jaxbp.commands.__main__ import main
 from jaxbp.models import ModelConfig
 from jaxbp.models.model import LayerModel
+from jaxbp.training.folder import RunFolder
 from jaxbp.training.loop import train
 from jaxbp.training.own_code import own_files
-from jaxbp.training.run import RunFolder, load
+from jaxbp.training.run import load
 from tests.support.runs import small, weights
 
 MINE = """

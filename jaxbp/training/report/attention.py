@@ -12,7 +12,7 @@ import numpy as np
 from jaxbp.core import Context, Layer, PyTree, path_name
 from jaxbp.errors import InputError
 from jaxbp.layers.recurrent import with_carry
-from jaxbp.ops.attention import Stored
+from jaxbp.ops.scaled_dot_product import Stored
 from jaxbp.training.report.curves import new_figure, save_figure
 from jaxbp.training.report.language import once
 

@@ -60,7 +60,7 @@ def draw_mistakes(x: np.ndarray, true: np.ndarray, predicted: np.ndarray, classe
         axes.axis("off")
     for axes, row in zip(grid, wrong, strict=False):
         axes.imshow(shown(x[row]), cmap="gray")
-        axes.set_title(f"{classes[true[row]]} > {classes[predicted[row]]}  ({row})", fontsize=7)
+        axes.set_title(f"{classes[true[row]]} > {classes[predicted[row]]}  ({row})", fontsize=7, parse_math=False)
     save_figure(figure, path)
 
 
@@ -74,7 +74,7 @@ def draw_panels(panels: Mapping[str, np.ndarray], path: Path) -> None:
         axes.axis("off")
     for axes, (name, picture) in zip(grid, panels.items(), strict=False):
         axes.imshow(picture, cmap="gray", interpolation="nearest")
-        axes.set_title(name, fontsize=8)
+        axes.set_title(name, fontsize=8, parse_math=False)
     save_figure(figure, path)
 
 

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.core import PyTree
-from jaxbp.ops.attention_chunked import Chunked, chunked_backward, chunked_forward
+from jaxbp.ops.chunked_attention import Chunked, chunked_backward, chunked_forward
 from jaxbp.ops.score_bias import entries_transposed
 from jaxbp.ops.weighting import Weighting, positions, product, scale
 

@@ -1,4 +1,4 @@
-"""Attention in blocks of positions: the chunked form of jaxbp.ops.attention, whose letters these are."""
+"""Attention in blocks of positions: the chunked form of jaxbp.ops.scaled_dot_product, whose letters these are."""
 
 from __future__ import annotations
 
