@@ -92,7 +92,7 @@ class Splits:
             part = getattr(self, name)
             if part is not None:
                 check(f"{name} part", part, self.classes)
-                if not part.counting().any():
+                if part.mask is not None and not part.mask.any():
                     raise InputError(f"{name} part: its mask is 0 everywhere, and one time step must count at least")
                 self._check_shape(name, part)
 
