@@ -30,7 +30,7 @@ def attention_maps(model: Layer, params: PyTree, state: PyTree, ids: np.ndarray)
     def weights(params: PyTree, x: jax.Array) -> dict[str, jax.Array]:
         _, cache = keeping.forward(params, x, Context.evaluation(state))
         nodes = jax.tree_util.tree_leaves_with_path(cache, is_leaf=lambda node: isinstance(node, Stored))
-        return {path_name(path): node.e / node.total for path, node in nodes if isinstance(node, Stored)}
+        return {path_name(path[:-1]): node.e / node.total for path, node in nodes if isinstance(node, Stored)}
 
     maps = {}
     for path, array in weights(params, jnp.asarray(ids, jnp.int32)[None]).items():
