@@ -119,7 +119,7 @@ def commit() -> str:
     """The commit of the code that runs, with '+changes' where the tree is not clean; 'none' outside a repository."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *words]  # nothing is written
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

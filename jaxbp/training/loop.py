@@ -142,8 +142,8 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
         try:
             with signals() as caught:
                 all_rounds(session, state, caught)
-        except (Interrupted, NotFinite, OSError):
-            with suppress(OSError):  # the first error counts
+        except (Interrupted, NotFinite):
+            with suppress(OSError):  # what ended the run counts
                 draw(session, curves.read_metrics(folder.metrics))
             raise
         rows = curves.read_metrics(folder.metrics)
