@@ -105,7 +105,10 @@ def _wide(image: Any) -> str | None:
     if image.mode[0] in "IF":
         return str(image.mode)
     stored = re.search(r"\w+;16[BLN]", str(image.tile))  # what the decoder of PNG and TIFF reads
-    return stored[0] if stored else None
+    if stored:
+        return stored[0]
+    codec, _, _, arguments = image.tile[0] if image.tile else ("", None, 0, None)
+    return f"0..{arguments[-1]}" if codec.startswith("ppm") and arguments[-1] > 255 else None
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxbp.data import Csv, Idx, Images, Mnist, Npz, Parquet, Text
+from jaxbp.data.images import read_image
 from jaxbp.data.npy import read_npy
 from jaxbp.data.outside import PREPARED, Allowance
 from jaxbp.errors import InputError
@@ -194,6 +195,10 @@ def test_pixels_of_sixteen_bits_are_no_bytes(tmp_path):
         for i in range(2):
             (tmp_path / name / f"{i}.png").write_bytes(png(2, 2, 16, 2, bytes(26)))
     refused(Images(str(tmp_path)).load, r"has pixels of type RGB;16B, and only 8 bits a channel are allowed")
+    (tmp_path / "a/0.png").write_bytes(b"P6 2 2 65535\n" + bytes(24))
+    refused(Images(str(tmp_path)).load, r"has pixels of type 0\.\.65535, and only 8 bits a channel are allowed")
+    (tmp_path / "a/0.png").write_bytes(b"P6 2 2 15\n" + bytes(12))
+    assert read_image(tmp_path / "a/0.png", grayscale=False).shape == (2, 2, 3)
 
 
 def test_large_whole_numbers_are_two_labels(tmp_path):
