@@ -35,6 +35,7 @@ class Options(Typed):
         top_p: only the likeliest are drawn that together have this probability; None: all
         seed: of the draws
         code: run the code that the run has kept, where its config needs classes of your own
+        step: that of an older checkpoint; None: the newest
     """
 
     run: str = "runs/charlm"
@@ -45,12 +46,13 @@ class Options(Typed):
     top_p: Annotated[float, Range(0, 1, "(]")] | None = None
     seed: Seed = 0
     code: bool = False
+    step: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
     """Draws the text that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    run = load(located(options.run), options.code)
+    run = load(located(options.run), options.code, options.step)
     keep_programs(run.config)
     vocabulary = text_of(run.model, run.preparation, run.classes)
     if vocabulary is None:

@@ -20,7 +20,7 @@ from jaxbp.training.own_code import own_files
 from jaxbp.training.predict import predict_file
 from jaxbp.training.run import load
 from jaxbp.typed import field_types
-from tests.support.runs import small, weights
+from tests.support.runs import rewrite, small, weights
 
 MINE = """
 from __future__ import annotations
@@ -146,18 +146,23 @@ def test_classes_of_the_same_name_from_other_code_are_not_taken(run, tmp_path):
 
 
 def test_a_config_that_is_wrong_otherwise_says_so(run):
-    config = json.loads((run / "config.json").read_text())
-    config["run"]["epoch"] = 3
-    (run / "config.json").write_text(json.dumps(config))
+    def misspelt(facts):
+        facts["config"]["run"]["epoch"] = 3
+        return facts
+
+    rewrite(run, misspelt)
     with pytest.raises(jaxbp.InputError, match="unknown key of Run 'epoch'; did you mean 'epochs'"):
         load(run, code=True)
 
 
 def test_code_that_fails_is_one_line(run):
-    config = json.loads((run / "config.json").read_text())
     (run / "code/mine.py").write_text("import nothing_of_this_name")
-    config["code"] = {"mine.py": jaxbp.training.checkpoint.digest(run / "code/mine.py")}
-    (run / "config.json").write_text(json.dumps(config))
+
+    def of_that_code(facts):
+        facts["config"]["code"] = {"mine.py": jaxbp.training.checkpoint.digest(run / "code/mine.py")}
+        return facts
+
+    rewrite(run, of_that_code)
     with pytest.raises(jaxbp.InputError, match=r"mine\.py: ModuleNotFoundError: No module named"):
         load(run, code=True)
 
