@@ -107,8 +107,8 @@ def _wide(image: Any) -> str | None:
     stored = re.search(r"\w+;16[BLN]", str(image.tile))  # what the decoder of PNG and TIFF reads
     if stored:
         return stored[0]
-    codec, _, _, arguments = image.tile[0] if image.tile else ("", None, 0, None)
-    return f"0..{arguments[-1]}" if codec.startswith("ppm") and arguments[-1] > 255 else None
+    largest = [arguments[-1] for codec, _, _, arguments in image.tile if codec.startswith("ppm")]
+    return f"0..{largest[0]}" if largest and largest[0] > 255 else None
 
 
 def _size(shape: Sequence[int]) -> str:
