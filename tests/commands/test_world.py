@@ -223,9 +223,9 @@ def test_a_disk_of_every_size(tmp_path):
             done = process(words)
             ended.append(done.returncode)
             if done.returncode:
-                (line,) = done.stderr.splitlines()
-                assert line.startswith(f"error: {small}/run")
-                assert "No space left on device" in line
+                assert done.stderr.startswith(f"error: {small}/run"), done.stderr
+                assert done.stderr.endswith("No space left on device\n"), done.stderr
+                assert len(done.stderr.splitlines()) == 1, done.stderr
             subprocess.run(["mount", "-o", "remount,size=100m", small], check=True)
             assert process(words).returncode == 0
             metrics = Path(small, "run", "metrics.jsonl")
