@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "scores a finished run on its data",
     "predict": "predictions of a finished run for new rows",
     "sample": "text from a trained language model",
+    "attention": "what the attention of a trained language model looks at",
     "replay": "repeats the step at which a run stopped",
     "fsck": "checks run folders for damage",
     "trace": "every number of one forward and backward pass",
@@ -95,7 +96,7 @@ def run(words: Sequence[str]) -> int:
     if not words or words[0] in ("--help", "-h"):
         print("jaxbp COMMAND [OPTION ...], where jaxbp COMMAND --help shows the options\n")
         for name, meaning in COMMANDS.items():
-            print(f"  {name:10s}{meaning}")
+            print(f"  {name:11s}{meaning}")
         return 0
     if words[0] == "--version":
         print(jaxbp.__version__)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxbp.commands import cli
+from jaxbp.data.outside import located
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
 from jaxbp.programs import keep_programs
@@ -39,7 +40,7 @@ class Options(Typed):
 
     run: str = "runs/charlm"
     prompt: str = "\n"
-    length: Count = 1000
+    length: Annotated[int, Range(1, 10**7)] = 1000
     temperature: NotNegative = 0.8
     top_k: Count | None = None
     top_p: Annotated[float, Range(0, 1, "(]")] | None = None
@@ -51,7 +52,7 @@ class Options(Typed):
 def main(words: Sequence[str]) -> int:
     """Draws the text that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    run = load(options.run, options.code, options.step)
+    run = load(located(options.run), options.code, options.step)
     keep_programs(run.config)
     vocabulary = text_of(run.model, run.preparation, run.classes)
     if vocabulary is None:

@@ -180,10 +180,12 @@ class RunFolder:
         for path in [self.path / name for name in names]:
             if path.is_symlink() or path.is_file():
                 path.unlink()
+        for path in (self.path / "samples").glob("[0-9]" * 10 + ".txt"):
+            path.unlink()
         for folder in ("failure", "code/__pycache__"):
             if (self.path / folder).is_dir():
                 shutil.rmtree(self.path / folder)
-        for folder in ("code", "checkpoints"):
+        for folder in ("code", "checkpoints", "samples"):
             with contextlib.suppress(OSError):  # it is not there, or holds what is not the run's
                 (self.path / folder).rmdir()
         replace(identity, clearing=(), files={}).write(self.path)

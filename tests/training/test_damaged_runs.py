@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 import jaxbp
+from jaxbp.commands.__main__ import main
 from jaxbp.training import loop
 from jaxbp.training.fsck import inspect
 from jaxbp.training.loop import train
@@ -92,3 +93,19 @@ def test_a_thousand_damaged_runs_are_right_or_refused(runs, tmp_path, monkeypatc
     assert wrong == []
     for row, count in sorted(counts.items()):
         print(*row, count, sep=" | ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [8, 13, 16, 17])
+def test_commands_end_in_the_right_score_or_in_one_line(seed, runs, tmp_path, capsys):
+    """In the command itself, an exit status of 0 comes with the scores of the right weights, and 2 with one line."""
+    run = shutil.copytree(runs / "0", tmp_path / "run")
+    assert main(["evaluate", str(run)]) == 0
+    scores = (run / "scores.json").read_bytes()
+    damage(run, runs / "1", seed)
+    capsys.readouterr()
+    status = main(["evaluate", str(run)])
+    out, err = capsys.readouterr()
+    assert (status, err.count("\n")) in [(0, 0), (2, 1)]
+    assert status == 2 or (run / "scores.json").read_bytes() == scores
+    assert "Traceback" not in out + err
