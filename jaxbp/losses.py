@@ -40,6 +40,11 @@ class Loss(Typed, ABC):
 
     threshold: ClassVar[float] = 0.5  # one output means class 1 where it is above this
 
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether it is a negative log-likelihood in its natural parameters, so that J^T H J is the Fisher matrix."""
+        return False
+
     def prepared(self, model: Layer) -> Layer:
         """The model whose output goes into `forward` in training and evaluation: the model itself, for most losses."""
         return model
@@ -98,6 +103,10 @@ class SquaredError(Loss):
 
     scale: Literal["half_sum", "sum", "mean"] = "half_sum"
 
+    @property
+    def is_likelihood(self) -> bool:
+        return True
+
     def factor(self, outputs: int) -> float:
         """What the sum of squares is multiplied by."""
         return {"half_sum": 0.5, "sum": 1.0, "mean": 1 / outputs}[self.scale]
@@ -154,6 +163,10 @@ class BinaryCrossEntropy(Loss):
     label_smoothing: Fraction = 0.0
     threshold: ClassVar[float] = 0.0
 
+    @property
+    def is_likelihood(self) -> bool:
+        return True
+
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         if is_float or target != y[:-1] or y[-1] != 1:
             super().check(y, target, is_float)
@@ -187,6 +200,10 @@ class SoftmaxCrossEntropy(Loss):
     label_smoothing: Fraction = 0.0
     z_loss: NotNegative = 0.0
     chunk: Count | None = None
+
+    @property
+    def is_likelihood(self) -> bool:
+        return self.z_loss == 0
 
     def prepared(self, model: Layer) -> Layer:
         """With a chunk, the model without its last product. Raises InputError where the last layer is no Dense."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,8 @@ def tokenize(
     if not any(path.stat().st_size for path in paths):
         raise InputError("the text is empty")
     if vocabulary is None:
-        characters = "".join(sorted({character for path in paths for text in blocks(path) for character in text}))
+        each = (frozenset(text) for path in paths for text in blocks(path))
+        characters = "".join(sorted(reduce(lambda a, b: a | b, each)))
         vocabulary = Vocabulary("characters", len(characters), characters)
     vocabulary = vocabulary.padded(-(-vocabulary.used // multiple) * multiple)
     form = cut.form_for(vocabulary.size)

@@ -33,6 +33,7 @@ from jaxbp.layers.positions import Positions, SinusoidalPositions
 from jaxbp.layers.recurrent import Recurrent
 from jaxbp.layers.reshape import Flatten, Reshape
 from jaxbp.layers.tapped_delay import TappedDelay
+from jaxbp.layers.tokens import ClassToken, First
 
 __all__ = [
     "ELU",
@@ -46,6 +47,7 @@ __all__ = [
     "BatchNorm",
     "BatchNormReLU",
     "Cell",
+    "ClassToken",
     "Concatenate",
     "Conv",
     "ConvTranspose",
@@ -53,6 +55,7 @@ __all__ = [
     "Dropout",
     "Elementwise",
     "Embedding",
+    "First",
     "Flatten",
     "GRUCell",
     "GlobalAveragePool",

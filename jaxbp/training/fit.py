@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxbp.config import Config, Run
 from jaxbp.core import Batch, Context, Layer, PyTree, leaf_layers, output_spec
 from jaxbp.data import Splits
+from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
@@ -74,7 +75,7 @@ def check_size(run: Run, params: PyTree, splits: Splits) -> None:
             "memory: lower the sizes of its layers"
         )
     epochs = min(run.evaluate_every, run.epochs)
-    order = ORDER * epochs * len(splits.train)
+    order = 0 if isinstance(splits.train, Stream) else ORDER * epochs * len(splits.train)
     if order > memory:
         raise InputError(
             f"run.evaluate_every={run.evaluate_every}: the order of the examples of {epochs:,} epochs takes {order:,} "

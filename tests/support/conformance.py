@@ -161,7 +161,7 @@ def per_example(layer, params, x, ctx, dy, oracle) -> dict:
     of_factors = lambda f: jax.tree.map(f, factors, is_leaf=lambda node: isinstance(node, jaxbp.Factors))
     contracted = jax.tree.map(lambda c, g: c.reshape(g.shape), of_factors(lambda f: f.gradient()), grads)
     pairs = {"factors": (contracted, grads)}
-    if isinstance(layer, jaxbp.Stack):  # there the depth leads the batch axis
+    if isinstance(layer, (jaxbp.Stack, jaxbp.Reversible)):  # there the depth leads the batch axis
         return pairs
     row = lambda n, d: jnp.where(jnp.arange(ROWS).reshape(-1, *[1] * (d.ndim - 1)) == n, d, 0)
     alone = jax.lax.map(lambda n: oracle(jax.tree.map(lambda d: row(n, d), dy))["grads"], jnp.arange(ROWS))

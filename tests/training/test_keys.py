@@ -25,7 +25,7 @@ from jaxbp.data import (
     Tokens,
 )
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
-from jaxbp.models import CNN, GPT, GPT2, MLP, RNN, TDNN, LayerModel, ResNet
+from jaxbp.models import CNN, GPT, GPT2, MLP, RNN, TDNN, LayerModel, ResNet, TransformerEncoder, ViT
 from jaxbp.training.loop import train
 from jaxbp.training.run import fingerprint
 from tests.support.runs import weights
@@ -77,6 +77,18 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.sample_every": "only runs on text have samples; tests/training/test_samples.py",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
+TRANSFORMER = {
+    "outputs": 4,
+    "width": 64,
+    "depth": 2,
+    "heads": 2,
+    "context": 64,
+    "positions": "rotary",
+    "norm": "after",
+    "gelu": "tanh",
+    "dropout": 0.2,
+    "keep": "inverse",
+}
 MODELS = {  # model: its keys' other values, each of which must change a layer
     LayerModel("Dense(3)"): {"layer": "Dense(4)"},
     MLP(outputs=3, hidden=(8,), dropout=0.1): {
@@ -115,17 +127,10 @@ MODELS = {  # model: its keys' other values, each of which must change a layer
         "dropout": 0.5,
         "wh_init": "glorot_normal",
     },
-    GPT(outputs=3, dropout=0.1): {
-        "outputs": 4,
-        "width": 64,
-        "depth": 2,
-        "heads": 2,
-        "context": 64,
-        "positions": "rotary",
-        "dropout": 0.2,
-        "keep": "sqrt",
-    },
+    GPT(outputs=3, dropout=0.1): TRANSFORMER | {"head": "tied"},
     GPT2(): {"outputs": 50304, "width": 1536, "depth": 2, "heads": 6, "context": 64, "dropout": 0.2},
+    TransformerEncoder(outputs=3, dropout=0.1): TRANSFORMER | {"classes": 5, "pooling": "token"},
+    ViT(outputs=3, dropout=0.1): TRANSFORMER | {"pooling": "token", "patch": 2},
     TDNN(outputs=3): {"outputs": 4, "taps": 3, "hidden": (9,), "activation": "relu"},
 }
 DATA = {  # data set: its keys' other values, each of which must change a part or its batches

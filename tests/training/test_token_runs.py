@@ -10,6 +10,7 @@ from math import log
 import numpy as np
 import pytest
 
+from jaxbp.commands import evaluate
 from jaxbp.config import Config, Run, to_json
 from jaxbp.data import Splits, Tokens
 from jaxbp.data.tokenize import tokenize
@@ -60,8 +61,18 @@ def test_resumed_in_every_place_gives_the_same_bytes(folder, tmp_path, monkeypat
             train(config(folder), tmp_path / "parts")
         except Ended:
             assert gap < 10
+    scores = evaluated(tmp_path / "parts")
+    assert scores["test"] == pytest.approx(
+        {key: whole[f"test_{key}"] for key in ("loss", "accuracy", "bits_per_byte")} | {"examples": 10 * 16}
+    )
+    assert scores["train"]["accuracy"] == pytest.approx(whole["train_accuracy"])
     assert (tmp_path / "parts/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def evaluated(folder):
+    assert evaluate.main([str(folder)]) == 0
+    return json.loads((folder / "scores.json").read_text())
 
 
 @pytest.mark.slow
