@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxbp.commands import cli
 from jaxbp.data import Dataset, Splits
+from jaxbp.data.outside import located
 from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
@@ -30,7 +31,7 @@ from jaxbp.training.report.curves import as_text
 from jaxbp.training.report.language import bits_per_byte
 from jaxbp.training.report.scores import Classification, Regression, draw, measure
 from jaxbp.training.run import Trained, fingerprint, load
-from jaxbp.typed import Typed
+from jaxbp.typed import Count, Typed
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class Options(Typed):
     Args:
         run: the run folder
         code: run the code that the run has kept, where its config needs classes of your own
+        step: that of an older checkpoint; None: the newest
     """
 
     run: str = "runs/digits_mlp"
     code: bool = False
+    step: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
@@ -52,8 +55,8 @@ def main(words: Sequence[str]) -> int:
     for word in overrides:
         if not word.startswith("--config.data."):
             raise InputError(f"{word} cannot change here: the run's own config holds, apart from --config.data.*")
-    folder = Path(options.run)
-    run = load(folder, options.code)
+    folder = located(options.run)
+    run = load(folder, options.code, options.step)
     keep_programs(run.config)
     splits = cli.override(run.config, overrides, options).data.load()
     check_data(run, splits)
@@ -74,10 +77,9 @@ def main(words: Sequence[str]) -> int:
         items, loss, scores = scored(run, part, y, splits.classes)
         lines.append(f"{name:10s} {items:6d} examples  loss {as_text(loss)}  {scores}")
         report[name] = {"examples": items, "loss": loss} | asdict(scores)
-        if name == "test":
-            draw_test(folder, run, splits, y, scores)
+    print(*lines, sep="\n", flush=True)  # before anything is written, for a folder that takes nothing
+    draw_test(folder, run, splits, y, scores)
     write_json(folder / "scores.json", report)
-    print(*lines, sep="\n")
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxbp.commands import cli
+from jaxbp.data.outside import located
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
 from jaxbp.programs import keep_programs
@@ -34,22 +35,24 @@ class Options(Typed):
         top_p: only the likeliest are drawn that together have this probability; None: all
         seed: of the draws
         code: run the code that the run has kept, where its config needs classes of your own
+        step: that of an older checkpoint; None: the newest
     """
 
     run: str = "runs/charlm"
     prompt: str = "\n"
-    length: Count = 1000
+    length: Annotated[int, Range(1, 10**7)] = 1000
     temperature: NotNegative = 0.8
     top_k: Count | None = None
     top_p: Annotated[float, Range(0, 1, "(]")] | None = None
     seed: Seed = 0
     code: bool = False
+    step: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
     """Draws the text that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    run = load(options.run, options.code)
+    run = load(located(options.run), options.code, options.step)
     keep_programs(run.config)
     vocabulary = text_of(run.model, run.preparation, run.classes)
     if vocabulary is None:

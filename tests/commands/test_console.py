@@ -358,7 +358,7 @@ def test_output_onto_a_full_disk(tmp_path):
         process = in_process("", stdout=full)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert err == "error: [Errno 28] No space left on device\n"
+    assert err == "error: standard output: No space left on device\n"
 
 
 @pytest.mark.slow

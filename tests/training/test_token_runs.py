@@ -124,7 +124,7 @@ def test_three_gigabytes_of_tokens_train_in_one_of_memory(tmp_path):
         for place in range(0, size, 10 * 2**20):
             file.seek(place)
             np.random.default_rng(place).integers(0, 1000, 2**19).astype("<u2").tofile(file)
-    data = Tokens(str(tmp_path / "train.bin"), length=256, vocabulary=1000, windows=2000)
+    data = Tokens(str(tmp_path / "train.bin"), length=256, vocabulary=1000, windows=500)
     model = GPT(outputs=1000, width=64, depth=2, heads=2, context=256)
     run = Run(epochs=3, batch_size=16, steps_per_call=20, checkpoint_seconds=0.0)
     (tmp_path / "config.json").write_text(json.dumps(to_json(Config(data, model, SoftmaxCrossEntropy(), AdamW(), run))))
