@@ -8,7 +8,7 @@ import pytest
 from jaxbp.commands.check import check_config
 from jaxbp.config import load
 from jaxbp.data import Csv, Mnist, Text
-from jaxbp.models import GPT
+from jaxbp.models.transformer import Transformer
 from tests.support.paths import ROOT
 
 FILES = sorted(ROOT.glob("configs/*.py"))
@@ -43,8 +43,8 @@ def test_the_gradient_of_every_experiment_is_right(path, small_files):
         pytest.skip(SKIPPED[path.stem])
     config = load(path)
     data = replace(config.data, **small_files.get(type(config.data), {}))
-    if isinstance(config.model, GPT):  # as deep as it needs to be
-        config = replace(config, model=replace(config.model, width=16, depth=2))
+    if isinstance(config.model, Transformer):  # as deep as it needs to be
+        config = replace(config, model=replace(config.model, width=20, depth=2))
     if isinstance(data, Text):
         data = replace(data, size=50_000, length=16)
     report = check_config(replace(config, data=data))
