@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxbp.commands import cli
+from jaxbp.data.outside import located
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
 from jaxbp.programs import keep_programs
 from jaxbp.training.run import load
 from jaxbp.training.sample import sample, text_of
 from jaxbp.typed import Count, NotNegative, Range, Seed, Typed
+
+LONGEST = 10_000_000  # characters or tokens of a sample, which is held in memory
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Options(Typed):
         top_p: only the likeliest are drawn that together have this probability; None: all
         seed: of the draws
         code: run the code that the run has kept, where its config needs classes of your own
+        step: that of an older checkpoint; None: the newest
     """
 
     run: str = "runs/charlm"
@@ -44,12 +48,15 @@ class Options(Typed):
     top_p: Annotated[float, Range(0, 1, "(]")] | None = None
     seed: Seed = 0
     code: bool = False
+    step: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
     """Draws the text that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    run = load(options.run, options.code)
+    if options.length > LONGEST:
+        raise InputError(f"--length must be at most {LONGEST:,}, got {options.length}")
+    run = load(located(options.run), options.code, options.step)
     keep_programs(run.config)
     vocabulary = text_of(run.model, run.preparation, run.classes)
     if vocabulary is None:

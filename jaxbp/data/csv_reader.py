@@ -6,22 +6,23 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from jaxbp.data.cells import is_missing, is_text, number, parsed
-from jaxbp.data.outside import Allowance, reading
+from jaxbp.data.outside import CELL, Allowance, reading
 from jaxbp.data.raw_table import RawTable, check_names
 from jaxbp.errors import InputError
 
 DELIMITERS = (",", ";", "\t", "|", " ")
 SAMPLE = 50  # rows that tell the delimiter
 ROW = 200  # bytes of memory that a row takes beside its cells
-CELL = 120  # that a cell takes beside its characters: as text, in its row and column, as a number
-SHORT_CELL = 24  # that a character takes where cells are as short as can be
+LONGEST = 2**26  # characters of a line
+WIDEST = 1_000_000  # columns
+SHORT_CELL = 24  # bytes of memory that a character takes where cells are as short as can be
 HasNames = Callable[[Sequence[str], Sequence[Sequence[str]]], bool]  # (first row, columns below it) -> is it names
 
 
@@ -38,6 +39,8 @@ def read_csv(path: str | Path, delimiter: str, has_names: HasNames, allowance: A
     for line, cells in read_rows(path, delimiter, allowance):
         size = ROW + CELL * len(cells) + sum(map(len, cells))
         allowance.take(path, size, f"the cells to line {line} are many")
+        if len(cells) > WIDEST:
+            raise InputError(f"{path}, line {line}: has {len(cells):,} columns, and a table has at most {WIDEST:,}")
         lines.append(line)
         rows.append([cell.strip() for cell in cells])
     if rows and len(rows[0]) == 1 and (better := best_delimiter(path, allowance)):
@@ -66,9 +69,14 @@ def read_rows(path: str | Path, delimiter: str, allowance: Allowance) -> Iterato
         yield from ((reader.line_num, cells) for cells in reader if cells)
 
 
-def _lines(path: str | Path, lines: Iterable[str], allowance: Allowance) -> Iterator[str]:
-    """The lines. Raises InputError for one whose cells could take more memory than is allowed."""
-    for i, line in enumerate(lines, 1):
+def _lines(path: str | Path, lines: io.TextIOWrapper, allowance: Allowance) -> Iterator[str]:
+    """The lines. Raises InputError for one that is too long, and for one whose cells could take too much memory."""
+    for i in count(1):
+        line = lines.readline(LONGEST + 1)
+        if not line:
+            return
+        if len(line) > LONGEST:
+            raise InputError(f"{path}: line {i} has more than {LONGEST:,} characters, and no table's line is so long")
         allowance.check(path, SHORT_CELL * len(line), f"line {i} has {len(line):,} characters")
         yield line
 

@@ -14,7 +14,8 @@ from jaxbp.data.checks import unreadable
 from jaxbp.errors import InputError
 from jaxbp.machine import memory
 
-PREPARED = 16  # bytes that a value takes beside its own while it is split, scaled and cast to float32
+CELL = 144  # bytes that a cell of a table takes beside its own: in its row and column, as text, as a number
+PREPARED = 24  # bytes that a value takes beside its own while it is split, scaled and cast to float32
 
 
 class Allowance:

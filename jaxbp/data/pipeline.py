@@ -92,7 +92,7 @@ class Splits:
             part = getattr(self, name)
             if part is not None:
                 check(f"{name} part", part, self.classes)
-                if not part.counting().any():
+                if not any(row.any() for row in part.counting()):  # looks no further than the first that counts
                     raise InputError(f"{name} part: its mask is 0 everywhere, and one time step must count at least")
                 self._check_shape(name, part)
 
@@ -117,7 +117,7 @@ def check(where: str, part: Dataset, classes: tuple[str, ...] | None) -> None:
     if len(part) == 0:
         raise InputError(f"{where}: holds no examples, and needs at least one")
     for name, values in (("x", part.x), ("y", part.y)):
-        if values.size == 0:
+        if 0 in values.shape[1:]:
             raise InputError(f"{where}: a row of {name} has shape {values.shape[1:]}, which holds no values")
         if values.dtype.kind == "f":
             check_finite(f"{where}: {name}", values)

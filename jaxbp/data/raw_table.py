@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbp.data.outside import Allowance, reading
+from jaxbp.data.outside import CELL, Allowance, reading
 from jaxbp.errors import InputError, unknown
 
 GIVEN = "the rows"  # what messages call rows that come from no file
-CELL = 48  # bytes of memory that a cell of a Parquet file takes beside its own: in the frame, as a number
 BATCH = 4096  # rows that are decoded at once
 
 

@@ -26,6 +26,10 @@ class Rows(Protocol):
     def __len__(self) -> int:
         """N."""
 
+    @property
+    def size(self) -> int:
+        """Numbers in all rows."""
+
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
         """These rows, in memory."""
 
@@ -37,7 +41,7 @@ class Rows(Protocol):
 class Stream(Dataset):
     """The rows `x` and `y`, of which `epoch` make an epoch of a run; the next epoch goes on where one ends.
 
-    A pass takes every row once, in an order of its own. mask: zero strides, so that it takes no memory.
+    A pass takes every row once, in an order of its own. Every time step counts.
     """
 
     x: Any  # Rows
@@ -46,6 +50,13 @@ class Stream(Dataset):
 
     def __len__(self) -> int:
         return self.epoch
+
+    def take(self, rows: np.ndarray | slice) -> Dataset:
+        x = self.x[rows]
+        return Dataset(x, self.y[rows], np.ones(x.shape, np.float32))
+
+    def counting(self) -> np.ndarray:
+        return np.broadcast_to(np.float32(1), self.x.shape)  # which takes no memory
 
     def rows(self, places: np.ndarray, seed: int, shuffle: bool) -> np.ndarray:
         """Row numbers [...] int64 at these places of the run's stream of rows; int64 [...], in file order if not

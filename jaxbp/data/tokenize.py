@@ -67,8 +67,11 @@ def tokenize(
     if not any(path.stat().st_size for path in paths):
         raise InputError("the text is empty")
     if vocabulary is None:
-        characters = "".join(sorted({character for path in paths for text in blocks(path) for character in text}))
-        vocabulary = Vocabulary("characters", len(characters), characters)
+        characters: set[str] = set()
+        for path in paths:
+            for text in blocks(path):
+                characters.update(text)
+        vocabulary = Vocabulary("characters", len(characters), "".join(sorted(characters)))
     vocabulary = vocabulary.padded(-(-vocabulary.used // multiple) * multiple)
     form = cut.form_for(vocabulary.size)
     last = end_id(vocabulary, end)

@@ -65,7 +65,7 @@ class Tokens(DataConfig):
         for name, part in (("training", every), ("test", test)):
             if not len(part):
                 raise InputError(f"{self.path or 'the text'} has no window of length={self.length} in its {name} part")
-        train = Stream(every, every.moved(), ones(every), epoch=self.windows or len(every))
+        train = Stream(every, every.moved(), epoch=self.windows or len(every))
         return Splits(
             train,
             None,
@@ -135,6 +135,11 @@ class Windows:
         return len(self), self.length
 
     @property
+    def size(self) -> int:
+        """Ids in all windows."""
+        return len(self) * self.length
+
+    @property
     def dtype(self) -> np.dtype:
         """int32."""
         return np.dtype(np.int32)
@@ -164,11 +169,6 @@ class Windows:
         yield str((self.first, self.last, self.length, self.ids, self.shift)).encode()
         for file in self.files:
             yield from file.pieces()
-
-
-def ones(windows: Windows) -> np.ndarray:
-    """A mask of ones for windows that takes no memory."""
-    return np.broadcast_to(np.float32(1), windows.shape)
 
 
 def spaced(windows: Windows, count: int) -> Dataset:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,10 @@ from jaxbp.layers.recurrent import mask_or_normal
 from jaxbp.ops import scaled_dot_product as operation
 from jaxbp.ops.chunked_attention import Chunked
 from jaxbp.ops.rotations import turned
-from jaxbp.ops.scaled_dot_product import Stored
-from jaxbp.ops.weighting import Weighting, positions
+from jaxbp.ops.scaled_dot_product import Kernel, Stored
+from jaxbp.ops.weighting import Form, Weighting, positions
 
-FORMS = ("auto", "stored", "chunked")
+FORMS = get_args(Form)
 
 
 @partial(register, data_fields=["position", "valid"], meta_fields=[])
@@ -53,7 +53,7 @@ class Kept:
 
     x: PyTree  # as it came
     o: jax.Array  # [N, T, H D]
-    operation: Stored | Chunked
+    operation: Stored | Chunked | Kernel
     carried: Carried | None
 
 
@@ -88,7 +88,7 @@ class Attention(Layer):
     rotary: float | None = None
     bias: bool = True
     w_init: str | Initializer = "lecun_normal"
-    form: Literal["auto", "stored", "chunked"] = "auto"
+    form: Form = "auto"
     block: int = 256
     carry: int = 0
     cross: bool = False

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762), forward and backward, in two forms.
+"""Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762), forward and backward, in two forms of our own.
 
 With queries q_t, keys k_s, values v_s, a soft cap (Gemma 2, arXiv 2408.00118), an additive bias b, a mask (z = -inf)
 and dropout m of the weights:
@@ -16,6 +16,7 @@ stored   keeps e_ts = exp(z_ts - max_s z_ts) [N, K, G, T, S] and divides o_t, an
 chunked  keeps L and o (Dao et al. 2022, arXiv 2205.14135). Both ways it is one loop over the blocks of queries and keys
          that meet at all. p of one block exists at a time and is made again on the way back: five products, memory
          linear in T.
+kernel   JAX's own on GPU (cuDNN), forward and backward; keeps q, k, v and runs the forward again on the way back.
 
 Query heads k, g share the key head k: H = K G (Ainslie et al. 2023, arXiv 2305.13245); the sum over g lies in the
 einsum. A query without any key gives zeros and gets no gradient. Softmax is computed in at least float32.
@@ -88,6 +89,14 @@ def stored_backward(weighting: Weighting, cache: Stored, do: jax.Array, bias: ja
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), db
 
 
+class Kernel(NamedTuple):
+    """What the kernel's form keeps, batch first."""
+
+    q: jax.Array  # [N, T, H, D]
+    k: jax.Array  # [N, S, K, D]
+    v: jax.Array
+
+
 def forward(
     weighting: Weighting,
     q: jax.Array,
@@ -97,8 +106,10 @@ def forward(
     seeds: jax.Array | None = None,
     bias: jax.Array | None = None,
     start: jax.Array | None = None,
-) -> tuple[jax.Array, Stored | Chunked]:
+) -> tuple[jax.Array, Stored | Chunked | Kernel]:
     """The arguments of `attention` -> (o [N, T, H, D], cache)."""
+    if weighting.takes_kernel(q, valid, seeds, bias, start):
+        return weighting.kernel(q, k, v), Kernel(q, k, v)
     run = chunked_forward if weighting.is_chunked(q.shape[1], k.shape[1]) else stored_forward
     k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
     o, cache = run(weighting, grouped(q, k.shape[1]), k, v, valid, seeds, bias, start)
@@ -107,12 +118,15 @@ def forward(
 
 def backward(
     weighting: Weighting,
-    cache: Stored | Chunked,
+    cache: Stored | Chunked | Kernel,
     do: jax.Array,
     bias: jax.Array | None = None,
     start: jax.Array | None = None,
 ) -> Gradients:
     """do [N, T, H, D], bias and start as in forward -> the gradients, like q, k, v and bias."""
+    if isinstance(cache, Kernel):
+        dq, dk, dv = jax.vjp(weighting.kernel, *cache)[1](do)
+        return dq, dk, dv, None
     do = grouped(do, cache.k.shape[1])
     if isinstance(cache, Chunked):
         dq, dk, dv, db = chunked_backward(weighting, cache, do, bias, start)

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.core import wide
+from jaxbp.errors import InputError
 from jaxbp.ops.score_bias import entries
 
+Form = Literal["auto", "stored", "chunked", "kernel"]
 CHUNKED_FROM = 512**2  # scores of a head, from which on the chunked form is faster, and far leaner
 
 
@@ -24,19 +26,39 @@ class Weighting:
 
     causal: keys up to the query's own position. window: with causal the last `window` keys, else those nearer than
     `window` on both sides. soft_cap: bound of the scores' magnitude, before the bias. dropout: fraction of the weights
-    dropped. form: "auto" takes the chunked form for long sequences. block: positions in a block of that form.
+    dropped. form: "auto" takes the chunked form for long sequences, and JAX's own kernel where it is fast and applies;
+    "kernel" takes that one everywhere. block: positions in a block of the chunked form.
     """
 
     causal: bool = False
     window: int | None = None
     soft_cap: float | None = None
     dropout: float = 0.0
-    form: Literal["auto", "stored", "chunked"] = "auto"
+    form: Form = "auto"
     block: int = 256
 
     def is_chunked(self, queries: int, keys: int) -> bool:
         """Whether the chunked form is taken."""
         return queries * keys >= CHUNKED_FROM if self.form == "auto" else self.form == "chunked"
+
+    def takes_kernel(self, q: jax.Array, *others: jax.Array | None) -> bool:
+        """Whether JAX's own kernel is taken: by default on GPU in half precision, where it can do what is asked."""
+        applies = self.soft_cap is None and (self.window is None or self.causal) and all(a is None for a in others)
+        if self.form == "kernel" and not applies:
+            raise InputError("attention's form 'kernel' takes no soft cap, bias, mask, dropout or two-sided window")
+        fast = jax.default_backend() == "gpu" and q.dtype.itemsize == 2 and q.shape[-1] in range(8, 129, 8)
+        return self.form == "kernel" or (self.form == "auto" and applies and fast)
+
+    def kernel(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        """JAX's own attention: cuDNN's on GPU. q [N, T, H, D], k and v [N, S, K, D] -> o like q."""
+        return jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            is_causal=self.causal,
+            local_window_size=None if self.window is None else (self.window - 1, 0),
+            implementation="cudnn" if jax.default_backend() == "gpu" else "xla",
+        )
 
     def sees(self, t: jax.Array, s: jax.Array) -> jax.Array | None:
         """[T, S]: whether the query at each position t [T] sees the key at each position s [S]; None: all see all."""
@@ -94,8 +116,16 @@ class Weighting:
 
 
 def product(letters: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """einsum with sums in at least float32."""
-    return jnp.einsum(letters, a, b, preferred_element_type=wide(a[:0]).dtype)
+    """einsum with sums in at least float32. Its axes g and t, side by side in `a`, are one: XLA would copy for two."""
+    arguments, out = letters.split("->")
+    a_letters, b_letters = arguments.split(",")
+    sizes = dict(zip(a_letters, a.shape, strict=True))
+    joined = [
+        x.reshape([-1 if m == "t" else n for m, n in zip(x_letters, x.shape, strict=True) if m != "g"])
+        for x, x_letters in ((a, a_letters), (b, b_letters))
+    ]
+    y = jnp.einsum(letters.replace("g", ""), *joined, preferred_element_type=wide(a[:0]).dtype)
+    return y.reshape([*y.shape[:2], sizes["g"], sizes["t"], *y.shape[3:]]) if "g" in out else y
 
 
 def scale(q: jax.Array) -> float:

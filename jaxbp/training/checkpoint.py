@@ -11,12 +11,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -24,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.core import PyTree
+from jaxbp.files import naming, sync_folder
 from jaxbp.training.lock import PATIENCE, alone
 
 
@@ -55,8 +59,9 @@ class Checkpoints:
         reached("begun")
         save_arrays(aside / "arrays", tree)
         reached("arrays")
-        (aside / "facts.json").write_text(json.dumps(facts | {"run": self.runs[0], "step": step}))
-        write_manifest(aside)
+        with naming(aside):
+            (aside / "facts.json").write_text(json.dumps(facts | {"run": self.runs[0], "step": step}))
+            write_manifest(aside)
         problem = verify(aside)
         if problem or not same_bits(load_arrays(aside / "arrays", tree), tree):
             raise OSError(
@@ -65,7 +70,7 @@ class Checkpoints:
         reached("manifest")
         self._make_room(final)
         aside.rename(final)
-        sync(self.folder)
+        sync_folder(self.folder)
         reached("renamed")
         self._prune(step)
 
@@ -196,21 +201,50 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def save_arrays(path: Path, tree: PyTree) -> None:
-    """A tree of arrays, random keys among them, by orbax."""
-    import orbax.checkpoint as ocp
-
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), plain(tree))
+    """A tree of arrays, random keys among them, by orbax. Raises OSError, which names `path`, where it cannot write."""
+    with checkpointer_of(path, "written") as (checkpointer, plainly):
+        checkpointer.save(plainly, plain(tree))
 
 
 def load_arrays(path: Path, like: PyTree) -> PyTree:
     """The tree that save_arrays wrote, with the structure, shapes and dtypes of `like` (arrays or their specs)."""
+    abstract = jax.eval_shape(plain, like)
+    with checkpointer_of(path, "read") as (checkpointer, plainly):
+        stored = checkpointer.restore(plainly, jax.tree.map(on_device, abstract))
+    return jax.tree.map(lambda leaf, like: jax.random.wrap_key_data(leaf) if is_key(like) else leaf, stored, like)
+
+
+@contextmanager
+def checkpointer_of(path: Path, done: str) -> Iterator[tuple[Any, Path]]:
+    """orbax's checkpointer and its name for `path`. An error of the system names `path`, which cannot be `done`."""
     import orbax.checkpoint as ocp
 
-    abstract = jax.eval_shape(plain, like)
-    with ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.restore(path.absolute(), jax.tree.map(on_device, abstract))
-    return jax.tree.map(lambda leaf, like: jax.random.wrap_key_data(leaf) if is_key(like) else leaf, stored, like)
+    logging.getLogger("absl").addFilter(is_not_of_orbax)
+    try:
+        with naming(path, done), plainly_named(path.absolute()) as plainly, ocp.StandardCheckpointer() as checkpointer:
+            yield checkpointer, plainly
+    except (ValueError, RuntimeError) as error:  # TensorStore's; it has the system's error number in its text
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), f"cannot be {done}: {os.strerror(int(number[1]))}", str(path)) from error
+
+
+def is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a line of a log is shown: of an error that it also raises, orbax logs hundreds, from several threads."""
+    return "orbax" not in record.pathname
+
+
+@contextmanager
+def plainly_named(path: Path) -> Iterator[Path]:
+    """`path`, or a link to it where orbax would take its signs for a pattern, or refuse what is not Unicode."""
+    if str(path).isprintable() and not re.search(r"[*?\[\]\\]", str(path)):
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path.parent)
+        yield link / path.name
 
 
 def plain(tree: PyTree) -> PyTree:
@@ -242,16 +276,7 @@ def write_manifest(folder: Path) -> None:
         manifest.flush()
         os.fsync(manifest.fileno())
     for path in [*folder.rglob("*/"), folder]:
-        sync(path)
-
-
-def sync(folder: Path) -> None:
-    """Flushes the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(path)
 
 
 def verify(folder: Path) -> str | None:

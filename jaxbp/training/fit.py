@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from jaxbp.config import Config, Run
 from jaxbp.core import Batch, Context, Layer, PyTree, leaf_layers, output_spec
 from jaxbp.data import Splits
+from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
+from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
 from jaxbp.machine import device_memory
 from jaxbp.optim import FirstOrder
@@ -74,7 +76,7 @@ def check_size(run: Run, params: PyTree, splits: Splits) -> None:
             "memory: lower the sizes of its layers"
         )
     epochs = min(run.evaluate_every, run.epochs)
-    order = ORDER * epochs * len(splits.train)
+    order = 0 if isinstance(splits.train, Stream) else ORDER * epochs * len(splits.train)
     if order > memory:
         raise InputError(
             f"run.evaluate_every={run.evaluate_every}: the order of the examples of {epochs:,} epochs takes {order:,} "
@@ -90,7 +92,7 @@ def check_data(run: Trained, splits: Splits) -> None:
     batch = batch_specs(splits, 1)
 
     def outputs(params: PyTree, state: PyTree, x: PyTree) -> PyTree:
-        return run.model.forward(params, x, Context.evaluation(state))[0]
+        return with_carry(run.model, 0).forward(params, x, Context.evaluation(state))[0]
 
     y = jax.eval_shape(outputs, run.params, run.state, batch["x"])
     check_outputs(run.config.loss, y.shape[-1], len(splits.classes or ()))

@@ -25,7 +25,7 @@ from jaxbp.config import Config, from_json, to_json
 from jaxbp.core import PyTree
 from jaxbp.data.preparation import Preparation
 from jaxbp.errors import InputError
-from jaxbp.files import as_json
+from jaxbp.files import as_json, refuse_address
 from jaxbp.machine import machine, provenance
 from jaxbp.training import own_code
 from jaxbp.training.checkpoint import Checkpoints, Damaged, digest, load_arrays, read_json, set_aside
@@ -33,6 +33,7 @@ from jaxbp.training.fold import Fold  # noqa: F401  JSON names it
 from jaxbp.training.identity import FILE, FILES, OLD, Identity, owner
 from jaxbp.training.lock import locked, reading
 from jaxbp.training.logs import METRICS, TIMING, cut, lost_rows, overwrite, written
+from jaxbp.training.settings import check_random_keys
 
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
@@ -58,6 +59,9 @@ class RunFolder:
     """The files of one run."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        refuse_address(self.path)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -89,12 +93,12 @@ class RunFolder:
     def _known(self) -> Identity:
         """The owner. Raises InputError where there is no run in the folder."""
         identity = self.owner()
-        if identity is None or identity.clearing:
+        if identity is None:
             folds = sorted(self.path.glob("fold_*/config.json"))
             hint = f"; the runs of its folds are {folds[0].parent} and so on" if folds else ""
-            if identity:
-                hint = ": a start-over was cut off, and the training command goes on with it"
             raise InputError(f"{self.path} is not a run folder: it has no config.json{hint}")
+        if identity.clearing:
+            raise InputError(f"{self.path} holds no run: --fresh was cut off there, and the training command goes on")
         return identity
 
     def stored(self) -> dict[str, Any]:
@@ -120,12 +124,13 @@ class RunFolder:
             raise InputError(f"{file}: {error}; no checkpoint has a copy ({OVER})") from None
         return data
 
-    def config(self, code: bool = False) -> Config:
+    def config(self, code: bool = False, facts: dict[str, Any] | None = None) -> Config:
         """The resolved config of the run; with `code` after the files in code/ were run, which define its classes.
 
-        Raises InputError where the folder holds none, or one of classes that are not those of this process.
+        facts: those of the checkpoint that is meant; None: the newest. Raises InputError where the folder holds no
+        config, or one of classes that are not those of this process.
         """
-        data = self.stored()
+        data = dict(facts["config"]) if facts and "config" in facts else self.stored()
         kept = data.pop("code", {})
         if code:
             own_code.run_kept(self.path / "code", kept)
@@ -175,10 +180,12 @@ class RunFolder:
         for path in [self.path / name for name in names]:
             if path.is_symlink() or path.is_file():
                 path.unlink()
+        for path in (self.path / "samples").glob("[0-9]" * 10 + ".txt"):
+            path.unlink()
         for folder in ("failure", "code/__pycache__"):
             if (self.path / folder).is_dir():
                 shutil.rmtree(self.path / folder)
-        for folder in ("code", "checkpoints"):
+        for folder in ("code", "checkpoints", "samples"):
             with contextlib.suppress(OSError):  # it is not there, or holds what is not the run's
                 (self.path / folder).rmdir()
         replace(identity, clearing=(), files={}).write(self.path)
@@ -222,6 +229,7 @@ class RunFolder:
             before = () if problem or name not in identity.files else (digest(file),)
             files[name] = tuple(dict.fromkeys((*before, hashlib.sha256(content).hexdigest())))
         identity = replace(identity, files=files, source="file")
+        self.path.mkdir(parents=True, exist_ok=True)
         identity.write(self.path)
         for name, content in contents.items():
             (self.path / name).parent.mkdir(exist_ok=True)
@@ -278,6 +286,7 @@ class RunFolder:
                 raise InputError(f"the data differ from those that the run in {self.path} was made with")
             if changes := differences(facts["machine"], machine()):
                 print(f"not bit-exact with the run so far, another machine or version: {'; '.join(changes.values())}")
+            check_random_keys(facts["machine"])
             arrays = load_arrays(folder / "arrays", like)
             for newer, text in refused.items():
                 print(f"checkpoint {newer.name} is skipped: {text}", flush=True)

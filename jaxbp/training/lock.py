@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from jaxbp.errors import InputError
+from jaxbp.files import naming
 
 NAME = ".lock"  # in the folder, while a process trains there
 PATIENCE = 10.0  # seconds to wait for a reader, or for a writer
@@ -37,11 +38,15 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{folder} cannot be the folder of a run: {error.strerror}") from error
     try:
+        with naming(folder / NAME):
+            _sign(descriptor)
         yield
     finally:
-        with suppress(OSError):
-            (folder / NAME).unlink()
-        os.close(descriptor)
+        try:
+            with suppress(OSError):
+                (folder / NAME).unlink()
+        finally:
+            os.close(descriptor)
         with suppress(OSError):
             for path in missing:
                 path.rmdir()
@@ -58,10 +63,9 @@ def _lock_file(folder: Path) -> int:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    _sign(descriptor)
-                    return descriptor
+            same = os.path.samestat(os.fstat(descriptor), path.stat())
+        except FileNotFoundError:
+            same = False
         except OSError as error:
             os.close(descriptor)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -69,6 +73,11 @@ def _lock_file(folder: Path) -> int:
             if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
                 raise OSError(error.errno, f"its file system has no locks ({error.strerror})") from error
             raise
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if same:
+            return descriptor
         os.close(descriptor)
 
 

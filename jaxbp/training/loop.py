@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
+from jaxbp.files import append_line
 from jaxbp.machine import header, machine
 from jaxbp.training import failure
 from jaxbp.training.evaluate import Evaluation, make_evaluation
@@ -32,7 +34,7 @@ from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_nor
 from jaxbp.training.report.language import Pace, bits_per_byte
 from jaxbp.training.run import checkpointed, fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
-from jaxbp.training.signals import leave, signals
+from jaxbp.training.signals import Cause, Interrupted, leave, say, signals
 from jaxbp.training.step import (
     Feed,
     Program,
@@ -40,10 +42,14 @@ from jaxbp.training.step import (
     Sums,
     accumulated,
     initial_state,
+    is_finite,
     make_program,
     make_step,
     prepared,
 )
+
+YOUNG = 60.0  # seconds: the first minute of a process, in which less work may be lost
+EARLY = 10.0  # seconds between checkpoints in it
 
 
 def reached(point: str) -> None:
@@ -51,7 +57,7 @@ def reached(point: str) -> None:
 
 
 class NotFinite(FloatingPointError):
-    """A loss or gradient was not finite. The weights were not touched, and the run folder can replay the step."""
+    """A loss, gradient, weight or metric was not finite. Nothing that is not finite was kept."""
 
 
 @dataclass
@@ -72,6 +78,7 @@ class Session:
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
+    begun: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -86,10 +93,11 @@ class Session:
         """Examples in a step."""
         return self.config.run.batch_size or len(self.splits.train)
 
-    def save(self, state: State) -> None:
-        """Writes a checkpoint."""
+    def save(self, state: State, ended: bool = False) -> None:
+        """Writes a checkpoint; `ended` says that nothing is done after it."""
         spec = batch_spec(self.splits, self.batch_size)
         facts = self.facts | {
+            "at_risk": 0.0 if ended else self.interval(),
             "data": self.data,
             "machine": machine(),
             "input": [list(spec.shape), str(spec.dtype)],
@@ -99,9 +107,14 @@ class Session:
         self.folder.save(self.records, int(state.step), tree, facts, self.config.run.keep_checkpoints)
         self.saved = time.monotonic()
 
+    def interval(self) -> float:
+        """Seconds between two checkpoints: fewer in a process's first minute."""
+        seconds = self.config.run.checkpoint_seconds
+        return min(EARLY, seconds) if time.monotonic() - self.begun < YOUNG else seconds
+
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        return time.monotonic() - self.saved >= self.config.run.checkpoint_seconds
+        return time.monotonic() - self.saved >= self.interval()
 
 
 def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits | None = None) -> Row:
@@ -110,15 +123,16 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
     No other process trains there meanwhile: it gets an InputError at once.
 
     A run that is killed at any instant and started again ends with the same bytes: parameters and metrics. splits: the
-    config's data, where they are loaded already. Raises InputError before it writes anything, NotFinite for a loss or
-    gradient that is not finite, and Interrupted after SIGTERM or Ctrl-C.
+    config's data, where they are loaded already. Raises InputError before it writes anything, NotFinite for a loss,
+    gradient, weight or metric that is not finite, Interrupted after SIGTERM, SIGHUP or Ctrl-C, and OSError for a file
+    that cannot be written, or an output that cannot be, once the run is saved.
     """
     if not isinstance(config, Config):
         raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
     folder = RunFolder(Path(path))
     with folder.locked():
         folder.owner()  # refused before anything compiles
-        session, state = new_session(config, splits or config.data.load(), folder)
+        session, state = new_session(config, splits or config.load_data(), folder)
         if fresh:
             folder.start_over()
         else:
@@ -128,9 +142,12 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
         try:
             with signals() as caught:
                 all_rounds(session, state, caught)
-        finally:
-            rows = curves.read_metrics(folder.metrics)
-            draw(session, rows)
+        except (Interrupted, NotFinite):
+            with suppress(OSError):  # what ended the run counts
+                draw(session, curves.read_metrics(folder.metrics))
+            raise
+        rows = curves.read_metrics(folder.metrics)
+        draw(session, rows)
     if config.run.patience is None:
         return rows[-1]
     best = min(rows, key=lambda row: row["validation_loss"])
@@ -173,10 +190,14 @@ def resumed(session: Session, state: State) -> State:
     """The state of the run in the folder, or `state` where there is none; writes what describes the run."""
     config = session.config
     folder = session.folder
+    killed = folder.metrics.is_file()  # a process before this one made steps
     checkpoint = folder.resume(checkpointed(state, config), session.data)
     if checkpoint is None:
         session.records = folder.write(config, session.splits.preparation, None)
         print(header(state.params), flush=True)
+        if killed:
+            again = lost("before it", session.interval())
+            print(f"begun again: an earlier start ended before its first checkpoint{again}", flush=True)
         return state
     arrays, facts = checkpoint
     state = arrays["state"]
@@ -188,8 +209,14 @@ def resumed(session: Session, state: State) -> State:
     if "run" not in facts:
         session.save(state)  # the checkpoint of an older version is not bound to its run
     print(header(state.params), flush=True)
-    print(f"resumed at step {done} of {config.run.epochs * session.steps}", flush=True)
+    again = lost("after it", facts.get("at_risk", 0.0))
+    print(f"resumed at step {done} of {config.run.epochs * session.steps}{again}", flush=True)
     return state
+
+
+def lost(when: str, seconds: float) -> str:
+    """What a process that was killed has lost, for the end of a line; nothing where it had saved all."""
+    return f"; what was done {when}, up to {seconds:g} seconds of work, is done again" if seconds else ""
 
 
 def draw(session: Session, rows: list[Row]) -> None:
@@ -209,7 +236,7 @@ def kept_weights(session: Session, last: int, best: Row) -> str:
     return (stopped if session.facts["finished"] else "") + kept
 
 
-def all_rounds(session: Session, state: State, caught: list[int]) -> None:
+def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     """Rounds of `evaluate_every` epochs, each followed by an evaluation, from the state's own step on."""
     run = session.config.run
     steps = session.steps
@@ -229,18 +256,21 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
             start_step = int(state.step)
             state = one_round(session, state, feeds(first, last), first * steps, caught, bar)
             seconds = time.perf_counter() - start_time
-            state = evaluated(session, state, last, (last * steps - start_step) / seconds, bar)
+            speed = (last * steps - start_step) / seconds
+            state, line = evaluated(session, state, last, speed)
+            with bar.external_write_mode():
+                say(line, caught)
             reached("evaluated")
             if session.facts["finished"] or last == run.epochs:
-                session.save(state)
+                session.save(state, ended=True)
                 return
             if session.due() or caught:
-                session.save(state)
+                session.save(state, ended=bool(caught))
             leave(caught, int(state.step))
 
 
 def one_round(
-    session: Session, state: State, feed: Feed | StreamFeed, offset: int, caught: list[int], bar: tqdm
+    session: Session, state: State, feed: Feed | StreamFeed, offset: int, caught: list[Cause], bar: tqdm
 ) -> State:
     """The steps of the feed from the state's own step on, steps_per_call a call. The feed begins at the run's `offset`.
 
@@ -262,7 +292,7 @@ def one_round(
                 break
         if (session.due() or caught) and first + count < steps:
             stop_if_not_finite(session, state, feed, offset)
-            session.save(state)
+            session.save(state, ended=bool(caught))
             leave(caught, int(state.step))
         reached("call")
     stop_if_not_finite(session, state, feed, offset)
@@ -279,9 +309,15 @@ def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | 
 
 
 def stop_if_not_finite(session: Session, state: State, feed: Feed | StreamFeed, offset: int) -> None:
-    """Raises NotFinite at a step whose loss or gradient was not finite, after writing what replays it."""
+    """Raises NotFinite at a step that was not finite; for a loss or gradient after writing what replays it."""
     if state.finite:
         return
+    if not is_finite(state.kept):
+        first = failure.first_not_finite(state.kept) or "the sum of the weights"
+        raise NotFinite(
+            f"step {int(state.step) - 1}: after its update {first} is not finite; nothing of it is kept: "
+            f"{remedy(session.config)}"
+        )
     batch = feed.batch(state.step - offset)
     inputs, ctx = prepared(state, batch, session.config.data.augment)
     first = failure.diagnose(session.model, session.config.loss, state.params, inputs, ctx)
@@ -292,8 +328,17 @@ def stop_if_not_finite(session: Session, state: State, feed: Feed | StreamFeed, 
     )
 
 
-def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqdm) -> State:
-    """Writes a row of metrics, keeps the best weights and decides whether to stop early; -> state with sums cleared."""
+def remedy(config: Config) -> str:
+    """What to lower where numbers overflow."""
+    rate = getattr(config.optimizer, "learning_rate", None)
+    return "make the optimizer's steps smaller" if rate is None else f"lower optimizer.learning_rate, {rate:g} so far"
+
+
+def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple[State, str]:
+    """Writes a row of metrics, keeps the best weights and decides whether to stop early.
+
+    -> (state with sums cleared, the row as a line). Raises NotFinite, before it writes, where a metric is not finite.
+    """
     row: Row = {"epoch": epoch, "step": int(state.step), "train_loss": float(state.loss_sum / state.examples)}
     if session.splits.classes is not None:
         row["train_accuracy"] = session.evaluate(state.params, state.model, session.train_sample)["accuracy"]
@@ -310,10 +355,13 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
     if session.delta_norms:
         first_batch = session.splits.train.batch(slice(session.batch_size))
         row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch)
-    append(session.folder.metrics, row)
+    for name, value in row.items():
+        if not np.isfinite(jax.tree.leaves(value)).all():
+            step = int(state.step)
+            raise NotFinite(f"step {step}: {name} is not finite, and no row is kept: {remedy(session.config)}")
+    append_line(session.folder.metrics, json.dumps(row))
     pace = session.pace.figures(speed) if session.pace else {}
-    append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed} | pace)
-    bar.write(curves.line(row, session.config.run.epochs, speed, pace))
+    append_line(session.folder.path / "timing.jsonl", json.dumps({"epoch": epoch, "steps_per_second": speed} | pace))
     patience = session.config.run.patience
     facts = session.facts
     if patience is not None:
@@ -323,13 +371,8 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
         else:
             facts["waited"] += 1
         facts["finished"] = facts["waited"] >= patience
-    return replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
-
-
-def append(path: Path, row: Row) -> None:
-    """One line of JSON at the end of the file."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    cleared = replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
+    return cleared, curves.line(row, session.config.run.epochs, speed, pace)
 
 
 def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:

@@ -18,15 +18,17 @@ from jaxbp.files import write_whole
 from jaxbp.training.run import Prediction, load
 
 
-def predict_file(run: str | Path, input: str | Path, output: str | Path, code: bool = False) -> int:
+def predict_file(
+    run: str | Path, input: str | Path, output: str | Path, code: bool = False, step: int | None = None
+) -> int:
     """Predicts the rows of a file, and writes a CSV file with a line for each, whole or not at all; -> their number.
 
-    run: its folder, which `load` reads, with `code` or without. input: what the run's preparation reads (a table in CSV
+    run: its folder, which `load` reads, with `code` and `step`. input: what the run's preparation reads (a table in CSV
     or Parquet, a .npy file), an .npz file with an array x, or a folder of images, which are taken by name. The columns
     are `label` and `probability NAME`, or `value`, after `file` for images. Raises InputError for rows that do not fit,
     and for an output that cannot be written.
     """
-    trained = load(run, code)
+    trained = load(run, code, step)
     source = located(input)
     target = located(output)
     if target.exists() and source.exists() and target.samefile(source):

@@ -17,6 +17,7 @@ from jaxbp.errors import InputError
 from jaxbp.training.checkpoint import load_arrays
 from jaxbp.training.evaluate import make_prediction, predicted_class, probabilities
 from jaxbp.training.folder import RunFolder
+from jaxbp.training.settings import random_keys_of
 from jaxbp.training.step import State, initial_state
 
 
@@ -65,17 +66,23 @@ def load(run: str | Path, code: bool = False, step: int | None = None) -> Traine
     """
     folder = RunFolder(Path(run))
     with folder.reading():
-        return trained(folder, folder.config(code), step)
+        path, facts = folder.newest(step)
+        return _trained(folder, folder.config(code, facts), path, facts)
 
 
-def trained(folder: RunFolder, config: Config, step: int | None = None) -> Trained:
+def trained(folder: RunFolder, config: Config) -> Trained:
     """The model of a run folder whose config is known. Raises InputError as `load` does."""
-    path, facts = folder.newest(step)
+    return _trained(folder, config, *folder.newest())
+
+
+def _trained(folder: RunFolder, config: Config, path: Path, facts: dict[str, Any]) -> Trained:
+    """The model of the checkpoint in a folder, with these facts."""
     shape, dtype = facts["input"]
     model = config.build_model()
     spec = jax.ShapeDtypeStruct(tuple(shape), dtype)
-    state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
-    arrays = load_arrays(path / "arrays", checkpointed(state, config))
+    with random_keys_of(facts["machine"]):
+        state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
+        arrays = load_arrays(path / "arrays", checkpointed(state, config))
     weights = arrays["best"] or arrays["state"].weights
     classes = None if facts["classes"] is None else tuple(facts["classes"])
     preparation = folder.preparation(facts)

@@ -13,8 +13,8 @@ from tests.support.paths import ROOT
 
 FILES = sorted(ROOT.glob("configs/*.py"))
 SKIPPED = {
-    "adding_encoder": "passes in 45 s of processor time; its blocks are those of shakespeare_gpt and test_transformers.py",
-    "digits_vit": "passes in 20 s of processor time; its blocks are those of shakespeare_gpt and test_transformers.py",
+    "adding_encoder": "passes in 45 s of processor time; its blocks are in shakespeare_gpt and test_transformers.py",
+    "digits_vit": "passes in 20 s of processor time; its blocks are in shakespeare_gpt and test_transformers.py",
     "shakespeare_gpt_30min": "passes in 18 s of processor time; it differs from shakespeare_gpt in sizes and positions",
     "digits_resnet": "passes in 41 s with a user's XLA settings; with the tests' in 250 s of processor time",
     "mnist_resnet": "passes on 8 x 8 images in 30 s with a user's XLA settings; with the tests' not in 500 s",

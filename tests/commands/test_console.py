@@ -23,7 +23,7 @@ from jaxbp.training.folder import RunFolder
 from jaxbp.typed import field_types
 from tests.support.paths import ROOT
 
-SCRIPTS = {"check": "check_gradients"}  # those that have another name than their command
+SCRIPTS = {"check": "check_gradients", "tokenize": "tokenize_text"}  # those that have another name than their command
 EVERY = pytest.mark.parametrize("name", [name for name in COMMANDS if name != "predict"])
 
 
@@ -149,13 +149,13 @@ def test_predict_hands_on_what_it_is_told(capsys, tmp_path, monkeypatch):
     config = EXPERIMENTS["xor"]
     RunFolder(tmp_path).write(config, config.data.load().preparation, None)
     assert main(["predict", str(tmp_path), "--input", "a.csv", "--output", f"{tmp_path}/b.csv"]) == 0
-    assert told == [(str(tmp_path), "a.csv", f"{tmp_path}/b.csv", False)]
+    assert told == [(str(tmp_path), "a.csv", f"{tmp_path}/b.csv", False, None)]
 
 
 @pytest.mark.slow
 def test_only_a_run_on_text_is_sampled(capsys, tmp_path):
     jaxbp.train(replace(EXPERIMENTS["xor"], run=Run(1, batch_size=None)), tmp_path)
-    assert refused(capsys, "sample", str(tmp_path)) == f"{tmp_path} is not a run on text by characters"
+    assert refused(capsys, "sample", str(tmp_path)) == f"{tmp_path} is not a run on text by characters or tokens"
 
 
 # --- Words -----------------------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_output_onto_a_full_disk(tmp_path):
         process = in_process("", stdout=full)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert err == "error: [Errno 28] No space left on device\n"
+    assert err == "error: standard output: No space left on device\n"
 
 
 @pytest.mark.slow

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxbp.data import Csv, Idx, Images, Mnist, Npz, Text
+from jaxbp.data import Csv, Idx, Images, Mnist, Npz, Parquet, Text
+from jaxbp.data.images import read_image
 from jaxbp.data.npy import read_npy
+from jaxbp.data.outside import PREPARED, Allowance
 from jaxbp.errors import InputError
+from jaxbp.parameters import load_parameters
 from tests.support.bombs import BOMBS, READ, X, Y, archive, header, npy, png
-from tests.support.damaged_data import ALLOWED, digest, outcomes, watched
+from tests.support.damaged_data import ALLOWED, IDX_FILES, digest, idx, outcomes, watched, whole, whole_digest
 
 
 def refused(load, message: str = ".") -> str:
@@ -66,30 +69,77 @@ def test_what_a_file_claims_is_said_with_what_is_allowed(tmp_path):
     (tmp_path / "a.npz").write_bytes(archive(x=npy(X.repeat(100, 0)), y=npy(Y.repeat(100))))
     data = Npz(str(tmp_path / "a.npz"), test_fraction=0.25, max_bytes=10_000)
     assert refused(data.load).endswith(
-        "a.npz: the file has 20,238 bytes; to read that takes 20,238 bytes of memory, and 10,000 are allowed "
-        "(a larger data.max_bytes allows more)"
-    ) or refused(data.load, r"a\.npz, array x: it claims shape \(2400, 12\) of uint8; to read that takes 489,600 bytes")
+        f"a.npz, array x: it claims shape (2400, 12) of uint8; to read that takes {28_800 * (1 + PREPARED):,} bytes of "
+        "memory, and 10,000 are allowed (a larger data.max_bytes allows more)"
+    )
     dataclasses.replace(data, max_bytes=2**20).load()
 
 
 def test_the_files_of_one_data_set_share_what_is_allowed(tmp_path):
-    from tests.support.damaged_data import IDX_FILES, whole
-
     for name, content in whole()["IDX"][0].items():
         (tmp_path / name).write_bytes(content)
     data = Idx(*(str(tmp_path / name) for name in IDX_FILES))
-    needed = 17 * (24 * 12 + 24 + 6 * 12 + 6)
+    needed = (1 + PREPARED) * (24 * 12 + 24 + 6 * 12 + 6)
     dataclasses.replace(data, max_bytes=needed).load()
     refused(dataclasses.replace(data, max_bytes=needed - 1).load, r"test_labels: it claims shape \(6,\) of uint8; ")
 
 
+def a_table(path: Path) -> str:
+    rows = np.random.default_rng(0).normal(size=(4000, 20))
+    lines = [f"{','.join(f'{value:.6f}' for value in row)},{'ab'[i % 2]}\n" for i, row in enumerate(rows)]
+    path.write_text(f"{','.join(f'c{i}' for i in range(20))},kind\n{''.join(lines)}")
+    return str(path)
+
+
+def a_large_file(kind: str, folder: Path):
+    """A data set whose reading takes tens of megabytes, with what makes most copies."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (3000, 28, 28)).astype(np.uint8)
+    labels = (np.arange(3000) % 10).astype(np.uint8)
+    keys = {"scaling": "standard", "validation_fraction": 0.2}
+    if kind == "CSV":
+        return Csv(a_table(folder / "a.csv"), missing="mean", **keys)
+    if kind == "Parquet":
+        pandas = pytest.importorskip("pandas")
+        pandas.read_csv(a_table(folder / "a.csv")).to_parquet(folder / "a.parquet")
+        return Parquet(str(folder / "a.parquet"), missing="mean", **keys)
+    if kind == "text":
+        (folder / "a.txt").write_text("the cock crows, der Hahn kräht. " * 20_000)
+        return Text(str(folder / "a.txt"))
+    if kind == "IDX":
+        for name in IDX_FILES:
+            (folder / name).write_bytes(idx(images if "images" in name else labels))
+        return Idx(*(str(folder / name) for name in IDX_FILES), **keys)
+    if kind == "PNG":
+        for i in range(12):
+            (folder / "ab"[i % 2]).mkdir(exist_ok=True)
+            pixels = draw.integers(0, 256, (300, 300, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "ab"[i % 2] / f"{i}.png")
+        return Images(str(folder), test_fraction=0.25, scaling="standard")
+    np.savez(folder / "a.npz", x=images.reshape(3000, -1).astype(kind), y=labels)
+    return Npz(str(folder / "a.npz"), test_fraction=0.2, **keys)
+
+
 @pytest.mark.slow
-def test_a_text_of_which_all_is_read_takes_no_more_than_it_asks_for(tmp_path):
-    """The constants of the readers are no guesses: what is allowed to the byte is not exceeded."""
-    (tmp_path / "a.txt").write_text("the cock crows, der Hahn kräht. " * 30_000)
+@pytest.mark.parametrize("kind", ["CSV", "Parquet", "text", "IDX", "PNG", "uint8", "float32", "float64"])
+def test_a_reader_takes_no_more_memory_than_it_asks_for(tmp_path, kind, monkeypatch):
+    """The readers' bytes a value are no guesses: with exactly what they ask for, they do not take more."""
+    for name in whole():
+        whole_digest(name)  # imports what reading needs
+    asked = []
+    check = Allowance.check
+
+    def checked(self, path, needed, why):
+        check(self, path, needed, why)
+        asked.append(self.taken + needed)
+
+    monkeypatch.setattr(Allowance, "check", checked)
+    data = a_large_file(kind, tmp_path)
     with watched() as grown:
-        Text(str(tmp_path / "a.txt"), max_bytes=64 * 990_000).load()
-        assert grown() < 64 * 990_000
+        data.load()
+        assert grown() < max(asked)
+    dataclasses.replace(data, max_bytes=max(asked)).load()
+    refused(dataclasses.replace(data, max_bytes=max(asked) - 1).load, " bytes of memory, and ")
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------
@@ -145,6 +195,10 @@ def test_pixels_of_sixteen_bits_are_no_bytes(tmp_path):
         for i in range(2):
             (tmp_path / name / f"{i}.png").write_bytes(png(2, 2, 16, 2, bytes(26)))
     refused(Images(str(tmp_path)).load, r"has pixels of type RGB;16B, and only 8 bits a channel are allowed")
+    (tmp_path / "a/0.png").write_bytes(b"P6 2 2 65535\n" + bytes(24))
+    refused(Images(str(tmp_path)).load, r"has pixels of type 0\.\.65535, and only 8 bits a channel are allowed")
+    (tmp_path / "a/0.png").write_bytes(b"P6 2 2 15\n" + bytes(12))
+    assert read_image(tmp_path / "a/0.png", grayscale=False).shape == (2, 2, 3)
 
 
 def test_large_whole_numbers_are_two_labels(tmp_path):
@@ -213,3 +267,23 @@ def test_an_image_that_is_a_program_is_not_run(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png", "eps")
     refused(Images(str(tmp_path)).load, "cannot identify image file")
+
+
+@pytest.mark.parametrize(
+    "content", [pickle.dumps(print), b"\xff" * 8 + b"{}", b"\2\0\0\0\0\0\0\0{}x", b"", b"\0" * 100]
+)
+def test_parameters_of_another_kind_are_not_read(tmp_path, content):
+    pytest.importorskip("safetensors")
+    (tmp_path / "a.safetensors").write_bytes(content)
+    refused(lambda: load_parameters(tmp_path / "a.safetensors", {"w": np.zeros(2, np.float32)}))
+
+
+def test_what_stands_beside_parameters_is_only_text(tmp_path):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    trap = tmp_path / "trap"
+    like = {"w": np.zeros(2, np.float32)}
+    save_file(like, tmp_path / "a", {"__class__": "os.system", "code": f"open({str(trap)!r}, 'w')"})
+    load_parameters(tmp_path / "a", like)
+    save_file({"../../w": like["w"]}, tmp_path / "a")
+    refused(lambda: load_parameters(tmp_path / "a", like), r"^unknown parameter in .* '\.\./\.\./w'")
+    assert not trap.exists()

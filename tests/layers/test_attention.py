@@ -147,6 +147,37 @@ def test_a_key_that_all_share_changes_nothing(float64, form):
     np.testing.assert_allclose(backward(weighting, cache, do)[1].sum(1), 0, atol=1e-13)
 
 
+@pytest.mark.slow
+def test_the_kernel_of_jax_in_our_place(float64):
+    """On GPU cuDNN's. The form itself is tried on any device; JAX takes the softmax in float32."""
+    q, k, v, do = drawn(key_heads=2)
+    kernel, stored = (Weighting(causal=True, window=3, form=form) for form in ("kernel", "stored"))
+    for ours, theirs in zip(*(pulled(weighting, q, k, v, do) for weighting in (stored, kernel)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    with pytest.raises(InputError, match="form 'kernel' takes no soft cap, bias, mask"):
+        forward(Weighting(soft_cap=1.0, form="kernel"), q, k, v)
+
+
+def pulled(weighting, q, k, v, do):
+    """(o, dq, dk, dv)."""
+    o, vjp = jax.vjp(lambda *qkv: attention(weighting, *qkv), q, k, v)
+    return o, *vjp(do)
+
+
+@pytest.mark.slow
+def test_a_program_for_cuda_has_the_kernel(monkeypatch):
+    """Of itself in half precision where nothing else is asked. Lowered only: no GPU is needed."""
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+    for dtype, takes in ((jnp.bfloat16, True), (jnp.float32, False)):
+        q = jax.ShapeDtypeStruct((2, 128, 4, 64), dtype)
+        traced = jax.jit(lambda *a: pulled(Weighting(causal=True), *a)).trace(q, q, q, q)
+        program = traced.lower(lowering_platforms=("cuda",)).as_text()
+        assert ("fmhaSoftmaxBackward" in program) is takes
+
+
 @FORMS
 def test_a_constant_added_to_a_row_of_scores_changes_nothing(float64, form):
     """And so the deltas of each row of scores, which are those of the bias, add up to 0."""

@@ -158,7 +158,11 @@ def main(names: list[str]) -> None:
         print("| file | size | most memory | seconds | ends in |\n|---|---|---|---|---|")
         for name in BOMBS:
             words = [sys.executable, "-W", "ignore", "-m", "tests.support.bombs", name]
-            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+            try:
+                done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+            except subprocess.TimeoutExpired:
+                print(f"| {name} | | | more than 60 | |", flush=True)
+                continue
             print(done.stdout.strip() or f"| {name} | | | | exit status {done.returncode} |", flush=True)
         return
     with tempfile.TemporaryDirectory() as folder:

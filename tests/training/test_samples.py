@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxbp
+from jaxbp.commands.__main__ import main
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded, Text
 from jaxbp.errors import InputError
@@ -18,10 +19,10 @@ from jaxbp.models import GPT, MLP, RNN
 from jaxbp.optim import AdamW
 from jaxbp.summary import summary
 from jaxbp.training.loop import calls, train
+from jaxbp.training.report.attention import attention_maps
 from jaxbp.training.report.language import Pace, bits_per_byte
 from jaxbp.training.run import load
 from jaxbp.training.sample import Draw, drawn, sample
-from tests.support.commands import command
 from tests.support.runs import weights
 
 FOX = "the quick brown fox jumps over the lazy dog\n" * 40
@@ -29,7 +30,6 @@ LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
 MODELS = {
     "lstm": RNN(outputs=7, hidden=(5,), embedding=3),
     "learned": GPT(outputs=7, width=8, depth=2, heads=2, context=9),
-    "rotary": GPT(outputs=7, width=8, depth=2, heads=2, positions="rotary"),
 }
 
 
@@ -85,7 +85,7 @@ def test_the_same_with_a_cache_as_without(name):
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
     forward = jax.jit(lambda x: model.forward(params, x, jaxbp.Context.evaluation())[0])
     keys = jax.random.split(jax.random.key(2), 20)
-    context = {"lstm": None, "learned": 9, "rotary": 8}[name]
+    context = {"lstm": None, "learned": 9}[name]
     draw = Draw(0.9, top_k=5, top_p=0.95)
     for prompt in (1, 6):
         ids = np.random.default_rng(prompt).integers(0, 6, prompt)
@@ -119,7 +119,7 @@ def experiment(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_samples_and_its_speed(experiment, tmp_path):
+def test_a_run_leaves_samples_and_its_speed(experiment, tmp_path, capsys):
     row = train(experiment, tmp_path / "a")
     assert row["test_bits_per_byte"] == pytest.approx(row["test_loss"] / np.log(2))
     steps = row["step"]
@@ -134,10 +134,14 @@ def test_a_run_leaves_samples_and_its_speed(experiment, tmp_path):
     other = replace(experiment, run=replace(experiment.run, steps_per_call=3, sample_every=None))
     train(other, tmp_path / "b")
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
-    words = ("--run", tmp_path / "a", "--prompt=the quick", "--length=60", "--top_k=5", "--top_p=0.9")
-    text = command("sample.py", *words).stdout
+    capsys.readouterr()
+    words = ["sample", str(tmp_path / "a"), "--prompt=the quick", "--length=60", "--top_k=5", "--top_p=0.9"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
     assert text.startswith("the quick")
     assert len(text) == 9 + 60 + 1
+    assert main(["attention", str(tmp_path / "a"), "--text=the fox"]) == 0
+    assert (tmp_path / "a/attention.png").read_bytes().startswith(b"\x89PNG")
     run = load(tmp_path / "a")
     assert text[:-1] == "the quick" + sample(run.model, run.params, run.classes, "the quick", 60, 0.8, 0, 5, 0.9, 16)
 
@@ -172,3 +176,27 @@ def test_bits_per_byte_of_a_plain_cross_entropy_alone():
     assert bits_per_byte(SoftmaxCrossEntropy(), np.log(2), 4.0) == {"bits_per_byte": 0.25}
     assert bits_per_byte(SoftmaxCrossEntropy(label_smoothing=0.1), 1.0, 4.0) == {}
     assert bits_per_byte(SoftmaxCrossEntropy(), 1.0, None) == {}
+
+
+@pytest.mark.slow
+def test_attention_maps_are_the_weights():
+    """Of each head: softmax of the scores that queries and keys of the parameters give, 0 above the diagonal."""
+    model = GPT(outputs=7, width=8, depth=2, heads=2, context=9, keep="sqrt").build()
+    params = model.init(jax.random.key(1), jax.ShapeDtypeStruct((1, 9), jnp.int32))
+    params = jax.tree.map(lambda p: p + 0.5 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    ids = np.array([3, 1, 4, 1, 5, 2])
+    maps = attention_maps(model, params, None, ids)
+    assert [heads.shape for heads in maps.values()] == [(2, 6, 6)] * 2
+    for heads in maps.values():
+        np.testing.assert_allclose(heads.sum(-1), 1, rtol=1e-5)
+        assert (np.triu(heads, 1) == 0).all()
+    first = jax.tree.map(lambda p: p[0], params["02_stack"]["00_graph"]["body"])
+    x = params["00_embedding"]["w"][ids] + params["01_positions"]["w"][:6]
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    x = x * first["00_layernorm"]["scale"] + first["00_layernorm"]["bias"]
+    q, k, _ = jnp.split(x @ first["01_attention"]["qkv"]["w"].T + first["01_attention"]["qkv"]["b"], 3, -1)
+    scores = jnp.einsum("thd,shd->hts", q.reshape(6, 2, 4), k.reshape(6, 2, 4)) / 2
+    scores = jnp.where(jnp.tril(jnp.ones((6, 6))) > 0, scores, -jnp.inf)
+    np.testing.assert_allclose(next(iter(maps.values())), jax.nn.softmax(scores), rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="the model has no attention"):
+        attention_maps(MODELS["lstm"].build(), MODELS["lstm"].build().init(jax.random.key(0), ids[None]), None, ids)

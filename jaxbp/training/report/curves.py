@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ def as_text(value: float) -> str:
     return f"{value:.4g}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
 
 
-def line(row: Row, epochs: int, steps_per_second: float, pace: dict[str, float]) -> str:
+def line(row: Row, epochs: int, steps_per_second: float, pace: Mapping[str, float] | None = None) -> str:
     """One row of metrics.jsonl for the terminal. pace: further figures of the speed, of a run on text."""
     figures = "  ".join(
         f"{name.replace('_', ' ')} {as_text(value)}"
