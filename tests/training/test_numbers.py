@@ -34,6 +34,7 @@ Y = np.zeros((4, 3), np.int32)
 HALF = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]], np.float32)
 
 
+@pytest.mark.slow
 def test_a_batch_of_which_nothing_counts_has_weight_zero():
     part = Dataset(X, Y, HALF)
     np.testing.assert_array_equal(part.batch(slice(1, 2))["weight"], np.zeros((1, 3)))
