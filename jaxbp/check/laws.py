@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxbp.check.calls import first_line
 from jaxbp.check.cotangents import cotangent_laws, dtype_of_cotangents
-from jaxbp.check.differences import TOLERANCE, Slope, along, directional, slack, unit
+from jaxbp.check.differences import EPS, TOLERANCE, Slope, along, directional, slack, unit
 from jaxbp.check.domain import inside, mirrored
 from jaxbp.check.forward import forward_mode
 from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
@@ -32,6 +32,7 @@ from jaxbp.core import PyTree, dot
 from jaxbp.errors import InputError
 
 SUSPECTS = 20  # entries of a leaf at which differences are asked
+REROUNDED = 8  # points at which autodiff's rounding is asked for
 HARD = (0.0, 1e4, -1e4)
 SECOND_ORDER = ("inside another gradient", "forward over reverse")
 
@@ -164,11 +165,16 @@ def _compared(name: str, hand: Measured, truth: Measured, accuracy: float) -> Fi
 def _judged(name: str, run: Program, leaves: Leaves, accuracy: float) -> Finding:
     """Hand-written against autodiff at a point. Where they differ, differences decide."""
     hand, truth = run.gradients(leaves)
-    wrong = [path for path, error in _errors(hand, truth).items() if not error <= accuracy]
+    errors = _errors(hand, truth)
+    wrong = [path for path, error in errors.items() if not error <= accuracy]
     slopes = [slope for path in wrong for slope in _slopes(run, path, hand[path], truth[path], leaves)]
     if not slopes or run.problem.surrogate:
         return _compared(name, hand, truth, accuracy)
     if None in slopes:
+        noise = _noise(run, leaves, hand, truth)
+        if all(errors[path] <= MULTIPLE * noise[path] for path in wrong):
+            text = f"rounding decides here: by the last digits of the leaves {wrong[0]} moves by {noise[wrong[0]]:.1e}"
+            return Finding(name, None, text)
         here = Measurement(replace(run.problem, leaves=leaves), hand, truth, {}, accuracy, autodiff=truth)
         shapes = [[getattr(g[path], "shape", None) for path in wrong] for g in (hand, truth)]
         if None in shapes[0] or shapes[0] != shapes[1] or not here.conventional(wrong):
@@ -177,6 +183,23 @@ def _judged(name: str, run: Program, leaves: Leaves, accuracy: float) -> Finding
     if all(slope.kink for slope in slopes if slope):
         return Finding(name, None, f"a kink: {', '.join(wrong)} takes another side's slope than autodiff")
     return Finding(name, None, f"autodiff is wrong here: differences are with the hand-written {', '.join(wrong)}")
+
+
+def _noise(run: Program, leaves: Leaves, hand: Measured, truth: Measured) -> dict[str, float]:
+    """How far rounding moves both derivatives, relative to autodiff's: every leaf grows by a few ulp.
+
+    All entries of a leaf grow by one factor, so that ties stay ties.
+    """
+    top = largest_entry(truth)
+    noise = dict.fromkeys(truth, 0.0)
+    for draw in range(REROUNDED):
+        ulps = iter(np.random.default_rng((draw, 29)).integers(1, 9, len(leaves)))
+        moved = run.gradients({path: a * (1 + int(next(ulps)) * EPS) for path, a in leaves.items()})
+        for path, right in truth.items():
+            for before, after in zip((hand[path], right), (g[path] for g in moved), strict=True):
+                if before is not None and after is not None and right is not None and before.shape == after.shape:
+                    noise[path] = max(noise[path], leaf_error(after - before + right, right, top))
+    return noise
 
 
 def _slopes(

@@ -1,7 +1,8 @@
 """One compiled program for everything that is measured: value, hand-written derivative, true derivative, slope.
 
 Central differences, linearity, the adjoint identity and the search for a stale cache run the same program at other
-points or with other cotangents. So a check compiles once.
+points or with other cotangents. So a check compiles once. Where there are very many entries the value alone is another
+program: there the run costs more than the compilation.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.report import Finding
 from jaxbp.core import PyTree
+
+MANY = 2**18  # entries of all leaves: above that the value has a program of its own
 
 
 class Pass(NamedTuple):
@@ -43,6 +46,8 @@ class Program:
         self.problem = problem
         self.repeats: Finding | None = None
         self._compiled = jax.jit(self._everything)
+        many = sum(a.size for a in problem.leaves.values()) > MANY
+        self._forward = jax.jit(self._value) if many else lambda leaves: self._compiled(leaves, problem.dy, leaves)[0]
         self._new = True
 
     def __call__(self, leaves: Leaves | None = None, dy: PyTree = None, tangent: Leaves | None = None) -> Pass:
@@ -78,7 +83,10 @@ class Program:
         if p.on_numpy:
             outputs = jax.tree.leaves(p.forward(leaves))
             return float(sum(np.vdot(d, y) for d, y in zip(jax.tree.leaves(p.dy), outputs, strict=True)))
-        return float(self._compiled(leaves, p.dy, leaves)[0])
+        return float(self._forward(leaves))
+
+    def _value(self, leaves: Leaves) -> jax.Array:
+        return _inner(self.problem.dy, self.problem.forward(leaves))
 
     def _everything(self, leaves: Leaves, dy: PyTree, tangent: Leaves) -> tuple:
         p = self.problem

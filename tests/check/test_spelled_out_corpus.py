@@ -26,6 +26,10 @@ UNNAMED = {  # of the two parts that were kept out; a name that the diagnosis le
     "layer norm of a transformer: N for N - 1",
     "rnn of characters: slope left out on the way back in time",
     "masked attention: mask after the softmax instead of before",
+    "cnn of one image with a filter in plain loops: an accumulator added to itself",
+    "batch norm of units in rows: N - 1 for N",
+    "word vectors with negative samples: the context's own vector in place of the word's",
+    "language model with the embedding tied to the output: the lookup's part left out",
 }
 
 
