@@ -24,7 +24,7 @@ from jaxbp.check.leaves import Arrays, Gradient, Leaves, Measured, in_dtype
 from jaxbp.check.lines import backward_lines, listed
 from jaxbp.check.native import DRAWS, MULTIPLE, cast, near
 from jaxbp.check.problem import Problem
-from jaxbp.check.program import Program
+from jaxbp.check.program import Program, compiled
 from jaxbp.check.report import Finding
 from jaxbp.check.truth import FLOAT64_TOLERANCE, largest_entry, leaf_error, worst
 from jaxbp.check.witnesses import Measurement
@@ -34,6 +34,7 @@ from jaxbp.errors import InputError
 SUSPECTS = 20  # entries of a leaf at which differences are asked
 REROUNDED = 8  # points at which autodiff's rounding is asked for
 HARD = (0.0, 1e4, -1e4)
+EAGER = "without jit"
 SECOND_ORDER = ("inside another gradient", "forward over reverse")
 
 
@@ -71,9 +72,9 @@ def precision(problem: Problem, dtype: Any) -> Finding:
     rounded = lambda tree: in_dtype(in_dtype(tree, dtype), np.float64)
     try:
         low = problem.variant(lambda batch: batch, dtype)
-        run = jax.jit(lambda leaves: (low.pullback(leaves, low.dy), jax.vjp(low.forward, leaves)[1](low.dy)[0]))
+        run = compiled(lambda leaves: (low.pullback(leaves, low.dy), jax.vjp(low.forward, leaves)[1](low.dy)[0]), low)
         exact = problem.variant(rounded, np.float64)
-        truth = jax.jit(lambda leaves: jax.vjp(exact.forward, leaves)[1](rounded(low.dy))[0])
+        truth = compiled(lambda leaves: jax.vjp(exact.forward, leaves)[1](rounded(low.dy))[0], exact)
         hand_error = auto_error = 0.0
         for draw in range(DRAWS):
             leaves = cast(mirrored(problem.domain, near(problem.leaves, draw, dtypes)), dtypes)
@@ -233,24 +234,25 @@ def _transforms(run: Program, accuracy: float) -> Iterator[Finding]:
     """
     problem = run.problem
     leaves = problem.leaves
+    jit = partial(compiled, problem=problem)
     hand = lambda leaves: problem.pullback(leaves, problem.dy)
     true = lambda leaves: jax.vjp(problem.forward, leaves)[1](problem.dy)[0]
     points = [mirrored(problem.domain, {path: c * a for path, a in leaves.items()}) for c in (1, 0.5, -1)]
     several = jax.tree.map(lambda *parts: jnp.stack(parts), *points)
     direction = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), leaves)
     forms: dict[str, Callable[[Callable[[Leaves], Gradient]], PyTree]] = {
-        "without jit": lambda f: f(leaves),
-        "vmap": lambda f: jax.jit(jax.vmap(f))(several),
-        "scan": lambda f: jax.jit(lambda several: jax.lax.map(f, several))(several),
-        "remat": lambda f: jax.jit(jax.checkpoint(f))(leaves),
-        "inside another gradient": lambda f: jax.jit(jax.grad(lambda leaves: dot(f(leaves), direction)))(leaves),
-        "forward over reverse": lambda f: jax.jit(lambda leaves: jax.jvp(f, (leaves,), (direction,))[1])(leaves),
+        EAGER: lambda f: f(leaves),
+        "vmap": lambda f: jit(jax.vmap(f))(several),
+        "scan": lambda f: jit(lambda several: jax.lax.map(f, several))(several),
+        "remat": lambda f: jit(jax.checkpoint(f))(leaves),
+        "inside another gradient": lambda f: jit(jax.grad(lambda leaves: dot(f(leaves), direction)))(leaves),
+        "forward over reverse": lambda f: jit(lambda leaves: jax.jvp(f, (leaves,), (direction,))[1])(leaves),
     }
     if problem.first_order:
         forms = {name: form for name, form in forms.items() if name not in SECOND_ORDER}
     for name, form in forms.items():
         try:
-            truth = jax.device_get(form(true))
+            truth = run().truth if name == EAGER else jax.device_get(form(true))
         except Exception as error:
             yield Finding(name, None, f"not asked: autodiff cannot either ({first_line(error)[:80]})")
             continue

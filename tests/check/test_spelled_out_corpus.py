@@ -28,8 +28,11 @@ UNNAMED = {  # of the two parts that were kept out; a name that the diagnosis le
     "masked attention: mask after the softmax instead of before",
     "cnn of one image with a filter in plain loops: an accumulator added to itself",
     "batch norm of units in rows: N - 1 for N",
+    "lstm of gates over stacked state and input: slope of a sigmoid for the candidate's tanh",
+    "decoder with two heads and a triangular mask: masked after the softmax instead of before",
     "word vectors with negative samples: the context's own vector in place of the word's",
     "language model with the embedding tied to the output: the lookup's part left out",
+    "matrix factorisation by gradient descent: the second factor's delta through a stepped first",
 }
 
 
