@@ -11,7 +11,7 @@ where it is not finite, the differences are asked entry by entry and decide:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxbp.check.differences import TOLERANCE, Slope, along, directional, largest, slack, unit
 from jaxbp.check.domain import mirrored
-from jaxbp.check.leaves import Arrays, Leaves, Measured
+from jaxbp.check.leaves import Arrays, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.program import MANY, Program
 from jaxbp.check.ties import other_slopes
@@ -170,20 +170,16 @@ def _refuted(slope: Slope, witness: float, floor: float) -> bool:
     return math.isfinite(witness) and slope.distance(witness) > slack(slope, scale)
 
 
-def _neighbours(m: Measurement, run: Program) -> Iterable[Measured]:
-    """Autodiff at points beside the problem's own; kept, unless there are very many entries."""
+def _neighbours(m: Measurement, run: Program) -> list[Measured]:
+    """Autodiff at points beside the problem's own; in float32 where there are very many entries."""
+    kept = np.float32 if sum(a.size for a in m.problem.leaves.values()) > MANY else np.float64
     if not m.neighbours:
-        neighbours = (run.gradients(_neighbour(m.problem, i))[1] for i in range(NEIGHBOURS))
-        if sum(a.size for a in m.problem.leaves.values()) > MANY:
-            return neighbours
-        m.neighbours.extend(neighbours)
+        for i in range(NEIGHBOURS):
+            draw = np.random.default_rng((i, 17))
+            step = lambda a, draw=draw: NEAR * (largest(a) or 1.0) * draw.normal(size=a.shape)
+            point = mirrored(m.problem.domain, {path: a + step(a) for path, a in m.problem.leaves.items()})
+            m.neighbours.append({path: g.astype(kept) for path, g in run.gradients(point)[1].items()})
     return m.neighbours
-
-
-def _neighbour(problem: Problem, i: int) -> Leaves:
-    draw = np.random.default_rng((i, 17))
-    step = lambda a: NEAR * (largest(a) or 1.0) * draw.normal(size=a.shape)
-    return mirrored(problem.domain, {path: a + step(a) for path, a in problem.leaves.items()})
 
 
 class Gap(NamedTuple):
