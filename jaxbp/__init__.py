@@ -21,6 +21,7 @@ from jaxbp.losses import (
     SquaredError,
 )
 from jaxbp.parameters import load_parameters, save_parameters
+from jaxbp.reversible import Reversible
 from jaxbp.rules import Rule
 from jaxbp.summary import Summary, summary
 
@@ -48,6 +49,7 @@ __all__ = [
     "Node",
     "Penalty",
     "Result",
+    "Reversible",
     "Rule",
     "Shared",
     "SoftmaxCrossEntropy",

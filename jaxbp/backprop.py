@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.core import Batch, Context, Layer, PyTree, add, entry, state_after
+from jaxbp.deferred import Deferred
 from jaxbp.trees import like, plain
 
 
@@ -28,8 +29,10 @@ def value_and_grad(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Ca
     batch holds "x" [N, ...], "y" (the targets) and "weight": one for each item's loss ([N] or [N, T]), or one number
     for all; without weights the value is the mean over the items. The function `batch` makes one.
     value = sum(weight * loss of each item) + penalties, and grads is its derivative in params.
+    A loss over chunks (SoftmaxCrossEntropy's `chunk`) puts the model's last layer off: output is that layer's input.
     Raises InputError for a batch without "x" or "y", and for shapes that do not fit.
     """
+    model = loss.prepared(model)
 
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
         x, ctx = ctx.counted(batch)
@@ -38,7 +41,8 @@ def value_and_grad(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Ca
         value, loss_cache = loss.forward(y, entry(batch, "y"), item_weights(batch, y))
         dy = loss.backward(loss_cache)  # BP1
         _, grads = model.backward(weights, cache, dy)  # BP2, BP3, BP4
-        return Result(value, like(params, grads), state_after(model, ctx, cache), y)
+        output = y.x if isinstance(y, Deferred) else y
+        return Result(value, like(params, grads), state_after(model, ctx, cache), output)
 
     return penalized(run, penalties)
 

@@ -67,6 +67,7 @@ class Run(Typed):
         checkpoint_seconds: time between checkpoints; 0 writes one after every call
         keep_checkpoints: how many checkpoints stay, the newest
         noise_scale_every: steps between measurements of the gradient noise scale; None: never
+        sample_every: steps between samples of a model of text, in the folder samples; None: never
         keep_programs: whether commands keep compiled programs in the user's cache, so that the next start is quick
     """
 
@@ -81,6 +82,7 @@ class Run(Typed):
     checkpoint_seconds: NotNegative = 60.0
     keep_checkpoints: Count = 2
     noise_scale_every: Count | None = None
+    sample_every: Count | None = None
     keep_programs: bool = True
 
     def __post_init__(self) -> None:
@@ -311,15 +313,20 @@ def to_json(config: Any) -> dict[str, Any]:
     return {"type": type(config).__name__} | fields
 
 
-def from_json(data: dict[str, Any], base: type[Any] = Config) -> Any:
-    """The config that to_json wrote. Raises InputError for a type that is no known `base`, or for unknown keys."""
+def from_json(data: Any, base: type[Any] = Config) -> Any:
+    """The config that to_json wrote. Raises InputError for all else: a type that is no known config of the kind `base`,
+    keys that it does not have or lacks, values that they cannot have. A text in `data` names nothing but such a type.
+    """
     classes = _concrete(base)
-    if data.get("type") not in classes:
-        raise unknown(base.__name__, str(data.get("type")), classes)
-    cls = classes[data["type"]]
+    name = data.get("type") if isinstance(data, dict) else data
+    if not isinstance(name, str) or name not in classes:
+        raise unknown(base.__name__, str(name), classes)
+    cls = classes[name]
     annotations = field_types(cls)
     for name in data.keys() - annotations.keys() - {"type"}:
         raise unknown(f"key of {cls.__name__}", name, annotations)
+    if missing := missing_fields(cls, data):
+        raise InputError(f"{cls.__name__} has no {missing[0]}, and needs it")
 
     def decode(value: Any, nested: type[Any] | None) -> Any:
         if isinstance(value, list):

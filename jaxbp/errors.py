@@ -5,12 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of a line
+
 
 class InputError(ValueError):
-    """Bad input. The text is one line that says what was given, where, and what is allowed."""
+    """Bad input. The text is one line that says what was given, where, and what is allowed.
+
+    What cannot be printed is escaped: names and cells in it come from files, and could move a terminal's cursor. The
+    middle of a line that is too long is left out.
+    """
 
     def __init__(self, text: str) -> None:
-        super().__init__(" ".join(text.splitlines()))
+        line = " ".join(text.splitlines())
+        if len(line) > LONGEST:
+            line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> InputError:

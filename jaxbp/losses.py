@@ -17,15 +17,17 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import reduce
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import PyTree, Static, path_name
+from jaxbp.core import Layer, PyTree, Static, path_name
+from jaxbp.deferred import Deferred, deferred
 from jaxbp.errors import InputError
+from jaxbp.ops import chunked_cross_entropy as chunks
 from jaxbp.trees import like, plain
-from jaxbp.typed import Fraction, NotNegative, Pattern, Positive, Typed
+from jaxbp.typed import Count, Fraction, NotNegative, Pattern, Positive, Typed
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class Loss(Typed, ABC):
     """
 
     threshold: ClassVar[float] = 0.5  # one output means class 1 where it is above this
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether it is a negative log-likelihood in its natural parameters, so that J^T H J is the Fisher matrix."""
+        return False
+
+    def prepared(self, model: Layer) -> Layer:
+        """The model whose output goes into `forward` in training and evaluation: the model itself, for most losses."""
+        return model
 
     @abstractmethod
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
@@ -50,15 +61,10 @@ class Loss(Typed, ABC):
 
     def forward(self, y: jax.Array, target: jax.Array, weight: jax.Array) -> tuple[jax.Array, PyTree]:
         """-> (value, cache)."""
-        if weight.shape != y.shape[:-1]:
-            raise InputError(
-                f"{type(self).__name__}: outputs {list(y.shape)} need weights {list(y.shape[:-1])}, "
-                f"got {list(weight.shape)}"
-            )
+        self.check_shapes(y.shape, target, weight)
         weight = weight.astype(max(weight.dtype, y.dtype, key=lambda dtype: dtype.itemsize))
         if jnp.issubdtype(target.dtype, jnp.floating):
             target = target.astype(weight.dtype)
-        self.check(y.shape, target.shape, jnp.issubdtype(target.dtype, jnp.floating))
         items, cache = self.items(y.astype(weight.dtype), target)
         return jnp.sum(jnp.where(weight == 0, 0, weight * items)), (cache, weight, Static(y.dtype))
 
@@ -68,6 +74,14 @@ class Loss(Typed, ABC):
         weight = weight[..., None]
         deltas = jnp.where(weight == 0, 0, weight * self.deltas(items_cache))  # a row of weight 0 may hold inf or nan
         return deltas.astype(dtype.value)
+
+    def check_shapes(self, y: tuple[int, ...], target: jax.Array, weight: jax.Array) -> None:
+        """Raises InputError where target or weight do not fit outputs of shape y."""
+        if weight.shape != y[:-1]:
+            raise InputError(
+                f"{type(self).__name__}: outputs {list(y)} need weights {list(y[:-1])}, got {list(weight.shape)}"
+            )
+        self.check(y, target.shape, jnp.issubdtype(target.dtype, jnp.floating))
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         """Raises InputError where shapes or kinds of output and target do not fit this loss."""
@@ -88,6 +102,10 @@ class SquaredError(Loss):
     """
 
     scale: Literal["half_sum", "sum", "mean"] = "half_sum"
+
+    @property
+    def is_likelihood(self) -> bool:
+        return True
 
     def factor(self, outputs: int) -> float:
         """What the sum of squares is multiplied by."""
@@ -145,6 +163,10 @@ class BinaryCrossEntropy(Loss):
     label_smoothing: Fraction = 0.0
     threshold: ClassVar[float] = 0.0
 
+    @property
+    def is_likelihood(self) -> bool:
+        return True
+
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
         if is_float or target != y[:-1] or y[-1] != 1:
             super().check(y, target, is_float)
@@ -161,19 +183,56 @@ class BinaryCrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Loss):
-    """From logits: ln sum_o e^y_o - sum_o t_o y_o; delta = softmax(y) - t.
+    """From logits, with L = ln sum_o e^y_o: L - sum_o t_o y_o + z_loss L^2; delta = (1 + 2 z_loss L) softmax(y) - t.
 
     Targets are integer classes [...] or distributions [..., O]. label_smoothing s in [0, 1) puts t at
     t (1 - s) + s / O. A class outside 0..O-1 gives NaN.
 
+    With a chunk, training and evaluation never hold the logits of more rows than that: the model's last Dense is put
+    off, and the loss applies it (`jaxbp.ops.linear_cross_entropy`). The targets are classes then.
+
     Args:
         label_smoothing: probability spread over all classes
+        z_loss: times the squared logarithm of the normalizer is added
+        chunk: rows whose logits exist at once, for many classes; None: all
     """
 
     label_smoothing: Fraction = 0.0
+    z_loss: NotNegative = 0.0
+    chunk: Count | None = None
+
+    @property
+    def is_likelihood(self) -> bool:
+        return self.z_loss == 0
+
+    def prepared(self, model: Layer) -> Layer:
+        """With a chunk, the model without its last product. Raises InputError where the last layer is no Dense."""
+        return model if self.chunk is None else deferred(model)
+
+    def form(self, y: Deferred) -> chunks.Form:
+        """What the operation on rows is told."""
+        return chunks.Form(self.chunk or max(1, y.x.size), self.label_smoothing, self.z_loss, y.soft_cap)
+
+    def forward(self, y: Any, target: jax.Array, weight: jax.Array) -> tuple[jax.Array, PyTree]:
+        """-> (value, cache), for logits or a Deferred."""
+        if not isinstance(y, Deferred):
+            return super().forward(y, target, weight)
+        self.check_shapes(y.shape, target, weight)
+        items, gradients = chunks.differentiated(self.form(y), y.x, y.w, y.b, target, weight)
+        return chunks.weighted_sum(weight, items), Deferred(*gradients)
+
+    def backward(self, cache: PyTree) -> Any:
+        """-> dy like y, BP1."""
+        return cache if isinstance(cache, Deferred) else super().backward(cache)
+
+    def scored(self, y: Deferred, target: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """-> (value, the class with the largest logit [...])."""
+        self.check_shapes(y.shape, target, weight)
+        items, classes = chunks.scored(self.form(y), y.x, y.w, y.b, target)
+        return chunks.weighted_sum(weight, items), classes
 
     def check(self, y: tuple[int, ...], target: tuple[int, ...], is_float: bool) -> None:
-        _check_classes(self, y, target, is_float, or_distributions=True)
+        _check_classes(self, y, target, is_float, or_distributions=self.chunk is None)
 
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
         top = jnp.max(y, -1, keepdims=True)
@@ -183,19 +242,25 @@ class SoftmaxCrossEntropy(Loss):
         s = self.label_smoothing
         if target.ndim == y.ndim:
             target = (1 - s) * target + s / y.shape[-1]
-            return jnp.sum(target * (log_total[..., None] - y), -1), (e, total, target)
-        own = _own(y, target)[..., 0]
-        spread = s * jnp.mean(y, -1) if s else 0
-        return log_total - (1 - s) * own - spread, (e, total, target)
+            items = jnp.sum(target * (log_total[..., None] - y), -1)
+            slope = jnp.sum(target, -1)
+        else:
+            spread = s * jnp.mean(y, -1) if s else 0
+            items = log_total - (1 - s) * _own(y, target)[..., 0] - spread
+            slope = jnp.ones_like(total)
+        if self.z_loss:
+            items = items + self.z_loss * log_total**2
+            slope = slope + 2 * self.z_loss * log_total
+        return items, (e, slope / total, target)
 
     def deltas(self, cache: PyTree) -> jax.Array:
-        e, total, target = cache
+        e, slope, target = cache
         if target.ndim == e.ndim:
-            return e * (jnp.sum(target, -1) / total)[..., None] - target
+            return e * slope[..., None] - target
         s = self.label_smoothing
         outputs = e.shape[-1]
         classes = jax.lax.broadcasted_iota(target.dtype, e.shape, e.ndim - 1)
-        return e * (1 / total)[..., None] - jnp.where(classes == target[..., None], 1 - s + s / outputs, s / outputs)
+        return e * slope[..., None] - jnp.where(classes == target[..., None], 1 - s + s / outputs, s / outputs)
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,49 @@ import jax
 
 from jaxbp.core import PyTree
 
+OPTIONS = (  # of jax.config: those that change numbers
+    "jax_enable_x64",
+    "jax_explicit_x64_dtypes",
+    "jax_default_matmul_precision",
+    "jax_numpy_dtype_promotion",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_threefry_gpu_kernel_lowering",
+    "jax_random_seed_offset",
+    "jax_high_dynamic_range_gumbel",
+    "jax_disable_jit",
+    "jax_disable_most_optimizations",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
+    "jax_compiler_enable_remat_pass",
+    "jax_allow_f16_reductions",
+)
+VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "TF_ENABLE_ONEDNN_OPTS", "NVIDIA_TF32_OVERRIDE")  # of the environment
+
 
 def machine() -> dict[str, Any]:
-    """Device, threads, Python and package versions: all that a figure or a bit-exact run depends on."""
+    """Device, threads, versions and settings: all that a figure or a bit-exact run depends on."""
     device = jax.devices()[0]
     return {
         "device": device.device_kind if device.platform != "cpu" else processor(),
         "platform": device.platform,
         "devices": jax.device_count(),
         "threads": threads(),
+        "settings": settings(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in ("jaxbp", "jax", "jaxlib", "numpy", "optax")},
     }
+
+
+def settings() -> dict[str, Any]:
+    """The options of JAX, and the variables of the environment, that change numbers."""
+    options = {name: getattr(jax.config, name, None) for name in OPTIONS}  # None: this JAX does not have it
+    variables = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    plain = {
+        name: value if isinstance(value, bool | int | float | None) else str(value) for name, value in options.items()
+    }
+    return plain | variables
 
 
 def provenance() -> dict[str, Any]:
@@ -57,6 +87,20 @@ def processor() -> str:
     return platform.machine()
 
 
+def memory() -> int:
+    """Bytes of the machine's memory, or of the part of it that the process's container may have."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(whole, int(text)) if text.isdigit() else whole
+
+
+def device_memory() -> int:
+    """Bytes that the device can hold; on the CPU the machine's memory."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return int(statistics.get("bytes_limit", memory()))
+
+
 def threads() -> int:
     """The number of threads that XLA computes with on the CPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -75,7 +119,7 @@ def commit() -> str:
     """The commit of the code that runs, with '+changes' where the tree is not clean; 'none' outside a repository."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *words]  # nothing is written
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

@@ -27,11 +27,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp import rules
-from jaxbp.analysis.products import LIKELIHOODS, output_delta
+from jaxbp.analysis.products import output_delta
 from jaxbp.core import Batch, Context, Layer, PyTree
 from jaxbp.errors import InputError, unknown
 from jaxbp.factors import total, tree_map
-from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
+from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy, SquaredError
 
 Kind = Literal["gauss_newton", "empirical"]
 
@@ -79,7 +79,7 @@ def sampled(loss: Loss, y: jax.Array, batch: Batch, key: jax.Array) -> Roots:
 
     Raises InputError for a loss that is not a negative log-likelihood in its natural parameters.
     """
-    if not isinstance(loss, LIKELIHOODS):
+    if not (isinstance(loss, BinaryCrossEntropy | SoftmaxCrossEntropy | SquaredError) and loss.is_likelihood):
         raise InputError(f"sampled: {type(loss).__name__} is not a negative log-likelihood, so no target can be drawn")
     if isinstance(loss, SoftmaxCrossEntropy):
         target = jax.random.categorical(key, y)

@@ -27,10 +27,9 @@ import jax.numpy as jnp
 from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree
 from jaxbp.errors import InputError
-from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy, SquaredError
+from jaxbp.losses import Loss
 
 Product = Callable[..., PyTree]
-LIKELIHOODS = (BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError)  # negative logarithms, in natural parameters
 
 
 def jacobian(model: Layer) -> Product:
@@ -72,7 +71,7 @@ def fisher(model: Layer, loss: Loss, empirical: bool) -> Product:
     loss that is not a negative log-likelihood.
     """
     if not empirical:
-        if not isinstance(loss, LIKELIHOODS):
+        if not loss.is_likelihood:
             raise InputError(f"fisher: {type(loss).__name__} is not a negative log-likelihood, so only empirical=True")
         return gauss_newton(model, loss)
 

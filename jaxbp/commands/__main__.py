@@ -5,26 +5,33 @@ Whatever is wrong with what was asked for ends in one line on stderr, and with e
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 import jaxbp
+from jaxbp.commands.streams import flush_output, open_streams, tell
 from jaxbp.errors import InputError, unknown
 
 COMMANDS = {
+    "tokenize": "text to files of token ids",
     "train": "trains an experiment, or goes on with a run",
     "evaluate": "scores a finished run on its data",
     "predict": "predictions of a finished run for new rows",
     "sample": "text from a trained language model",
+    "attention": "what the attention of a trained language model looks at",
     "replay": "repeats the step at which a run stopped",
+    "fsck": "checks run folders for damage",
     "trace": "every number of one forward and backward pass",
     "check": "checks a gradient against jax.grad and differences",
     "bench": "measures a suite against jax.grad",
 }
 EXTRAS = dict.fromkeys(("matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
+LESS_MEMORY = "lower run.batch_size, raise run.micro_batches, or make the model smaller"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -33,12 +40,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[Sequence[str]], int], words: Sequence[str] | None = None) -> int:
-    """The exit status of command(words), those of the command line by default; 2 after one line for what is wrong."""
+    """The exit status of command(words), those of the command line by default.
+
+    2 after one line for what is wrong: the words, a file, the memory, an output that nobody reads; 130 after Ctrl-C.
+    """
+    open_streams()
+    status = 2
     try:
-        try:
-            return command(sys.argv[1:] if words is None else words)
-        finally:
-            sys.stdout.flush()  # not at Python's end, where a closed pipe would be a traceback
+        status = command(sys.argv[1:] if words is None else words)
+        line = ""
     except InputError as error:
         line = str(error)
     except ModuleNotFoundError as error:
@@ -46,13 +56,39 @@ def guarded(command: Callable[[Sequence[str]], int], words: Sequence[str] | None
         if name not in EXTRAS:
             raise
         line = f"{name} is missing: pip install 'jaxbp[{EXTRAS[name]}]'"
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # takes what Python still wants to write
-        line = "nobody reads the output any more"
     except OSError as error:
-        line = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    print(f"error: {line}", file=sys.stderr)
-    return 2
+        line = told(error)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        line = f"out of memory: {LESS_MEMORY} ({str(error).partition(chr(10))[0]})"
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+        line = "interrupted"
+    except SystemExit as end:
+        unwritten = flush_output()
+        if end.code or not unwritten:
+            raise
+        line = told(unwritten)
+    if (unwritten := flush_output()) and not line:
+        status = 2
+        line = told(unwritten)
+    if line:
+        tell(f"error: {line}")
+    return status
+
+
+def told(error: OSError) -> str:
+    """One line for what the system refused. A write that fails without a file's name is that of the output."""
+    if error.filename is not None:
+        name = os.fsdecode(error.filename)
+    elif isinstance(error, BrokenPipeError):
+        return "nobody reads the output any more"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        name = "standard output"
+    else:
+        return str(error)
+    return " ".join(f"{name}: {error.strerror}".splitlines())
 
 
 def run(words: Sequence[str]) -> int:
@@ -60,7 +96,7 @@ def run(words: Sequence[str]) -> int:
     if not words or words[0] in ("--help", "-h"):
         print("jaxbp COMMAND [OPTION ...], where jaxbp COMMAND --help shows the options\n")
         for name, meaning in COMMANDS.items():
-            print(f"  {name:10s}{meaning}")
+            print(f"  {name:11s}{meaning}")
         return 0
     if words[0] == "--version":
         print(jaxbp.__version__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ class NewFile:
 
     def holds(self, value: str) -> bool:
         """Whether the folder is there, and no folder has the file's own name."""
-        return Path(value).parent.is_dir() and not Path(value).is_dir()
+        try:
+            return Path(value).parent.is_dir() and not Path(value).is_dir() and bool(os.fsencode(value))
+        except (OSError, ValueError):  # a name that no file can have
+            return False
 
     def __str__(self) -> str:
         return "that names a file in a folder that is there"

@@ -4,7 +4,8 @@
 
 Every part gets a line. The test part of a classification also gets a table, confusion.png and calibration.png. A
 network on images also gets filters.png, activations.png of the first test image, and mistakes.png. scores.json has all
-numbers. The files go into the run folder. Of the run's config only the data can change.
+numbers. Token files get a line for each part alone, of as many training windows as test windows. The files go into the
+run folder. Of the run's config only the data can change.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ import numpy as np
 
 from jaxbp.commands import cli
 from jaxbp.data import Dataset, Splits
+from jaxbp.data.outside import located
+from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.programs import keep_programs
-from jaxbp.training.evaluate import make_prediction, predicted_class, true_class
+from jaxbp.training.evaluate import make_evaluation, make_prediction, predicted_class, true_class
+from jaxbp.training.fit import check_data
 from jaxbp.training.report import pictures
 from jaxbp.training.report.curves import as_text
+from jaxbp.training.report.language import bits_per_byte
 from jaxbp.training.report.scores import Classification, Regression, draw, measure
 from jaxbp.training.run import Trained, fingerprint, load
-from jaxbp.typed import Typed
+from jaxbp.typed import Count, Typed
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,12 @@ class Options(Typed):
     Args:
         run: the run folder
         code: run the code that the run has kept, where its config needs classes of your own
+        step: that of an older checkpoint; None: the newest
     """
 
     run: str = "runs/digits_mlp"
     code: bool = False
+    step: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
@@ -48,12 +55,17 @@ def main(words: Sequence[str]) -> int:
     for word in overrides:
         if not word.startswith("--config.data."):
             raise InputError(f"{word} cannot change here: the run's own config holds, apart from --config.data.*")
-    folder = Path(options.run)
-    run = load(folder, options.code)
+    folder = located(options.run)
+    run = load(folder, options.code, options.step)
     keep_programs(run.config)
     splits = cli.override(run.config, overrides, options).data.load()
+    check_data(run, splits)
     if fingerprint(splits) != run.data:
         print("these are not the data that the run was trained on: parts may overlap")
+    if isinstance(splits.train, Stream):
+        report = scores_of_text(run, splits)
+        write_json(folder / "scores.json", report)
+        return 0
     predict = make_prediction(run.model)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     lines = []
@@ -65,11 +77,28 @@ def main(words: Sequence[str]) -> int:
         items, loss, scores = scored(run, part, y, splits.classes)
         lines.append(f"{name:10s} {items:6d} examples  loss {as_text(loss)}  {scores}")
         report[name] = {"examples": items, "loss": loss} | asdict(scores)
-        if name == "test":
-            draw_test(folder, run, splits, y, scores)
+    print(*lines, sep="\n", flush=True)  # before anything is written, for a folder that takes nothing
+    draw_test(folder, run, splits, y, scores)
     write_json(folder / "scores.json", report)
-    print(*lines, sep="\n")
     return 0
+
+
+def scores_of_text(run: Trained, splits: Splits) -> dict[str, dict[str, float]]:
+    """Prints and returns loss, accuracy and bits per byte, those of training on as many windows as the test part has.
+
+    Nothing of the size of all windows times all ids is made.
+    """
+    evaluate = make_evaluation(run.model, run.config.loss, True)
+    count = min(len(splits.test), len(splits.train))
+    parts = {"train": splits.train.take(np.arange(count) * len(splits.train) // count), "test": splits.test}
+    report = {}
+    for name, part in parts.items():
+        figures = evaluate(run.params, run.state, part)
+        figures |= bits_per_byte(run.config.loss, figures["loss"], splits.item_bytes)
+        text = "  ".join(f"{key.replace('_', ' ')} {as_text(value)}" for key, value in figures.items())
+        print(f"{name:10s} {part.y.size:6d} examples  {text}")
+        report[name] = {"examples": part.y.size} | figures
+    return report
 
 
 def scored(

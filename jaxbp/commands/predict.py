@@ -11,9 +11,9 @@ from pathlib import Path
 
 from jaxbp.commands import cli
 from jaxbp.programs import keep_programs
+from jaxbp.training.folder import RunFolder
 from jaxbp.training.predict import predict_file
-from jaxbp.training.run import RunFolder
-from jaxbp.typed import Typed
+from jaxbp.typed import Count, Typed
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,20 @@ class Options(Typed):
         input: the file with the rows, of the kind that the run was trained on
         output: the CSV file to write
         code: run the code that the run has kept, where its config needs classes of your own
+        step: that of an older checkpoint; None: the newest
     """
 
     run: str
     input: str
     output: cli.OutputFile
     code: bool = False
+    step: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
     """Predicts what the words say, and returns the exit status."""
     options = cli.read_all(Options, words)
     keep_programs(RunFolder(Path(options.run)).config(options.code))
-    predict_file(options.run, options.input, options.output, options.code)
+    predict_file(options.run, options.input, options.output, options.code, options.step)
     print(f"predictions in {options.output}")
     return 0

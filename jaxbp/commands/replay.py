@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxbp.commands import cli
 from jaxbp.training.failure import replay
-from jaxbp.training.run import RunFolder
+from jaxbp.training.folder import RunFolder
 from jaxbp.typed import Typed
 
 

@@ -1,6 +1,6 @@
 """Text from a trained language model:
 
-    jaxbp sample [DIR] [--prompt=TEXT] [--temperature=0.8]
+    jaxbp sample [DIR] [--prompt=TEXT] [--temperature=0.8] [--top_k=40] [--top_p=0.95]
 
 Prints it, and writes it to sample.txt in the run folder.
 """
@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from jaxbp.commands import cli
-from jaxbp.core import leaf_layers
+from jaxbp.data.outside import located
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
-from jaxbp.layers import Recurrent
 from jaxbp.programs import keep_programs
 from jaxbp.training.run import load
-from jaxbp.training.sample import sample
-from jaxbp.typed import Count, NotNegative, Seed, Typed
+from jaxbp.training.sample import sample, text_of
+from jaxbp.typed import Count, NotNegative, Range, Seed, Typed
 
 
 @dataclass(frozen=True)
@@ -29,30 +29,45 @@ class Options(Typed):
     Args:
         run: the run folder
         prompt: the beginning of the text
-        length: characters
-        temperature: below 1 favours likely characters, above 1 unlikely ones; 0 takes the likeliest
+        length: tokens, which are characters where the run's data are
+        temperature: below 1 favours likely tokens, above 1 unlikely ones; 0 takes the likeliest
+        top_k: only so many, the likeliest, are drawn; None: all
+        top_p: only the likeliest are drawn that together have this probability; None: all
         seed: of the draws
         code: run the code that the run has kept, where its config needs classes of your own
+        step: that of an older checkpoint; None: the newest
     """
 
     run: str = "runs/charlm"
     prompt: str = "\n"
-    length: Count = 1000
+    length: Annotated[int, Range(1, 10**7)] = 1000
     temperature: NotNegative = 0.8
+    top_k: Count | None = None
+    top_p: Annotated[float, Range(0, 1, "(]")] | None = None
     seed: Seed = 0
     code: bool = False
+    step: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
     """Draws the text that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    run = load(options.run, options.code)
+    run = load(located(options.run), options.code, options.step)
     keep_programs(run.config)
-    recurrent = any(isinstance(leaf, Recurrent) for leaf in leaf_layers(run.model))
-    if not recurrent or not run.classes or any(len(name) != 1 for name in run.classes):
-        raise InputError(f"{options.run} is not a run on text by characters")
+    vocabulary = text_of(run.model, run.preparation, run.classes)
+    if vocabulary is None:
+        raise InputError(f"{options.run} is not a run on text by characters or tokens")
     text = options.prompt + sample(
-        run.model, run.params, run.classes, options.prompt, options.length, options.temperature, options.seed
+        run.model,
+        run.params,
+        vocabulary,
+        options.prompt,
+        options.length,
+        options.temperature,
+        options.seed,
+        options.top_k,
+        options.top_p,
+        getattr(run.config.data, "length", None),
     )
     write_whole(Path(options.run) / "sample.txt", text.encode())
     print(text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxbp.commands import cli
+from jaxbp.data.outside import located
 from jaxbp.errors import InputError
 from jaxbp.programs import keep_programs
 from jaxbp.training.cross_validate import cross_validate
@@ -42,7 +43,7 @@ def main(words: Sequence[str]) -> int:
     """Trains what the words say, and returns the exit status."""
     options, overrides = cli.read(Options, words)
     config = cli.override(cli.load(options.config), overrides, options)
-    folder = Path(options.workdir or f"runs/{Path(options.config).stem}{'_folds' if options.folds else ''}")
+    folder = located(options.workdir or f"runs/{Path(options.config).stem}{'_folds' if options.folds else ''}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--workdir: {folder} is a file, and must be a folder")
     for package in ("matplotlib", "orbax"):  # imported late in a run: what is missing is told before it

@@ -2,7 +2,7 @@
 
 A data set derives from `DataConfig`, or from `Prepared` (which knows how to scale), and has `load`; or from `Tabular`
 (which also splits, and makes folds), and has `table`; or from `Table` (which chooses among columns), and has `read`.
-One of images derives from `Movable` too.
+One of images derives from `Movable` too; one of files from `FromFiles`, before the others.
 """
 
 from jaxbp.data.adding import Adding
@@ -11,6 +11,7 @@ from jaxbp.data.csv_file import Csv
 from jaxbp.data.curve import Curve
 from jaxbp.data.embedded import Embedded
 from jaxbp.data.frame import Frame
+from jaxbp.data.from_files import FromFiles
 from jaxbp.data.function import Function
 from jaxbp.data.idx import Idx
 from jaxbp.data.images import Images
@@ -26,6 +27,7 @@ from jaxbp.data.reber import Reber
 from jaxbp.data.reconstruction import Encoder, Reconstruction
 from jaxbp.data.table import Table
 from jaxbp.data.text import Text
+from jaxbp.data.tokens import Tokens
 
 __all__ = [
     "Adding",
@@ -37,6 +39,7 @@ __all__ = [
     "Embedded",
     "Encoder",
     "Frame",
+    "FromFiles",
     "Function",
     "Idx",
     "Images",
@@ -53,6 +56,7 @@ __all__ = [
     "Table",
     "Tabular",
     "Text",
+    "Tokens",
     "cross_validation",
     "epoch_order",
 ]

@@ -26,4 +26,5 @@ def check_finite(where: str, values: np.ndarray) -> None:
 
 def unreadable(path: Path | str, error: Exception) -> InputError:
     """The error for a file that cannot be opened or is damaged."""
-    return InputError(f"cannot read {path} ({getattr(error, 'strerror', None) or error})")
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return InputError(f"cannot read {path} ({why})")

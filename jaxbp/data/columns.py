@@ -12,9 +12,12 @@ import numpy as np
 
 from jaxbp.data.cells import fault, is_missing, parsed, text_of
 from jaxbp.data.csv_reader import HasNames, read_csv
+from jaxbp.data.outside import Allowance
 from jaxbp.data.raw_table import GIVEN, RawTable, from_frame, from_mapping, from_records, read_parquet
 from jaxbp.errors import InputError, unknown
 from jaxbp.typed import Typed
+
+MANY_TEXTS = Allowance(remedy="text='ordinal' makes one column of them, exclude leaves it out")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Columns(Typed):
         texts = [fill if cell is None else cell for cell in cells]
         codes = np.array([place.get(text, -1) for text in texts])
         if self.text == "one_hot":
+            size = 9 * len(texts) * len(place)
+            MANY_TEXTS.check(f"column '{name}'", size, f"its {len(place):,} texts become as many columns")
             return (codes[:, None] == np.arange(len(place))).astype(np.float64)
         if codes.min() < 0:
             text = texts[codes.argmin()]

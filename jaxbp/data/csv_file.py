@@ -7,13 +7,14 @@ from functools import partial
 from typing import Literal
 
 from jaxbp.data.csv_reader import first_line_has_names, read_csv
+from jaxbp.data.from_files import FromFiles
 from jaxbp.data.raw_table import RawTable
 from jaxbp.data.table import Table
 from jaxbp.errors import InputError
 
 
 @dataclass(frozen=True)
-class Csv(Table):
+class Csv(FromFiles, Table):
     """A table in a text file in UTF-8, such as spreadsheets write.
 
     Args:
@@ -33,4 +34,4 @@ class Csv(Table):
 
     def read(self) -> RawTable:
         delimiter = "\t" if self.delimiter == "tab" else self.delimiter
-        return read_csv(self.path, delimiter, partial(first_line_has_names, self.path, self.header))
+        return read_csv(self.path, delimiter, partial(first_line_has_names, self.path, self.header), self.allowance())

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from jaxbp.data.cells import is_missing, is_text, number, parsed
-from jaxbp.data.checks import unreadable
+from jaxbp.data.outside import CELL, Allowance, reading
 from jaxbp.data.raw_table import RawTable, check_names
 from jaxbp.errors import InputError
 
 DELIMITERS = (",", ";", "\t", "|", " ")
 SAMPLE = 50  # rows that tell the delimiter
+ROW = 200  # bytes of memory that a row takes beside its cells
+LONGEST = 2**26  # characters of a line
+WIDEST = 1_000_000  # columns
+SHORT_CELL = 24  # bytes of memory that a character takes where cells are as short as can be
 HasNames = Callable[[Sequence[str], Sequence[Sequence[str]]], bool]  # (first row, columns below it) -> is it names
 
 
-def read_csv(path: str | Path, delimiter: str, has_names: HasNames) -> RawTable:
+def read_csv(path: str | Path, delimiter: str, has_names: HasNames, allowance: Allowance | None = None) -> RawTable:
     """The table in a file in UTF-8, with the blanks around cells removed. delimiter: one character, or "auto". A blank
     stands for any run of blanks and tabs.
 
     Raises InputError for a file that cannot be read, has no rows of data, rows of different lengths, or one name twice.
     """
+    allowance = allowance or Allowance()
     if delimiter == "auto":
-        delimiter = best_delimiter(path) or ","
+        delimiter = best_delimiter(path, allowance) or ","
     lines, rows = [], []
-    for line, cells in read_rows(path, delimiter):
+    for line, cells in read_rows(path, delimiter, allowance):
+        size = ROW + CELL * len(cells) + sum(map(len, cells))
+        allowance.take(path, size, f"the cells to line {line} are many")
+        if len(cells) > WIDEST:
+            raise InputError(f"{path}, line {line}: has {len(cells):,} columns, and a table has at most {WIDEST:,}")
         lines.append(line)
         rows.append([cell.strip() for cell in cells])
-    if rows and len(rows[0]) == 1 and (better := best_delimiter(path)):
+    if rows and len(rows[0]) == 1 and (better := best_delimiter(path, allowance)):
         words = ["'tab'" if character == "\t" else repr(character) for character in (delimiter, better)]
         raise InputError(f"{path}: has 1 column with delimiter={words[0]}, and delimiter={words[1]} fits it")
     for line, cells in zip(lines, rows, strict=True):
@@ -49,23 +59,34 @@ def read_csv(path: str | Path, delimiter: str, has_names: HasNames) -> RawTable:
     return RawTable(str(path), rows[0], [column[1:] for column in columns], True, lines[1:])
 
 
-def read_rows(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: str | Path, delimiter: str, allowance: Allowance) -> Iterator[tuple[int, list[str]]]:
     """Yields line number and cells of every row that is not empty."""
-    try:
-        with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as file:
-            text: Iterable[str] = (re.sub(r"[ \t]+", " ", line.strip()) for line in file) if delimiter == " " else file
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
-            yield from ((reader.line_num, cells) for cells in reader if cells)
-    except (OSError, RuntimeError, ValueError, csv.Error) as error:
-        raise unreadable(path, error) from error
+    with reading(path, allowance) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
+        text: Iterable[str] = _lines(path, lines, allowance)
+        if delimiter == " ":
+            text = (re.sub(r"[ \t]+", " ", line.strip()) for line in text)
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        yield from ((reader.line_num, cells) for cells in reader if cells)
 
 
-def best_delimiter(path: str | Path) -> str | None:
+def _lines(path: str | Path, lines: io.TextIOWrapper, allowance: Allowance) -> Iterator[str]:
+    """The lines. Raises InputError for one that is too long, and for one whose cells could take too much memory."""
+    for i in count(1):
+        line = lines.readline(LONGEST + 1)
+        if not line:
+            return
+        if len(line) > LONGEST:
+            raise InputError(f"{path}: line {i} has more than {LONGEST:,} characters, and no table's line is so long")
+        allowance.check(path, SHORT_CELL * len(line), f"line {i} has {len(line):,} characters")
+        yield line
+
+
+def best_delimiter(path: str | Path, allowance: Allowance) -> str | None:
     """The delimiter that cuts the first rows into equally many columns, the most of all; None if none cuts them."""
 
     def columns(delimiter: str) -> int:
         try:
-            rows = [cells for _, cells in islice(read_rows(path, delimiter), SAMPLE)]
+            rows = [cells for _, cells in islice(read_rows(path, delimiter, allowance), SAMPLE)]
         except InputError:
             return 0
         if delimiter == " " and any(all(np.isnan(number(cell)) for cell in cells) for cells in rows[1:]):
@@ -73,8 +94,9 @@ def best_delimiter(path: str | Path) -> str | None:
         counts = {len(cells) for cells in rows}
         return counts.pop() if len(counts) == 1 else 0
 
-    best = max(DELIMITERS, key=columns)  # the first of equals
-    return best if columns(best) > 1 else None
+    counts = {delimiter: columns(delimiter) for delimiter in DELIMITERS}
+    best = max(counts, key=lambda delimiter: counts[delimiter])  # the first of equals
+    return best if counts[best] > 1 else None
 
 
 def first_line_has_names(

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import gzip
 import math
-import zlib
+import os
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 
-from jaxbp.data.checks import unreadable
+from jaxbp.data.from_files import FromFiles
 from jaxbp.data.moved import Movable
+from jaxbp.data.outside import PREPARED, Allowance, reading
 from jaxbp.data.pipeline import Dataset, Splits, check
 from jaxbp.data.preparation import Numbers
 from jaxbp.data.prepare import Prepared, label_numbers
 from jaxbp.errors import InputError
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+CHUNK = 2**20  # bytes that are decompressed at once
 
 
 @dataclass(frozen=True)
-class Idx(Movable, Prepared):
+class Idx(FromFiles, Movable, Prepared):
     """Images and labels in IDX files. Images of unsigned bytes are divided by 255, other types are not. Labels become
     0, 1, ... in sorted order.
 
@@ -44,22 +47,25 @@ class Idx(Movable, Prepared):
     image: bool = False
 
     def load(self) -> Splits:
-        train = read_pair(Path(self.train_images), Path(self.train_labels), self.image)
-        test = read_pair(Path(self.test_images), Path(self.test_labels), self.image)
+        allowance = self.allowance()
+        train = read_pair(Path(self.train_images), Path(self.train_labels), self.image, allowance)
+        test = read_pair(Path(self.test_images), Path(self.test_labels), self.image, allowance)
         values = np.unique(train.y)
         train = Dataset(train.x, label_numbers(self.train_labels, train.y, values))
         test = Dataset(test.x, label_numbers(self.test_labels, test.y, values))
         return self.finish(train, test, tuple(str(value) for value in values), Numbers.of_images)
 
 
-def read_pair(images: Path, labels: Path, image: bool, classes: tuple[str, ...] | None = None) -> Dataset:
+def read_pair(
+    images: Path, labels: Path, image: bool, allowance: Allowance, classes: tuple[str, ...] | None = None
+) -> Dataset:
     """x [N, rows * columns], or [N, rows, columns, 1] if `image`, and y [N] int32, the labels as the file has them.
 
     Raises InputError, naming the file, for arrays of a wrong rank or type, unequal numbers of images and labels, or a
     label outside 0..classes-1.
     """
-    x = read_idx(images)
-    y = read_idx(labels)
+    x = read_idx(images, allowance)
+    y = read_idx(labels, allowance)
     ranks = (3,) if image else (2, 3, 4)
     if x.ndim not in ranks:
         allowed = " or ".join(map(str, ranks))
@@ -74,32 +80,47 @@ def read_pair(images: Path, labels: Path, image: bool, classes: tuple[str, ...] 
     return data
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """The array in an IDX file, in native byte order. Raises InputError unless the file is exactly one IDX array."""
-    raw = _content(path)
-    if len(raw) < 4:
-        raise InputError(f"{path}: holds {len(raw)} bytes, and an IDX file begins with 4")
-    kind = raw[2]
-    rank = raw[3]
-    if raw[:2] != b"\0\0" or kind not in TYPES or not 1 <= rank <= 4:
+def read_idx(path: Path, allowance: Allowance | None = None) -> np.ndarray:
+    """The array in an IDX file, in native byte order. Raises InputError unless the file is exactly one IDX array.
+
+    Its size is compared with the file's, and with what is allowed, before it is read. A gzipped file is read to the end
+    of its array and no further.
+    """
+    with reading(path) as file:
+        if file.peek(2).startswith(b"\x1f\x8b"):
+            return _read(gzip.GzipFile(fileobj=file), path, allowance or Allowance(), None)
+        return _read(file, path, allowance or Allowance(), os.fstat(file.fileno()).st_size)
+
+
+def _read(stream: BufferedIOBase, path: Path, allowance: Allowance, length: int | None) -> np.ndarray:
+    """The array in a stream of `length` bytes; None: its length is not known."""
+    head = stream.read(4)
+    if len(head) < 4:
+        raise InputError(f"{path}: holds {len(head)} bytes, and an IDX file begins with 4")
+    _, _, kind, rank = head
+    if head[:2] != b"\0\0" or kind not in TYPES or not 1 <= rank <= 4:
         raise InputError(
-            f"{path}: begins with bytes {raw[:4].hex(' ')}, which is no IDX file (those begin with 00 00, "
+            f"{path}: begins with bytes {head.hex(' ')}, which is no IDX file (those begin with 00 00, "
             f"a type {'/'.join(f'{t:02x}' for t in TYPES)}, and 01..04 dimensions)"
         )
-    start = 4 + 4 * rank
-    shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4))
+    sizes = stream.read(4 * rank)
+    if len(sizes) < 4 * rank:
+        raise InputError(f"{path}: is truncated: {rank} dimensions need {4 + 4 * rank} bytes, not {4 + len(sizes)}")
+    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     dtype = np.dtype(TYPES[kind])
-    size = start + math.prod(shape) * dtype.itemsize
-    if len(raw) != size:
-        fault = "is truncated" if len(raw) < size else "has trailing bytes"
-        raise InputError(f"{path}: {fault}: shape {shape} of {dtype.name} needs {size} bytes, the file has {len(raw)}")
-    return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
-
-
-def _content(path: Path) -> bytes:
-    """The bytes of a file, decompressed if they are gzipped."""
-    try:
-        raw = path.expanduser().read_bytes()
-        return gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise unreadable(path, error) from error
+    start = 4 + len(sizes)
+    size = math.prod(shape) * dtype.itemsize
+    needs = f"shape {shape} of {dtype.name} needs {start + size} bytes, the file has"
+    if length is not None and length != start + size:
+        fault = "is truncated" if length < start + size else "has trailing bytes"
+        raise InputError(f"{path}: {fault}: {needs} {length}")
+    allowance.take(path, size + PREPARED * math.prod(shape), f"it claims shape {shape} of {dtype.name}")
+    raw = np.empty(size, np.uint8)
+    filled = 0
+    while count := stream.readinto(raw[filled : filled + CHUNK].data):
+        filled += count
+    if filled < size:
+        raise InputError(f"{path}: is truncated: {needs} {start + filled}")
+    if stream.read(1):
+        raise InputError(f"{path}: has trailing bytes: {needs} more")
+    return raw.view(dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)

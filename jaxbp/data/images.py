@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxbp.data.checks import unreadable
+from jaxbp.data.from_files import FromFiles
 from jaxbp.data.moved import Movable
+from jaxbp.data.outside import PREPARED, Allowance, located, reading
 from jaxbp.data.pipeline import Dataset
 from jaxbp.data.preparation import Numbers
 from jaxbp.data.prepare import Examples, Tabular
@@ -16,9 +22,10 @@ from jaxbp.errors import InputError
 
 
 @dataclass(frozen=True)
-class Images(Movable, Tabular):
+class Images(FromFiles, Movable, Tabular):
     """x [N, rows, columns, 3] in [0, 1] before scaling; the classes are the subfolders' names. A subfolder must
-    hold images that Pillow can read and nothing else. Names that begin with a dot are ignored.
+    hold images that Pillow can read (but no EPS, which is a program), and nothing else. Names that begin with a dot are
+    ignored.
 
     Args:
         path: folder with one subfolder of images per class, all of one size
@@ -29,21 +36,15 @@ class Images(Movable, Tabular):
     grayscale: bool = False
 
     def table(self) -> Examples:
-        folder = Path(self.path).expanduser()
+        folder = located(self.path)
         classes = [entry for entry in visible(folder) if entry.is_dir()]
         if len(classes) < 2:
             raise InputError(f"{folder}: needs two subfolders or more, one per class, it has {len(classes)}")
         files = [(file, number) for number, subfolder in enumerate(classes) for file in visible(subfolder)]
-        pixels = [read_image(file, self.grayscale) for file, _ in files]
-        for (file, _), image in zip(files, pixels, strict=True):
-            if image.shape != pixels[0].shape:
-                raise InputError(
-                    f"{file}: has {_size(image)} pixels, and {files[0][0]} has {_size(pixels[0])}; "
-                    "all must have one size"
-                )
+        pixels = read_images([file for file, _ in files], self.grayscale, self.allowance())
         y = np.array([number for _, number in files], np.int32)
         names = tuple(entry.name for entry in classes)
-        return Examples(Dataset(np.stack(pixels), y), names, Numbers.of_images)
+        return Examples(Dataset(pixels, y), names, Numbers.of_images)
 
 
 def visible(folder: Path) -> list[Path]:
@@ -57,20 +58,52 @@ def visible(folder: Path) -> list[Path]:
     return entries
 
 
-def read_image(file: Path, grayscale: bool) -> np.ndarray:
-    """The pixels [rows, columns, 3 or 1] uint8 of a file. Raises InputError unless it is an 8-bit image."""
+def read_images(files: Sequence[Path], grayscale: bool, allowance: Allowance | None = None) -> np.ndarray:
+    """The pixels [N, rows, columns, 3 or 1] uint8 of files of one size. Raises the errors of `read_image`."""
+    allowance = allowance or Allowance()
+    first = read_image(files[0], grayscale, allowance)
+    count = len(files) * first.size
+    allowance.take(files[0].parent, (1 + PREPARED) * count, f"{len(files)} images of {_size(first.shape[:2])} pixels")
+    pixels = np.empty((len(files), *first.shape), np.uint8)
+    for i, file in enumerate(files):
+        pixels[i] = read_image(file, grayscale, allowance, (files[0], first.shape[:2]))
+    return pixels
+
+
+def read_image(
+    file: Path, grayscale: bool, allowance: Allowance | None = None, like: tuple[Path, tuple[int, ...]] | None = None
+) -> np.ndarray:
+    """The pixels [rows, columns, 3 or 1] uint8 of a file. Raises InputError unless it is an 8-bit image.
+
+    like: another file, and the (rows, columns) of its image, which this one must have too. Size and type are looked at
+    before pixels are decoded.
+    """
     from PIL import Image
 
-    try:
-        with Image.open(file) as image:
-            mode = image.mode
+    Image.init()
+    formats = [name for name in Image.ID if name != "EPS"]  # for which Pillow starts Ghostscript
+    with reading(file, allowance := allowance or Allowance()) as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at here
+        with Image.open(stream, formats=formats) as image:
+            shape = image.size[::-1]
+            if like and shape != like[1]:
+                raise InputError(
+                    f"{file}: has {_size(shape)} pixels, and {like[0]} has {_size(like[1])}; all must have one size"
+                )
+            if kind := _wide(image):
+                raise InputError(f"{file}: has pixels of type {kind}, and only 8 bits a channel are allowed")
+            allowance.check(file, 8 * shape[0] * shape[1], f"the image has {_size(shape)} pixels")
             pixels = np.asarray(image.convert("L" if grayscale else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-        raise unreadable(file, error) from error
-    if mode[0] in "IF":
-        raise InputError(f"{file}: has pixels of type {mode}, and only 8 bits a channel are allowed")
-    return pixels.reshape(*pixels.shape[:2], -1)
+    return pixels.reshape(*shape, -1)
 
 
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[0]} x {image.shape[1]}"
+def _wide(image: Any) -> str | None:
+    """The type of the pixels where a channel has more than 8 bits, which Pillow would cut off; else None."""
+    if image.mode[0] in "IF":
+        return str(image.mode)
+    stored = re.search(r"\w+;16[BLN]", str(image.tile))  # what the decoder of PNG and TIFF reads
+    return stored[0] if stored else None
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[0]} x {shape[1]}"

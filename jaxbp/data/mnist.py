@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxbp.data.checks import unreadable
+from jaxbp.data.from_files import FromFiles
 from jaxbp.data.idx import read_pair
 from jaxbp.data.moved import Movable
+from jaxbp.data.outside import Allowance, located
 from jaxbp.data.pipeline import Dataset, Splits
 from jaxbp.data.preparation import Numbers
 from jaxbp.data.prepare import Prepared, hold_out
@@ -25,11 +29,12 @@ SHA256 = {  # of the decompressed files: mirrors compress differently
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+LARGEST = 2**26  # bytes that are taken of a file, which is more than each has
 CLASSES = tuple("0123456789")
 
 
 @dataclass(frozen=True)
-class Mnist(Movable, Prepared):
+class Mnist(FromFiles, Movable, Prepared):
     """Handwritten digits, 60,000 for training and 10,000 for the test, in [0, 1]: x [N, 784]. It also reads other data
     with labels 0..9 in files of the same names (Fashion-MNIST).
 
@@ -44,25 +49,29 @@ class Mnist(Movable, Prepared):
     train_size: int | None = None
 
     def load(self) -> Splits:
-        folder = download(cache_folder(), MIRRORS) if self.path is None else Path(self.path).expanduser()
-        train = self._read(folder, "train")
-        test = self._read(folder, "t10k")
+        folder = download(cache_folder(), MIRRORS) if self.path is None else located(self.path)
+        allowance = self.allowance()
+        train = self._read(folder, "train", allowance)
+        test = self._read(folder, "t10k", allowance)
         if self.train_size is not None and self.train_size != len(train):
             _, train = hold_out(train, CLASSES, self.train_size, self.seed, f"train_size={self.train_size}")
         return self.finish(train, test, CLASSES, Numbers.of_images)
 
-    def _read(self, folder: Path, part: str) -> Dataset:
+    def _read(self, folder: Path, part: str, allowance: Allowance) -> Dataset:
         images = find(folder, f"{part}-images-idx3-ubyte")
         labels = find(folder, f"{part}-labels-idx1-ubyte")
-        return read_pair(images, labels, self.image, CLASSES)
+        return read_pair(images, labels, self.image, allowance, CLASSES)
 
 
 def find(folder: Path, name: str) -> Path:
     """The file of this name in `folder`, in one of its four spellings. Raises InputError if there is none."""
-    for stem in (name, name.replace("-idx", ".idx")):
-        for path in (folder / stem, folder / f"{stem}.gz"):
-            if path.exists():
-                return path
+    try:
+        for stem in (name, name.replace("-idx", ".idx")):
+            for path in (folder / stem, folder / f"{stem}.gz"):
+                if path.exists():
+                    return path
+    except OSError as error:  # such as for a name that is too long
+        raise unreadable(folder, error) from error
     raise InputError(f"no {name} or {name}.gz in folder {folder}; path must be the folder with MNIST's four files")
 
 
@@ -96,7 +105,8 @@ def fetch(name: str, mirrors: Sequence[str]) -> bytes:
     for mirror in mirrors:
         try:
             with urlopen(f"{mirror}{name}.gz", timeout=30) as response:
-                content = gzip.decompress(response.read())
+                stream = gzip.GzipFile(fileobj=io.BytesIO(response.read(LARGEST)))
+                content = stream.read(LARGEST)
         except (OSError, EOFError, HTTPException, zlib.error) as error:
             failures.append(f"{mirror}: {error}")
             continue

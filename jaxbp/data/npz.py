@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from jaxbp.data.checks import unreadable
+from jaxbp.data.from_files import FromFiles
+from jaxbp.data.npy import read_array
+from jaxbp.data.outside import Allowance, reading
 from jaxbp.data.pipeline import Dataset, Splits, check
 from jaxbp.data.prepare import Prepared, label_numbers, split_test
 from jaxbp.errors import InputError
@@ -17,7 +19,7 @@ from jaxbp.typed import Share
 
 
 @dataclass(frozen=True)
-class Npz(Prepared):
+class Npz(FromFiles, Prepared):
     """The file holds x_train, y_train, x_test and y_test, or x and y. Each x is [N, ...] of numbers. Each y is [N] of
     integers or text (class labels, numbered in sorted order) or [N] or [N, O] of floats (regression targets).
 
@@ -30,9 +32,8 @@ class Npz(Prepared):
     test_fraction: Share | None = None
 
     def load(self) -> Splits:
-        arrays = read_npz(Path(self.path))
         suffixes = ("_train", "_test") if self.test_fraction is None else ("",)
-        self._require(arrays, [f"{letter}{suffix}" for suffix in suffixes for letter in "xy"])
+        arrays = read_npz(Path(self.path), self._required, self.allowance())
         parts = [self._part(arrays, suffix) for suffix in suffixes]
         parts, classes = self._number_labels(parts, suffixes)
         if self.test_fraction is None:
@@ -41,11 +42,14 @@ class Npz(Prepared):
             train, test = split_test(parts[0], classes, self.test_fraction, self.seed)
         return self.finish(train, test, classes)
 
-    def _require(self, arrays: dict[str, np.ndarray], names: list[str]) -> None:
-        missing = [name for name in names if name not in arrays]
+    def _required(self, present: Iterable[str]) -> list[str]:
+        """The names of the arrays to read, of those that the file has."""
+        required = ["x_train", "y_train", "x_test", "y_test"] if self.test_fraction is None else ["x", "y"]
+        missing = [name for name in required if name not in present]
         if missing:
             rule = "with test_fraction x and y are needed, without it x_train, y_train, x_test and y_test"
-            raise InputError(f"{self.path}: has no array {missing[0]}, only {', '.join(sorted(arrays))} ({rule})")
+            raise InputError(f"{self.path}: has no array {missing[0]}, only {', '.join(sorted(present))} ({rule})")
+        return required
 
     def _part(self, arrays: dict[str, np.ndarray], suffix: str) -> Dataset:
         """x and y of one part, y as labels [N] of any type or targets [N, O]."""
@@ -76,14 +80,23 @@ class Npz(Prepared):
         return [Dataset(part.x, y) for part, y in zip(parts, numbers, strict=True)], tuple(map(str, labels))
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of the file by name. Raises InputError if it is no .npz file, is damaged, or holds pickled objects."""
-    try:
-        with path.expanduser().open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise zipfile.BadZipFile("it is no .npz file")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise unreadable(path, error) from error
+def read_npz(
+    path: Path, chosen: Callable[[Iterable[str]], Iterable[str]] = tuple, allowance: Allowance | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of the file that `chosen` picks of the names in it, by name; all by default. No other is expanded.
+
+    Raises InputError if it is no .npz file, is damaged, holds pickled objects, or takes more memory than is allowed.
+    """
+    allowance = allowance or Allowance()
+    arrays = {}
+    with reading(path) as file:
+        if not zipfile.is_zipfile(file):
+            raise zipfile.BadZipFile("it is no .npz file")
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            for name in chosen(members):
+                with archive.open(members[name]) as member:
+                    arrays[name] = read_array(member, f"{path}, array {name}", members[name].file_size, allowance)
+                    if member.read(1):  # at the end zipfile compares the checksum
+                        raise InputError(f"{path}, array {name}: has trailing bytes")
+    return arrays

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxbp.data.from_files import FromFiles
 from jaxbp.data.raw_table import RawTable, read_parquet
 from jaxbp.data.table import Table
 
 
 @dataclass(frozen=True)
-class Parquet(Table):
+class Parquet(FromFiles, Table):
     """A table in a Parquet file. It needs pandas and pyarrow: pip install 'jaxbp[tables]'.
 
     Args:
@@ -19,4 +20,4 @@ class Parquet(Table):
     path: str
 
     def read(self) -> RawTable:
-        return read_parquet(self.path)
+        return read_parquet(self.path, self.allowance())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -37,19 +37,36 @@ class Dataset:
     def batch(self, rows: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """{"x", "y", "weight"} of these rows (all by default), as a model's loss takes them.
 
-        The weights have the shape of `counting`: one equal weight for whatever counts and 0 for the rest, with sum 1.
+        The weights have the shape of `counting`: one equal weight for whatever counts and 0 for the rest, with sum 1
+        (0 where nothing counts).
         """
         part = self.take(rows)
         counting = part.counting()
-        return {"x": part.x, "y": part.y, "weight": counting / counting.sum()}
+        return {"x": part.x, "y": part.y, "weight": counting / (counting.sum() or 1)}
+
+    def check_labels(self, where: str, classes: int) -> None:
+        """Raises InputError, its text beginning with `where`, unless the integer labels lie in 0..classes-1."""
+        wrong = np.argwhere((self.y < 0) | (self.y >= classes))
+        if wrong.size:
+            label = self.y[tuple(wrong[0])]
+            raise InputError(
+                f"{where}: y row {wrong[0][0]} holds label {label}, and labels must lie in 0..{classes - 1}"
+            )
+
+    def contents(self) -> Iterator[bytes | memoryview]:
+        """All that tells this part from another: shapes, types and entries."""
+        for array in (self.x, self.y, self.mask):
+            if array is not None:
+                yield str((array.shape, array.dtype)).encode()
+                yield np.ascontiguousarray(array).data
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
     """The parts of a data set. No part is unchecked.
 
-    Raises InputError for a part that is empty, holds a value that is not finite or a label outside 0..classes-1, or has
-    another shape than the training part.
+    Raises InputError for a part that is empty, of which nothing counts, that holds a value that is not finite or a
+    label outside 0..classes-1, or that has another shape than the training part.
     """
 
     train: Dataset
@@ -57,6 +74,7 @@ class Splits:
     test: Dataset
     classes: tuple[str, ...] | None  # class names; None for regression
     fitted: Preparation | None = None  # what raw rows went through; None: nothing
+    item_bytes: float | None = None  # of text in a class on average, for bits per byte; None: the data are no text
 
     @property
     def preparation(self) -> Preparation:
@@ -74,6 +92,8 @@ class Splits:
             part = getattr(self, name)
             if part is not None:
                 check(f"{name} part", part, self.classes)
+                if not any(row.any() for row in part.counting()):  # looks no further than the first that counts
+                    raise InputError(f"{name} part: its mask is 0 everywhere, and one time step must count at least")
                 self._check_shape(name, part)
 
     def _check_shape(self, name: str, part: Dataset) -> None:
@@ -86,28 +106,23 @@ class Splits:
     def map(self, f: Callable[[Dataset], Dataset]) -> Splits:
         """The same splits with `f` applied to every part."""
         validation = None if self.validation is None else f(self.validation)
-        return Splits(f(self.train), validation, f(self.test), self.classes, self.fitted)
+        return replace(self, train=f(self.train), validation=validation, test=f(self.test))
 
 
 def check(where: str, part: Dataset, classes: tuple[str, ...] | None) -> None:
-    """Raises InputError, its text beginning with `where`, unless x and y have equally many rows (at least one), all
-    values are finite in float32, and integer labels lie in 0..classes-1."""
+    """Raises InputError, its text beginning with `where`, unless x and y have equally many rows (at least one) with
+    values in them, all values are finite in float32, and integer labels lie in 0..classes-1."""
     if len(part.x) != len(part.y):
         raise InputError(f"{where}: x has {len(part.x)} rows and y has {len(part.y)}, and both need equally many")
     if len(part) == 0:
         raise InputError(f"{where}: holds no examples, and needs at least one")
     for name, values in (("x", part.x), ("y", part.y)):
+        if 0 in values.shape[1:]:
+            raise InputError(f"{where}: a row of {name} has shape {values.shape[1:]}, which holds no values")
         if values.dtype.kind == "f":
             check_finite(f"{where}: {name}", values)
     if classes is not None and part.y.dtype.kind == "i":
-        _check_labels(where, part.y, len(classes))
-
-
-def _check_labels(where: str, labels: np.ndarray, classes: int) -> None:
-    wrong = np.argwhere((labels < 0) | (labels >= classes))
-    if wrong.size:
-        label = labels[tuple(wrong[0])]
-        raise InputError(f"{where}: y row {wrong[0][0]} holds label {label}, and labels must lie in 0..{classes - 1}")
+        part.check_labels(where, len(classes))
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxbp.data.checks import check_finite, to_float32, unreadable
+from jaxbp.data.checks import check_finite, to_float32
 from jaxbp.data.columns import Columns, read_file, read_number_column
 from jaxbp.data.csv_reader import first_line_has_names
+from jaxbp.data.npy import read_npy
 from jaxbp.data.raw_table import GIVEN
+from jaxbp.data.vocabulary import Vocabulary
 from jaxbp.errors import InputError
 from jaxbp.typed import Count, Typed
 
@@ -92,9 +94,11 @@ class Ids(Typed):
 
     Args:
         count: ids lie in 0..count-1; None: their number is not known
+        vocabulary: what they stand for; None: no text, or the characters that are the names of the classes
     """
 
     count: Count | None = None
+    vocabulary: Vocabulary | None = None
 
     def read(self, rows: Any) -> np.ndarray:
         """The rows as int32 [N, T]. Raises InputError where they hold anything else."""
@@ -188,6 +192,8 @@ class Preparation(Typed):
         try:
             raw = dict(data["raw"])
             kind = kinds[raw.pop("type")]
+            if raw.get("vocabulary"):
+                raw["vocabulary"] = Vocabulary(**raw["vocabulary"])
             return cls(
                 kind(**_tuples(raw)),
                 data["scaling"] and Scaling(**_tuples(data["scaling"])),
@@ -223,12 +229,3 @@ def read_number_table(path: str | Path) -> np.ndarray:
     """The numbers [N, columns] in a CSV or Parquet file, nan where one is missing. Names in its first line are left."""
     table = read_file(path, partial(first_line_has_names, path, "auto"))
     return np.column_stack([read_number_column(table, i) for i in range(len(table.names))])
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """The array in a .npy file. Pickled objects are never read. Raises InputError for anything else."""
-    try:
-        with path.expanduser().open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, RuntimeError) as error:
-        raise unreadable(path, error) from error

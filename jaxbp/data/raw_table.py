@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbp.data.checks import unreadable
+from jaxbp.data.outside import CELL, Allowance, reading
 from jaxbp.errors import InputError, unknown
 
 GIVEN = "the rows"  # what messages call rows that come from no file
+BATCH = 4096  # rows that are decoded at once
 
 
 class RawTable(NamedTuple):
@@ -96,14 +97,23 @@ def import_pandas(why: str) -> Any:
     return pandas
 
 
-def read_parquet(path: str | Path) -> RawTable:
-    """The table in a Parquet file. Raises InputError if it cannot be read."""
-    pandas = import_pandas(f"reading {path}")
+def read_parquet(path: str | Path, allowance: Allowance | None = None) -> RawTable:
+    """The table in a Parquet file. Raises InputError if it cannot be read, or takes more memory than is allowed."""
+    import_pandas(f"reading {path}")
     try:
-        with Path(path).expanduser().open("rb") as file:
-            frame = pandas.read_parquet(file, engine="pyarrow")
+        from pyarrow import Table
+        from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise InputError(f"reading {path} needs pyarrow: pip install 'jaxbp[tables]'") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise unreadable(path, error) from error
-    return from_frame(str(path), frame)
+    allowance = allowance or Allowance()
+    with reading(path) as file, ParquetFile(file) as parquet:
+        facts = parquet.metadata
+        groups = [facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)]
+        claim = f"it claims {facts.num_rows:,} rows of {facts.num_columns:,} columns"
+        allowance.take(path, CELL * facts.num_rows * facts.num_columns + sum(groups), claim)
+        batches = []
+        for batch in parquet.iter_batches(BATCH):
+            allowance.take(path, batch.nbytes, claim)
+            batches.append(batch)
+        frame = Table.from_batches(batches, parquet.schema_arrow).to_pandas()
+        return from_frame(str(path), frame)

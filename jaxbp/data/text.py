@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from jaxbp.data.checks import unreadable
-from jaxbp.data.pipeline import DataConfig, Dataset, Splits
+from jaxbp.data.from_files import FromFiles
+from jaxbp.data.outside import Allowance, reading
+from jaxbp.data.pipeline import Dataset, Splits
 from jaxbp.data.preparation import Ids, Preparation
 from jaxbp.errors import InputError
 from jaxbp.typed import Count, Share
 
+CHARACTER = 64  # bytes of memory that a character takes as text, as ids and in windows
 PLAIN = "\t\n" + "".join(map(chr, range(32, 127)))
 
 
 @dataclass(frozen=True)
-class Text(DataConfig):
+class Text(FromFiles):
     """x, y [windows, length] int32 of a text file. The classes are tab, newline, the 95 printable characters of ASCII,
     and any others in the text. The test part is the end of the text, in windows that overlap by half. Each character
     counts once there, and has at least half a window before it (but for the first window).
@@ -38,7 +42,7 @@ class Text(DataConfig):
     streams: Count | None = None
 
     def load(self) -> Splits:
-        text = standard_library() if self.path is None else read(Path(self.path))
+        text = standard_library() if self.path is None else read(Path(self.path), self.size, self.allowance())
         text = text[: self.size]
         classes = PLAIN + "".join(sorted(set(text) - set(PLAIN)))
         cut = len(text) - round(self.test_fraction * len(text))
@@ -51,13 +55,14 @@ class Text(DataConfig):
         ids = np.fromiter(map(number.__getitem__, text), np.int32, len(text))
         train = in_streams(windows(ids[:cut], self.length, self.length), self.streams or 1)
         preparation = Preparation(Ids(len(classes)), classes=tuple(classes))
-        return Splits(train, None, overlapping(ids[cut:], self.length), tuple(classes), preparation)
+        item_bytes = len(text.encode()) / len(text)
+        return Splits(train, None, overlapping(ids[cut:], self.length), tuple(classes), preparation, item_bytes)
 
 
 def windows(ids: np.ndarray, length: int, stride: int) -> Dataset:
     """Examples of `length` characters, each `stride` after the one before."""
-    starts = np.arange(0, len(ids) - length, stride)[:, None] + np.arange(length)
-    return Dataset(ids[starts], ids[starts + 1], np.ones(starts.shape, np.float32))
+    x, y = (np.lib.stride_tricks.sliding_window_view(part, length)[::stride].copy() for part in (ids[:-1], ids[1:]))
+    return Dataset(x, y, np.ones(x.shape, np.float32))
 
 
 def in_streams(data: Dataset, streams: int) -> Dataset:
@@ -77,12 +82,13 @@ def overlapping(ids: np.ndarray, length: int) -> Dataset:
     return Dataset(data.x, data.y, mask)
 
 
-def read(path: Path) -> str:
-    """The content of a text file. Raises InputError where it cannot be read."""
-    try:
-        return path.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(path, error) from error
+def read(path: Path, size: int | None, allowance: Allowance) -> str:
+    """The first `size` characters of a text file, all for None. Raises InputError where they cannot be read."""
+    with reading(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+        length = os.fstat(file.fileno()).st_size
+        count = length if size is None else min(size, length)
+        allowance.take(path, CHARACTER * count, f"a text of {count:,} characters")
+        return text.read(size)
 
 
 def standard_library() -> str:

@@ -11,6 +11,7 @@ from jaxbp.layers.activations import (
     ReLU,
     Sigmoid,
     SiLU,
+    SoftCap,
     Softmax,
     Softplus,
     Step,
@@ -24,16 +25,19 @@ from jaxbp.layers.convolution_transpose import ConvTranspose
 from jaxbp.layers.dense import Dense
 from jaxbp.layers.dropout import Dropout
 from jaxbp.layers.embedding import Embedding, OneHot
+from jaxbp.layers.gated import GEGLU, SwiGLU
 from jaxbp.layers.join import Add, Concatenate
 from jaxbp.layers.layer_norm import GroupNorm, LayerNorm, RMSNorm
 from jaxbp.layers.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
-from jaxbp.layers.positions import Positions
+from jaxbp.layers.positions import Positions, SinusoidalPositions
 from jaxbp.layers.recurrent import Recurrent
 from jaxbp.layers.reshape import Flatten, Reshape
 from jaxbp.layers.tapped_delay import TappedDelay
+from jaxbp.layers.tokens import ClassToken, First
 
 __all__ = [
     "ELU",
+    "GEGLU",
     "GELU",
     "SELU",
     "Activation",
@@ -43,6 +47,7 @@ __all__ = [
     "BatchNorm",
     "BatchNormReLU",
     "Cell",
+    "ClassToken",
     "Concatenate",
     "Conv",
     "ConvTranspose",
@@ -50,6 +55,7 @@ __all__ = [
     "Dropout",
     "Elementwise",
     "Embedding",
+    "First",
     "Flatten",
     "GRUCell",
     "GlobalAveragePool",
@@ -69,9 +75,12 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SimpleCell",
+    "SinusoidalPositions",
+    "SoftCap",
     "Softmax",
     "Softplus",
     "Step",
+    "SwiGLU",
     "Tanh",
     "TappedDelay",
 ]

@@ -7,6 +7,7 @@ Where f' is a function of the output it is computed from y, which the next layer
     ELU        y = x if x > 0 else a (e^x - 1) f' = 1 if y > 0 else y + a
     SELU       y = s ELU(x, a)                 f' = s if y > 0 else y + s a
     Softplus   y = ln(1 + e^x)                 f' = 1 - e^-y
+    SoftCap    y = c tanh(x / c)               f' = 1 - (y / c)^2
     Softmax    y_i = e^x_i / sum_j e^x_j       dx_i = y_i (dy_i - sum_j dy_j y_j)
 
 from the mask of the input's sign, one byte an entry,
@@ -27,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from math import pi, sqrt
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ import numpy as np
 
 from jaxbp.core import Case, Context, Layer, PyTree, normal, off_zero, require, shaped
 from jaxbp.errors import InputError, unknown
+from jaxbp.ops.gated import gelu_slope, silu_slope
+from jaxbp.ops.probabilities import softmax_backward
 
 
 class Activation(Layer):
@@ -169,6 +171,26 @@ class Softplus(Activation):
 
 
 @dataclass(frozen=True)
+class SoftCap(Activation):
+    """Nearly x for small x, and never beyond +-cap; cap > 0 (Gemma Team 2024, arXiv 2408.00118, section 2)."""
+
+    cap: float
+
+    def __post_init__(self) -> None:
+        require(self, "cap", self.cap > 0, "positive")
+
+    def value(self, x: jax.Array) -> jax.Array:
+        return self.cap * jnp.tanh(x / self.cap)
+
+    def slope(self, y: jax.Array) -> jax.Array:
+        return 1 - jnp.square(y / self.cap)
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        return [Case(SoftCap(2.0), shaped(5, 3, 7))]
+
+
+@dataclass(frozen=True)
 class SiLU(FromInput):
     """x sigmoid(x), also called swish (Ramachandran et al. 2017, arXiv 1710.05941)."""
 
@@ -176,8 +198,7 @@ class SiLU(FromInput):
         return jax.nn.silu(x)
 
     def slope(self, x: jax.Array) -> jax.Array:
-        s = jax.nn.sigmoid(x)
-        return s * (1 + x * (1 - s))
+        return silu_slope(x)
 
 
 @dataclass(frozen=True)
@@ -190,10 +211,7 @@ class GELU(FromInput):
         return jax.nn.gelu(x, approximate=self.approximate)
 
     def slope(self, x: jax.Array) -> jax.Array:
-        if not self.approximate:
-            return jax.scipy.special.erfc(-x / sqrt(2)) / 2 + x * jnp.exp(-x * x / 2) / sqrt(2 * pi)
-        t = jnp.tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x))
-        return (1 + t) / 2 + x * (1 - t * t) * sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x) / 2
+        return gelu_slope(x, self.approximate)
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -208,7 +226,7 @@ class Softmax(Activation):
         return jax.nn.softmax(x, -1)
 
     def backward(self, params: PyTree, y: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        return y * (dy - jnp.sum(dy * y, -1, keepdims=True)), {}
+        return softmax_backward(y, dy, -1), {}
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ With mean over the set that shares its statistics, r = 1 / sqrt(mean (x - m)^2 +
 
 (Ba et al. 2016, arXiv 1607.06450; Wu & He 2018, arXiv 1803.08494; Zhang & Sennrich 2019, arXiv 1910.07467.)
 
-Each keeps x, which the layer below keeps anyway, and m and r of each set; z is made again. The variance is a second
-pass over x, because mean x^2 - m^2 loses all digits where m is large. Over the last axis mean g = dy . scale / D and
-mean (g z) = (dy z) . scale / D are products of a matrix and a vector, so no array g is formed: that is the gain over
-autodiff. GroupNorm sums over the positions first: the sums of dy and of dy z of each channel are, added over the batch,
-the parameter gradients and, added over a group with the weights scale, its two means.
+Each keeps x, which the layer below keeps anyway, and m and r of each set; z is made again. The first two are the
+operations of jaxbp.ops.norms. GroupNorm sums over the positions first: the sums of dy and of dy z of each channel are,
+added over the batch, the parameter gradients and, added over a group with the weights scale, its two means.
 """
 
 from __future__ import annotations
@@ -26,6 +24,14 @@ import jax.numpy as jnp
 
 from jaxbp.core import Case, Context, Layer, PyTree, require, shaped, wide
 from jaxbp.errors import InputError
+from jaxbp.ops.norms import (
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
+    summed,
+    weights,
+)
 
 
 class Affine(Layer):
@@ -46,18 +52,6 @@ class Affine(Layer):
             params["bias"] = jnp.zeros(spec.shape[-1], jnp.float32)
         return params
 
-    def weights(self, params: PyTree, like: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """scale and bias in the dtype of `like` and with its rank; ones and zeros where a parameter is absent."""
-        channels = like.shape[-1]
-        scale = params["scale"].astype(like.dtype) if self.scale else jnp.ones(channels, like.dtype)
-        bias = params["bias"].astype(like.dtype) if self.bias else jnp.zeros(channels, like.dtype)
-        return scale.reshape((1,) * (like.ndim - 1) + (-1,)), bias.reshape((1,) * (like.ndim - 1) + (-1,))
-
-    def gradients(self, params: PyTree, dyz: jax.Array, dy: jax.Array) -> PyTree:
-        """{"scale": the sum of dyz [..., C] over its leading axes, "bias": that of dy}, as far as params has them."""
-        sums = {"scale": dyz, "bias": dy}
-        return {name: jnp.sum(sums[name], range(dy.ndim - 1), dtype=p.dtype) for name, p in params.items()}
-
 
 @dataclass(frozen=True)
 class LayerNorm(Affine):
@@ -71,19 +65,12 @@ class LayerNorm(Affine):
     bias: bool = True
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
-        a = wide(x)
-        scale, bias = self.weights(params, a)
-        mean = jnp.mean(a, -1, keepdims=True)
-        r = jax.lax.rsqrt(jnp.mean(jnp.square(a - mean), -1, keepdims=True) + self.epsilon)
-        return ((a - mean) * r * scale + bias).astype(x.dtype), (x, mean, r)
+        return layer_norm_forward(x, params.get("scale"), params.get("bias"), self.epsilon)
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        x, mean, r = cache
-        delta = wide(dy)
-        z = (wide(x) - mean) * r
-        scale, _ = self.weights(params, z)
-        dx = r * (delta * scale - weighted_mean(delta, scale) - z * weighted_mean(delta * z, scale))
-        return dx.astype(dy.dtype), self.gradients(params, delta * z, delta)
+        dx, dscale, dbias = layer_norm_backward(cache, params.get("scale"), params.get("bias"), dy)
+        gradients = {"scale": dscale, "bias": dbias}
+        return dx, {name: gradients[name] for name in params}
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -105,17 +92,11 @@ class RMSNorm(Affine):
     bias = False  # no setting: the paper has none
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
-        a = wide(x)
-        r = jax.lax.rsqrt(jnp.mean(jnp.square(a), -1, keepdims=True) + self.epsilon)
-        return (a * r * self.weights(params, a)[0]).astype(x.dtype), (x, r)
+        return rms_norm_forward(x, params.get("scale"), self.epsilon)
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        x, r = cache
-        delta = wide(dy)
-        z = wide(x) * r
-        scale, _ = self.weights(params, z)
-        dx = r * (delta * scale - z * weighted_mean(delta * z, scale))
-        return dx.astype(dy.dtype), self.gradients(params, delta * z, delta)
+        dx, dscale = rms_norm_backward(cache, params.get("scale"), dy)
+        return dx, {"scale": dscale} if self.scale else {}
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -146,7 +127,8 @@ class GroupNorm(Affine):
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         a = by_position(x)  # [N, S, C]
-        scale, bias = self.weights(params, a)
+        scale = weights(params.get("scale"), a, 1)
+        bias = weights(params.get("bias"), a, 0)
         mean = self.group_mean(jnp.mean(a, 1))
         r = jax.lax.rsqrt(self.group_mean(jnp.mean(jnp.square(a - mean[:, None]), 1)) + self.epsilon)
         y = (a - mean[:, None]) * (r[:, None] * scale) + bias
@@ -156,12 +138,13 @@ class GroupNorm(Affine):
         x, mean, r = cache
         delta = by_position(dy)
         z = (by_position(x) - mean[:, None]) * r[:, None]
-        scale, _ = self.weights(params, z)
+        scale = weights(params.get("scale"), z, 1)
         dy_sum = jnp.sum(delta, 1)  # [N, C]
         dyz_sum = jnp.sum(delta * z, 1)
         g_mean, gz_mean = (self.group_mean(a * scale[0] / z.shape[1])[:, None] for a in (dy_sum, dyz_sum))
         dx = r[:, None] * (delta * scale - g_mean - z * gz_mean)
-        return dx.astype(dy.dtype).reshape(dy.shape), self.gradients(params, dyz_sum, dy_sum)
+        sums = {"scale": dyz_sum, "bias": dy_sum}
+        return dx.astype(dy.dtype).reshape(dy.shape), {name: summed(sums[name], p) for name, p in params.items()}
 
     def group_mean(self, a: jax.Array) -> jax.Array:
         """[N, C] -> [N, C]: every channel's group mean."""
@@ -176,8 +159,3 @@ class GroupNorm(Affine):
 def by_position(x: jax.Array) -> jax.Array:
     """[N, ..., C] -> [N, S, C], at least float32."""
     return wide(x).reshape(len(x), -1, x.shape[-1])
-
-
-def weighted_mean(a: jax.Array, scale: jax.Array) -> jax.Array:
-    """mean over the last axis of a times scale, [..., D] -> [..., 1]: a product of a matrix and a vector."""
-    return jnp.einsum("...d,d->...", a, scale.reshape(-1) / a.shape[-1], precision="highest")[..., None]

@@ -82,7 +82,7 @@ def read_layer(text: str) -> Any:
         return value(ast.parse(text.strip(), mode="eval").body)
     except InputError:
         raise
-    except (SyntaxError, ValueError, TypeError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise InputError(f"{text} cannot be read as a layer: {reason}") from error
 

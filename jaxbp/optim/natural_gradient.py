@@ -25,7 +25,6 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxbp.analysis import curvature
-from jaxbp.analysis.products import LIKELIHOODS
 from jaxbp.core import Batch, Context, PyTree
 from jaxbp.errors import InputError
 from jaxbp.optim.config import OptimizerConfig
@@ -47,10 +46,10 @@ def natural_gradient(
     The estimate starts as the identity. Raises InputError for a loss that is not a negative log-likelihood, and where a
     layer mixes the examples of a batch.
     """
-    if not isinstance(objective.loss, LIKELIHOODS):
+    if not objective.loss.is_likelihood:
         raise InputError(
             f"natural gradient: {type(objective.loss).__name__} is not a negative log-likelihood, "
-            f"allowed are {', '.join(kind.__name__ for kind in LIKELIHOODS)}"
+            "allowed are SquaredError, BinaryCrossEntropy and SoftmaxCrossEntropy without z_loss"
         )
     if rate is not None:
         return adaptive(objective, learning_rate, damping, rate)

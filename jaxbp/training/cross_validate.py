@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.training.evaluate import make_prediction
 from jaxbp.training.fold import Fold
+from jaxbp.training.folder import RunFolder
+from jaxbp.training.lock import locked
 from jaxbp.training.loop import train
 from jaxbp.training.report.scores import Classification, Regression, measure
-from jaxbp.training.run import RunFolder, trained
+from jaxbp.training.run import trained
 
 
 def cross_validate(config: Config, path: str | Path, folds: int, fresh: bool = False) -> dict[str, float]:
@@ -28,19 +31,26 @@ def cross_validate(config: Config, path: str | Path, folds: int, fresh: bool = F
     """
     if not isinstance(config.data, Tabular):
         raise InputError(f"--folds needs data in one table, and {type(config.data).__name__} has its own test part")
-    path = Path(path)
+    with locked(Path(path)):
+        return all_folds(config, config.data, Path(path), folds, fresh)
+
+
+def all_folds(config: Config, data: Tabular, path: Path, folds: int, fresh: bool) -> dict[str, float]:
+    """What cross_validate does in a folder that no other process uses."""
     if fresh:
         for earlier in sorted(path.glob("fold_*/config.json")):  # there may have been more of them
-            RunFolder(earlier.parent).clear()
-            if not any(earlier.parent.iterdir()):
-                earlier.parent.rmdir()
+            folder = RunFolder(earlier.parent)
+            with folder.locked():
+                folder.clear()
+            with suppress(OSError):  # other files are in it
+                folder.path.rmdir()
     rows = []
     outputs = []
     targets = []
-    for i, splits in enumerate(config.data.folds(folds, config.data.seed)):
+    for i, splits in enumerate(data.folds(folds, data.seed)):
         folder = RunFolder(path / f"fold_{i:02d}")
         print(f"fold {i + 1} of {folds}, in {folder.path}", flush=True)
-        of_fold = replace(config, data=Fold(config.data, i, folds))
+        of_fold = replace(config, data=Fold(data, i, folds))
         rows.append(train(of_fold, folder.path, fresh, splits))
         run = trained(folder, of_fold)
         y = make_prediction(run.model)(run.params, run.state, splits.test.x)

@@ -12,10 +12,12 @@ import numpy as np
 
 from jaxbp.core import Context, Layer, PyTree
 from jaxbp.data import Dataset
+from jaxbp.deferred import Deferred
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 
 CHUNK = 1000  # examples in memory at once
+CHUNK_STEPS = 2**14  # of sequences no more than have so many time steps together
 PREDICTED = 128  # rows in one call of the program that predicts: one row costs as much
 
 Evaluation = Callable[[PyTree, PyTree, Dataset], dict[str, float]]
@@ -28,26 +30,30 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
 
     No example continues another: a recurrent state is not carried.
     """
-    model = with_carry(model, False)
+    model = loss.prepared(with_carry(model, False))
 
     @jax.jit
     def sums(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         def chunk_sums(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
             x, target, mask = chunk
             output, _ = model.forward(params, x, Context.evaluation(state))
+            if isinstance(loss, SoftmaxCrossEntropy) and isinstance(output, Deferred):
+                value, classes = loss.scored(output, target, mask)
+                return value, jnp.sum(mask * (classes == target))
             value, _ = loss.forward(output, target, mask)
             return value, jnp.sum(mask * correct(output, target, loss.threshold)) if classify else value
 
         return jax.tree.map(jnp.sum, jax.lax.map(chunk_sums, (x, y, mask)))
 
     def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
-        size = min(CHUNK, len(data))
+        counting = data.counting()  # [N] or [N, T]
+        size = min(CHUNK, len(data), max(CHUNK_STEPS // counting[0].size, 1))
         x = chunks(data.x, size)
-        counting = chunks(data.counting(), size)
+        counting = chunks(counting, size)
         filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
         mask = counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
         value, hits = sums(params, state, x, chunks(data.y, size), mask)
-        count = float(data.counting().sum())
+        count = float(data.counting().sum()) or 1.0  # where nothing counts, the loss is 0
         metrics = {"loss": float(value) / count}
         return metrics | {"accuracy": float(hits) / count} if classify else metrics
 

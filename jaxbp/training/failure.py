@@ -46,9 +46,8 @@ def _bad_index(layer: Any, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[P
 def diagnose(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context) -> str:
     """The first thing that is not finite: inputs, parameters, outputs in forward order, the loss, then back."""
     for name, tree in (("the batch", {"x": batch["x"], "y": batch["y"]}), ("the parameters", params)):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(leaf))):
-                return f"{name}, {path_name(path)}"
+        if first := first_not_finite(tree):
+            return f"{name}, {first}"
     count = itertools.count()
     watched = map_leaves(model, lambda leaf: Keep(leaf, next(count)))  # numbered in forward order
     x, ctx = ctx.counted(batch)
@@ -69,6 +68,14 @@ def diagnose(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Contex
     if others:  # the sweep meets the last layer first, and its delta before its gradient
         return str(max(others, key=lambda fault: (fault.index, fault.kind == "delta")))
     return "the sum of the gradients, which overflows"
+
+
+def first_not_finite(tree: PyTree) -> str | None:
+    """The path of the first array of the tree with an entry that is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(leaf))):
+            return path_name(path)
+    return None
 
 
 def write_bundle(folder: Path, state: State, batch: Batch, first: str) -> None:

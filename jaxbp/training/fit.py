@@ -7,14 +7,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxbp.config import Config
+from jaxbp.config import Config, Run
 from jaxbp.core import Batch, Context, Layer, PyTree, leaf_layers, output_spec
 from jaxbp.data import Splits
+from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
+from jaxbp.machine import device_memory
 from jaxbp.optim import FirstOrder
-from jaxbp.training.run import OVER
+from jaxbp.training.folder import OVER
+from jaxbp.training.run import Trained
+
+ORDER = 24  # bytes of memory that the place of one example in the order takes: a row number, a mask, and their copies
 
 
 def batch_spec(splits: Splits, rows: int) -> PyTree:
@@ -41,14 +46,56 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
         raise InputError("run.patience needs a validation part: set data.validation_fraction")
     check_carry(config, model, rows, len(splits.train))
     batch = batch_specs(splits, rows)
-    y = output_spec(model, batch["x"])
+    try:
+        y = output_spec(model, batch["x"])
+    except OverflowError as error:
+        raise InputError(f"the model has a size that no array can have ({error})") from error
     check_outputs(config.loss, y.shape[-1], len(splits.classes or ()))
     jax.eval_shape(config.loss.forward, y, batch["y"], batch["weight"])
     params = jax.eval_shape(lambda key: model.init(key, batch["x"]), jax.random.key(0))
+    check_size(config.run, params, splits)
     config.optimizer.check(params)
     for penalty in config.objective(batch["x"]).penalties:
         penalty.chosen(params)
     check_optimizer(config, model, params, batch)
+
+
+def check_size(run: Run, params: PyTree, splits: Splits) -> None:
+    """Raises InputError for more steps than can be counted, and where weights or the order of examples fill the memory.
+
+    The loop makes the order of all examples up to the next evaluation at once.
+    """
+    steps = run.epochs * -(-len(splits.train) // (run.batch_size or len(splits.train)))
+    if steps >= 2**31:
+        raise InputError(f"run.epochs={run.epochs} makes {steps:,} steps, and a run has fewer than {2**31:,}")
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    if 2 * weights > (memory := device_memory()):
+        raise InputError(
+            f"the model has {weights:,} bytes of weights and as many of gradients, and there are {memory:,} bytes of "
+            "memory: lower the sizes of its layers"
+        )
+    epochs = min(run.evaluate_every, run.epochs)
+    order = 0 if isinstance(splits.train, Stream) else ORDER * epochs * len(splits.train)
+    if order > memory:
+        raise InputError(
+            f"run.evaluate_every={run.evaluate_every}: the order of the examples of {epochs:,} epochs takes {order:,} "
+            f"bytes, and there are {memory:,} bytes of memory"
+        )
+
+
+def check_data(run: Trained, splits: Splits) -> None:
+    """Raises InputError where data are not such as a trained model takes. It computes nothing."""
+    for name, classes, others in (("data", splits.classes, run.classes), ("run", run.classes, splits.classes)):
+        if classes is not None and (strange := sorted(set(classes) - set(others or ()))):
+            raise InputError(f"only the {name} have the class '{strange[0]}': data and run must have the same classes")
+    batch = batch_specs(splits, 1)
+
+    def outputs(params: PyTree, state: PyTree, x: PyTree) -> PyTree:
+        return run.model.forward(params, x, Context.evaluation(state))[0]
+
+    y = jax.eval_shape(outputs, run.params, run.state, batch["x"])
+    check_outputs(run.config.loss, y.shape[-1], len(splits.classes or ()))
+    jax.eval_shape(run.config.loss.forward, y, batch["y"], batch["weight"])
 
 
 def check_outputs(loss: Loss, outputs: int, classes: int) -> None:

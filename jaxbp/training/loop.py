@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +19,22 @@ from tqdm import tqdm
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
-from jaxbp.data import Dataset, Splits, epoch_order
+from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
+from jaxbp.files import append_line
 from jaxbp.machine import header, machine
 from jaxbp.training import failure
 from jaxbp.training.evaluate import Evaluation, make_evaluation
+from jaxbp.training.feeds import StreamFeed, make_feeds
 from jaxbp.training.fit import batch_spec, check_fit, check_length
+from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
-from jaxbp.training.run import RunFolder, checkpointed, fingerprint
-from jaxbp.training.signals import leave, signals
+from jaxbp.training.report.language import Pace, bits_per_byte
+from jaxbp.training.run import checkpointed, fingerprint
+from jaxbp.training.samples import Sampler, make_sampler
+from jaxbp.training.signals import Cause, Interrupted, leave, say, signals
 from jaxbp.training.step import (
     Feed,
     Program,
@@ -36,10 +42,14 @@ from jaxbp.training.step import (
     Sums,
     accumulated,
     initial_state,
+    is_finite,
     make_program,
     make_step,
     prepared,
 )
+
+YOUNG = 60.0  # seconds: the first minute of a process, in which less work may be lost
+EARLY = 10.0  # seconds between checkpoints in it
 
 
 def reached(point: str) -> None:
@@ -47,7 +57,7 @@ def reached(point: str) -> None:
 
 
 class NotFinite(FloatingPointError):
-    """A loss or gradient was not finite. The weights were not touched, and the run folder can replay the step."""
+    """A loss, gradient, weight or metric was not finite. Nothing that is not finite was kept."""
 
 
 @dataclass
@@ -63,8 +73,12 @@ class Session:
     delta_norms: DeltaNorms | None  # None without recurrent layers
     data: str  # fingerprint
     steps: int  # in an epoch
+    pace: Pace | None  # None where the data are no text
+    sampler: Sampler | None  # None where the run takes no samples
+    records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
+    begun: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -79,46 +93,60 @@ class Session:
         """Examples in a step."""
         return self.config.run.batch_size or len(self.splits.train)
 
-    def save(self, state: State) -> None:
-        """Writes a checkpoint."""
+    def save(self, state: State, ended: bool = False) -> None:
+        """Writes a checkpoint; `ended` says that nothing is done after it."""
         spec = batch_spec(self.splits, self.batch_size)
         facts = self.facts | {
-            "metrics_bytes": self.folder.metrics.stat().st_size,
+            "at_risk": 0.0 if ended else self.interval(),
             "data": self.data,
             "machine": machine(),
             "input": [list(spec.shape), str(spec.dtype)],
             "classes": self.splits.classes,
-            "preparation": self.folder.preparation_digest(),
         }
-        checkpoints = replace(self.folder.checkpoints, keep=self.config.run.keep_checkpoints)
-        checkpoints.save(int(state.step), {"state": state, "best": self.best}, facts)
+        tree = {"state": state, "best": self.best}
+        self.folder.save(self.records, int(state.step), tree, facts, self.config.run.keep_checkpoints)
         self.saved = time.monotonic()
+
+    def interval(self) -> float:
+        """Seconds between two checkpoints: fewer in a process's first minute."""
+        seconds = self.config.run.checkpoint_seconds
+        return min(EARLY, seconds) if time.monotonic() - self.begun < YOUNG else seconds
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        return time.monotonic() - self.saved >= self.config.run.checkpoint_seconds
+        return time.monotonic() - self.saved >= self.interval()
 
 
 def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits | None = None) -> Row:
     """Trains in the folder `path`, or resumes the run there; -> metrics of the last epoch, or of the best.
 
+    No other process trains there meanwhile: it gets an InputError at once.
+
     A run that is killed at any instant and started again ends with the same bytes: parameters and metrics. splits: the
-    config's data, where they are loaded already. Raises InputError before it writes anything, NotFinite for a loss or
-    gradient that is not finite, and Interrupted after SIGTERM or Ctrl-C.
+    config's data, where they are loaded already. Raises InputError before it writes anything, NotFinite for a loss,
+    gradient, weight or metric that is not finite, Interrupted after SIGTERM, SIGHUP or Ctrl-C, and OSError for a file
+    that cannot be written, or an output that cannot be, once the run is saved.
     """
     if not isinstance(config, Config):
         raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
-    session, state = new_session(config, splits or config.data.load(), RunFolder(Path(path)))
-    if fresh:
-        session.folder.clear()
-    else:
-        session.folder.check(config)
-    state = resumed(session, state)
-    try:
-        with signals() as caught:
-            all_rounds(session, state, caught)
-    finally:
-        rows = curves.read_metrics(session.folder.metrics)
+    folder = RunFolder(Path(path))
+    with folder.locked():
+        folder.owner()  # refused before anything compiles
+        session, state = new_session(config, splits or config.data.load(), folder)
+        if fresh:
+            folder.start_over()
+        else:
+            folder.finish_start_over()
+            folder.check(config)
+        state = resumed(session, state)
+        try:
+            with signals() as caught:
+                all_rounds(session, state, caught)
+        except (Interrupted, NotFinite):
+            with suppress(OSError):  # what ended the run counts
+                draw(session, curves.read_metrics(folder.metrics))
+            raise
+        rows = curves.read_metrics(folder.metrics)
         draw(session, rows)
     if config.run.patience is None:
         return rows[-1]
@@ -150,6 +178,8 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
+        None if splits.item_bytes is None else Pace(model, objective.spec),
+        make_sampler(config, model, splits, folder.path),
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
@@ -160,10 +190,14 @@ def resumed(session: Session, state: State) -> State:
     """The state of the run in the folder, or `state` where there is none; writes what describes the run."""
     config = session.config
     folder = session.folder
+    killed = folder.metrics.is_file()  # a process before this one made steps
     checkpoint = folder.resume(checkpointed(state, config), session.data)
     if checkpoint is None:
-        folder.write(config, session.splits.preparation, None)
+        session.records = folder.write(config, session.splits.preparation, None)
         print(header(state.params), flush=True)
+        if killed:
+            again = lost("before it", session.interval())
+            print(f"begun again: an earlier start ended before its first checkpoint{again}", flush=True)
         return state
     arrays, facts = checkpoint
     state = arrays["state"]
@@ -171,12 +205,18 @@ def resumed(session: Session, state: State) -> State:
     check_length(config, session.model, session.splits, folder.stored()["run"]["epochs"], done)
     session.best = arrays["best"]
     session.facts = {key: facts[key] for key in session.facts}
-    folder.write(config, session.splits.preparation, facts["metrics_bytes"])
-    if facts.get("preparation") != folder.preparation_digest():
-        session.save(state)  # the checkpoint of an older version does not know the file
+    session.records = folder.write(config, session.splits.preparation, facts)
+    if "run" not in facts:
+        session.save(state)  # the checkpoint of an older version is not bound to its run
     print(header(state.params), flush=True)
-    print(f"resumed at step {done} of {config.run.epochs * session.steps}", flush=True)
+    again = lost("after it", facts.get("at_risk", 0.0))
+    print(f"resumed at step {done} of {config.run.epochs * session.steps}{again}", flush=True)
     return state
+
+
+def lost(when: str, seconds: float) -> str:
+    """What a process that was killed has lost, for the end of a line; nothing where it had saved all."""
+    return f"; what was done {when}, up to {seconds:g} seconds of work, is done again" if seconds else ""
 
 
 def draw(session: Session, rows: list[Row]) -> None:
@@ -196,14 +236,11 @@ def kept_weights(session: Session, last: int, best: Row) -> str:
     return (stopped if session.facts["finished"] else "") + kept
 
 
-def all_rounds(session: Session, state: State, caught: list[int]) -> None:
+def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     """Rounds of `evaluate_every` epochs, each followed by an evaluation, from the state's own step on."""
     run = session.config.run
     steps = session.steps
-    part = session.splits.train
-    x = jnp.asarray(part.x)
-    y = jnp.asarray(part.y)
-    counting = None if part.mask is None else jnp.asarray(part.mask)
+    feeds = make_feeds(session.splits.train, run.seed, run.shuffle, session.batch_size)
     done = int(state.step)
     evaluated_already = state.examples == 0  # an evaluation sets the sums to zero
     pending = [
@@ -217,32 +254,37 @@ def all_rounds(session: Session, state: State, caught: list[int]) -> None:
         for first, last in pending:
             start_time = time.perf_counter()
             start_step = int(state.step)
-            feed = Feed(x, y, *epochs_order(session, first, last), counting)
-            state = one_round(session, state, feed, first * steps, caught, bar)
+            state = one_round(session, state, feeds(first, last), first * steps, caught, bar)
             seconds = time.perf_counter() - start_time
-            state = evaluated(session, state, last, (last * steps - start_step) / seconds, bar)
+            speed = (last * steps - start_step) / seconds
+            state, line = evaluated(session, state, last, speed)
+            with bar.external_write_mode():
+                say(line, caught)
             reached("evaluated")
             if session.facts["finished"] or last == run.epochs:
-                session.save(state)
+                session.save(state, ended=True)
                 return
             if session.due() or caught:
-                session.save(state)
+                session.save(state, ended=bool(caught))
             leave(caught, int(state.step))
 
 
-def one_round(session: Session, state: State, feed: Feed, offset: int, caught: list[int], bar: tqdm) -> State:
+def one_round(
+    session: Session, state: State, feed: Feed | StreamFeed, offset: int, caught: list[Cause], bar: tqdm
+) -> State:
     """The steps of the feed from the state's own step on, steps_per_call a call. The feed begins at the run's `offset`.
 
     The progress bar and the check for finiteness read the previous call's sums, so the loop never waits for a result.
     """
-    steps = len(feed.order)
+    steps = feed.steps
     per_call = session.config.run.steps_per_call
     sums: Sums | None = None
-    for first in range(int(state.step) - offset, steps, per_call):
-        count = min(per_call, steps - first)
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, session.config.run.sample_every):
         previous = sums
-        state, sums = session.program(state, feed, jnp.int32(first), jnp.int32(count))
+        state, sums = session.program(state, *feed.call(first, per_call), jnp.int32(count))
         bar.update(count)
+        if session.sampler and session.sampler.due(offset + first + count):
+            session.sampler.write(state)
         if previous is not None:
             loss_sum, examples, finite = jax.device_get(previous)
             bar.set_postfix(loss=curves.as_text(loss_sum / max(examples, 1)), refresh=False)
@@ -250,17 +292,32 @@ def one_round(session: Session, state: State, feed: Feed, offset: int, caught: l
                 break
         if (session.due() or caught) and first + count < steps:
             stop_if_not_finite(session, state, feed, offset)
-            session.save(state)
+            session.save(state, ended=bool(caught))
             leave(caught, int(state.step))
         reached("call")
     stop_if_not_finite(session, state, feed, offset)
     return state
 
 
-def stop_if_not_finite(session: Session, state: State, feed: Feed, offset: int) -> None:
-    """Raises NotFinite at a step whose loss or gradient was not finite, after writing what replays it."""
+def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | None) -> Iterator[tuple[int, int]]:
+    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of stop_every."""
+    while first < steps:
+        left = per_call if stop_every is None else stop_every - (offset + first) % stop_every
+        count = min(per_call, steps - first, left)
+        yield first, count
+        first += count
+
+
+def stop_if_not_finite(session: Session, state: State, feed: Feed | StreamFeed, offset: int) -> None:
+    """Raises NotFinite at a step that was not finite; for a loss or gradient after writing what replays it."""
     if state.finite:
         return
+    if not is_finite(state.kept):
+        first = failure.first_not_finite(state.kept) or "the sum of the weights"
+        raise NotFinite(
+            f"step {int(state.step) - 1}: after its update {first} is not finite; nothing of it is kept: "
+            f"{remedy(session.config)}"
+        )
     batch = feed.batch(state.step - offset)
     inputs, ctx = prepared(state, batch, session.config.data.augment)
     first = failure.diagnose(session.model, session.config.loss, state.params, inputs, ctx)
@@ -271,14 +328,24 @@ def stop_if_not_finite(session: Session, state: State, feed: Feed, offset: int) 
     )
 
 
-def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqdm) -> State:
-    """Writes a row of metrics, keeps the best weights and decides whether to stop early; -> state with sums cleared."""
+def remedy(config: Config) -> str:
+    """What to lower where numbers overflow."""
+    rate = getattr(config.optimizer, "learning_rate", None)
+    return "make the optimizer's steps smaller" if rate is None else f"lower optimizer.learning_rate, {rate:g} so far"
+
+
+def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple[State, str]:
+    """Writes a row of metrics, keeps the best weights and decides whether to stop early.
+
+    -> (state with sums cleared, the row as a line). Raises NotFinite, before it writes, where a metric is not finite.
+    """
     row: Row = {"epoch": epoch, "step": int(state.step), "train_loss": float(state.loss_sum / state.examples)}
     if session.splits.classes is not None:
         row["train_accuracy"] = session.evaluate(state.params, state.model, session.train_sample)["accuracy"]
     for name in ("validation", "test"):
         if part := getattr(session.splits, name):
             metrics = session.evaluate(state.params, state.model, part)
+            metrics |= bits_per_byte(session.config.loss, metrics["loss"], session.splits.item_bytes)
             row |= {f"{name}_{key}": value for key, value in metrics.items()}
     if session.config.run.noise_scale_every:
         measured = state.optimizer[0]
@@ -288,9 +355,13 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
     if session.delta_norms:
         first_batch = session.splits.train.batch(slice(session.batch_size))
         row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch)
-    append(session.folder.metrics, row)
-    append(session.folder.path / "timing.jsonl", {"epoch": epoch, "steps_per_second": speed})
-    bar.write(curves.line(row, session.config.run.epochs, speed))
+    for name, value in row.items():
+        if not np.isfinite(jax.tree.leaves(value)).all():
+            step = int(state.step)
+            raise NotFinite(f"step {step}: {name} is not finite, and no row is kept: {remedy(session.config)}")
+    append_line(session.folder.metrics, json.dumps(row))
+    pace = session.pace.figures(speed) if session.pace else {}
+    append_line(session.folder.path / "timing.jsonl", json.dumps({"epoch": epoch, "steps_per_second": speed} | pace))
     patience = session.config.run.patience
     facts = session.facts
     if patience is not None:
@@ -300,22 +371,8 @@ def evaluated(session: Session, state: State, epoch: int, speed: float, bar: tqd
         else:
             facts["waited"] += 1
         facts["finished"] = facts["waited"] >= patience
-    return replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
-
-
-def append(path: Path, row: Row) -> None:
-    """One line of JSON at the end of the file."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def epochs_order(session: Session, first: int, last: int) -> tuple[jax.Array, jax.Array]:
-    """(order, mask) [steps, N] of the epochs from `first` to before `last`."""
-    run = session.config.run
-    examples = len(session.splits.train)
-    epochs = [epoch_order(run.seed, epoch, examples, session.batch_size, run.shuffle) for epoch in range(first, last)]
-    orders, masks = zip(*epochs, strict=True)
-    return jnp.asarray(np.concatenate(orders)), jnp.asarray(np.concatenate(masks))
+    cleared = replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
+    return cleared, curves.line(row, session.config.run.epochs, speed, pace)
 
 
 def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,6 @@ from typing import Any
 
 from jaxbp.config import Config
 from jaxbp.errors import InputError
-from jaxbp.files import write_whole
 from jaxbp.models import ModelConfig
 from jaxbp.training.checkpoint import digest
 
@@ -54,13 +53,6 @@ def classes(value: Any) -> Iterator[type]:
 def digests(files: Mapping[str, Path]) -> dict[str, str]:
     """{name: sha256}."""
     return {name: digest(file) for name, file in files.items()}
-
-
-def keep(files: Mapping[str, Path], folder: Path) -> None:
-    """Copies the files into the folder, under their names."""
-    for name, file in files.items():
-        folder.mkdir(exist_ok=True)
-        write_whole(folder / name, file.read_bytes())
 
 
 def run_kept(folder: Path, kept: Mapping[str, str]) -> None:

@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxbp.data import DataConfig
-from jaxbp.data.images import read_image, visible
+from jaxbp.data.images import read_images, visible
 from jaxbp.data.npz import read_npz
+from jaxbp.data.outside import located
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
 from jaxbp.training.run import Prediction, load
 
 
-def predict_file(run: str | Path, input: str | Path, output: str | Path, code: bool = False) -> int:
+def predict_file(
+    run: str | Path, input: str | Path, output: str | Path, code: bool = False, step: int | None = None
+) -> int:
     """Predicts the rows of a file, and writes a CSV file with a line for each, whole or not at all; -> their number.
 
-    run: its folder, which `load` reads, with `code` or without. input: what the run's preparation reads (a table in CSV
+    run: its folder, which `load` reads, with `code` and `step`. input: what the run's preparation reads (a table in CSV
     or Parquet, a .npy file), an .npz file with an array x, or a folder of images, which are taken by name. The columns
     are `label` and `probability NAME`, or `value`, after `file` for images. Raises InputError for rows that do not fit,
     and for an output that cannot be written.
     """
-    trained = load(run, code)
-    source = Path(input).expanduser()
-    target = Path(output).expanduser()
+    trained = load(run, code, step)
+    source = located(input)
+    target = located(output)
     if target.exists() and source.exists() and target.samefile(source):
         raise InputError(f"the predictions would overwrite their own input, {target}")
     columns: dict[str, np.ndarray] = {}
     if source.is_dir():
         files = visible(source)
         columns["file"] = np.array([file.name for file in files])
-        prediction = trained.predict(read_images(files, trained.config.data))
+        table = getattr(trained.config.data, "data", trained.config.data)  # of a fold, or of a reconstruction
+        prediction = trained.predict(read_images(files, getattr(table, "grayscale", True)))
     else:
         prediction = trained.predict(read_npz_rows(source) if source.suffix == ".npz" else source)
     columns |= as_columns(prediction, trained.classes)
@@ -75,19 +78,13 @@ def as_cell(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:.9g}"
 
 
-def read_images(files: Sequence[Path], data: DataConfig) -> np.ndarray:
-    """[N, rows, columns, 3 or 1] uint8: in colour where the data set's images are, and of one size."""
-    table = getattr(data, "data", data)  # of a fold, or of a reconstruction
-    images = [read_image(file, getattr(table, "grayscale", True)) for file in files]
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            raise InputError(f"{file}: has {image.shape[:2]} pixels, and {files[0]} has {images[0].shape[:2]}")
-    return np.stack(images)
-
-
 def read_npz_rows(path: Path) -> np.ndarray:
     """The array x of an .npz file, or its only one."""
-    arrays = read_npz(path)
-    if "x" not in arrays and len(arrays) != 1:
-        raise InputError(f"{path}: has no array x, only {', '.join(sorted(arrays))}")
-    return arrays.get("x", next(iter(arrays.values())))
+
+    def chosen(names: Iterable[str]) -> list[str]:
+        present = sorted(names)
+        if "x" not in present and len(present) != 1:
+            raise InputError(f"{path}: has no array x, only {', '.join(present)}")
+        return ["x"] if "x" in present else present
+
+    return next(iter(read_npz(path, chosen).values()))

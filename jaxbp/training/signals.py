@@ -1,12 +1,15 @@
-"""SIGTERM and Ctrl-C end a run between two calls, after it was saved."""
+"""What ends a run from outside: signals, and output that cannot be written. It ends between two calls, saved."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+Cause = int | OSError  # the number of a signal, or why the standard output cannot be written
 
 
 class Interrupted(SystemExit):
@@ -14,18 +17,21 @@ class Interrupted(SystemExit):
 
 
 @contextmanager
-def signals() -> Iterator[list[int]]:
-    """Catches SIGTERM and Ctrl-C into a list; a second one ends the process as usual."""
-    caught: list[int] = []
+def signals() -> Iterator[list[Cause]]:
+    """Catches SIGTERM, Ctrl-C and SIGHUP into a list; a second one ends the process as usual.
+
+    One that is ignored stays ignored, as nohup asks for.
+    """
+    caught: list[Cause] = []
     in_main_thread = threading.current_thread() is threading.main_thread()  # only there may handlers be set
-    numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in ENDING if in_main_thread}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def note(number: int, frame: object) -> None:
         caught.append(number)
         signal.signal(number, handlers[number])
 
-    for number in numbers:
+    for number in handlers:
         signal.signal(number, note)
     try:
         yield caught
@@ -34,8 +40,26 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def leave(caught: list[int], step: int) -> None:
-    """Raises Interrupted after a signal; the caller has saved the state."""
-    if caught:
-        print(f"interrupted and saved at step {step}; the same command resumes the run", flush=True)
-        raise Interrupted(128 + caught[0])
+def say(text: str, caught: list[Cause]) -> None:
+    """Prints a line. An output that is full, or that nobody reads, is caught like a signal."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        caught.append(error)
+
+
+def leave(caught: list[Cause], step: int) -> None:
+    """Ends the run where something was caught; the caller has saved the state.
+
+    Raises Interrupted after a signal, and OSError where the output cannot be written.
+    """
+    if not caught:
+        return
+    text = f"saved at step {step}; the same command resumes the run"
+    numbers = [cause for cause in caught if isinstance(cause, int)]
+    errors = [cause for cause in caught if isinstance(cause, OSError)]
+    if not numbers:
+        raise OSError(errors[0].errno, f"{errors[0].strerror}; {text}", "standard output")
+    with suppress(OSError):  # the signal's status counts
+        print(f"interrupted and {text}", flush=True)
+    raise Interrupted(128 + numbers[0])

@@ -34,12 +34,17 @@ class State:
     key: jax.Array  # constant: randomness is a function of it and of the step
     loss_sum: jax.Array  # of loss times examples since the last report
     examples: jax.Array  # since the last report
-    finite: jax.Array  # False where the last loss or gradient was not finite; that update was not made
+    finite: jax.Array  # False where the last loss or gradient was not, and its update was not made; or else the weights
 
     @property
     def weights(self) -> dict[str, PyTree]:
         """What a trained model needs: "params", and the state of the "model"."""
         return {"params": self.params, "model": self.model}
+
+    @property
+    def kept(self) -> dict[str, PyTree]:
+        """What must be finite: weights, and what the optimizer keeps but scalars, such as an infinite best loss."""
+        return self.weights | {"optimizer": jax.tree.map(lambda leaf: leaf if leaf.ndim else None, self.optimizer)}
 
 
 def initial_state(model: Layer, optimizer: optax.GradientTransformation, spec: PyTree, seed: int) -> State:
@@ -72,7 +77,8 @@ def make_step(
     """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] or [N, T] is 0 for what does not count.
 
     gradient is a value_and_grad(model, loss). augment(key, x) changes the inputs; every step has a key of its own. The
-    loss is the mean over what counts. Where it or a gradient is not finite, only `finite` changes.
+    loss is the mean over what counts. Where it or a gradient is not finite, only `finite` changes. Where the update
+    makes a weight that is not, the state holds it, and `finite` says so: that costs one more sum, and no copy.
     """
 
     def step(state: State, batch: Batch) -> State:
@@ -85,15 +91,16 @@ def make_step(
             updates, moments = optimizer.update(
                 result.grads, state.optimizer, state.params, value=result.value, batch=inputs, ctx=ctx
             )
+            params = optax.apply_updates(state.params, updates)
             return State(
                 state.step + 1,
-                optax.apply_updates(state.params, updates),
+                params,
                 moments,
                 result.state,
                 state.key,
                 state.loss_sum + result.value * examples,
                 state.examples + examples,
-                finite,
+                is_finite((params, result.state)),
             )
 
         return jax.lax.cond(finite, update, lambda: replace(state, finite=finite))
@@ -109,8 +116,9 @@ def prepared(state: State, batch: Batch, augment: Callable[[jax.Array, jax.Array
 
 
 def is_finite(tree: PyTree) -> jax.Array:
-    """Whether the sum of all entries is finite: no entry is inf or nan, and nothing is so large that they overflow."""
-    return jnp.isfinite(sum(jnp.sum(a) for a in jax.tree.leaves(tree)))
+    """Whether the sum of all floats is finite: none is inf or nan, and nothing is so large that they overflow."""
+    floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
+    return jnp.isfinite(sum(jnp.sum(a, dtype=jnp.promote_types(a.dtype, jnp.float32)) for a in floats))
 
 
 def accumulated(gradient: Callable[..., Result], micro_batches: int) -> Callable[..., Result]:
@@ -148,6 +156,15 @@ class Feed:
     mask: jax.Array  # [steps, N] float32, 0 where a row only pads
     counting: jax.Array | None = None  # [examples, T] float32, 0 where a time step does not count
 
+    @property
+    def steps(self) -> int:
+        """Steps whose rows are known."""
+        return len(self.order)
+
+    def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
+        """(a feed that holds `count` steps from step `first` on, the index of that step in it)."""
+        return self, jnp.int32(first)
+
     def batch(self, index: jax.Array) -> dict[str, jax.Array]:
         """The batch of step `index`: {"x", "y", "mask"}."""
         rows = jax.lax.dynamic_index_in_dim(self.order, index, keepdims=False)
@@ -165,7 +182,8 @@ Program = Callable[[State, Feed, jax.Array, jax.Array], tuple[State, Sums]]
 def make_program(step: Callable[[State, Batch], State]) -> Program:
     """(state, feed, first, count) -> (state, sums) after at most `count` steps of the feed, from its step `first` on.
 
-    It stops where a step was not finite. The state is donated; the sums are copies that outlive it.
+    It stops where a step was not finite. What the optimizer keeps is looked at once, after the last step. The state is
+    donated; the sums are copies that outlive it.
     """
 
     @partial(jax.jit, donate_argnums=0)
@@ -176,6 +194,7 @@ def make_program(step: Callable[[State, Batch], State]) -> Program:
 
         unfinished = lambda carry: (carry[0] < count) & carry[1].finite
         _, state = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state))
+        state = replace(state, finite=state.finite & is_finite(state.kept["optimizer"]))
         return state, (state.loss_sum, state.examples, state.finite)
 
     return program

@@ -123,6 +123,8 @@ def test_gauss_newton_is_the_hessian_within_each_layer_of_a_piecewise_linear_net
 def test_a_loss_without_a_likelihood_has_no_true_fisher():
     with pytest.raises(jaxbp.InputError, match=r"^fisher: AbsoluteError is not a negative log-likelihood"):
         products.fisher(CURVED["relu"][0], AbsoluteError(), empirical=False)
+    with pytest.raises(jaxbp.InputError, match=r"^fisher: SoftmaxCrossEntropy is not a negative log-likelihood"):
+        products.fisher(CURVED["relu"][0], jaxbp.SoftmaxCrossEntropy(z_loss=1e-3), empirical=False)
 
 
 # --- matrices known by their products --------------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from jaxbp.commands.__main__ import COMMANDS, main
 from jaxbp.commands.experiments import EXPERIMENTS
 from jaxbp.config import Run
 from jaxbp.errors import InputError
-from jaxbp.training.run import RunFolder
+from jaxbp.training.folder import RunFolder
 from jaxbp.typed import field_types
 from tests.support.paths import ROOT
 
-SCRIPTS = {"check": "check_gradients"}  # those that have another name than their command
+SCRIPTS = {"check": "check_gradients", "tokenize": "tokenize_text"}  # those that have another name than their command
 EVERY = pytest.mark.parametrize("name", [name for name in COMMANDS if name != "predict"])
 
 
@@ -157,7 +157,7 @@ def test_predict_hands_on_what_it_is_told(capsys, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_only_a_run_on_text_is_sampled(capsys, tmp_path):
     jaxbp.train(replace(EXPERIMENTS["xor"], run=Run(1, batch_size=None)), tmp_path)
-    assert refused(capsys, "sample", str(tmp_path)) == f"{tmp_path} is not a run on text by characters"
+    assert refused(capsys, "sample", str(tmp_path)) == f"{tmp_path} is not a run on text by characters or tokens"
 
 
 # --- Words -----------------------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def test_output_onto_a_full_disk(tmp_path):
         process = in_process("", stdout=full)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert err == "error: [Errno 28] No space left on device\n"
+    assert err == "error: standard output: No space left on device\n"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from jaxbp.errors import InputError
 from jaxbp.losses import SquaredError
 from jaxbp.models import CNN
 from jaxbp.optim import KFAC, SGD, Adam, AdamW, Constant, Cosine, Plateau
-from jaxbp.training.run import RunFolder
+from jaxbp.training.folder import RunFolder
 from jaxbp.typed import Typed, field_types, fits
 
 DIGITS = EXPERIMENTS["digits_mlp"]

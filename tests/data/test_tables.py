@@ -320,6 +320,7 @@ def test_thirty_thousand_columns(table):
 
 OTHER = {  # key: another value, which must change what is read from MESSY
     "path": "other.csv",
+    "max_bytes": 1000,
     "header": False,
     "delimiter": ";",
     "target": "shape",

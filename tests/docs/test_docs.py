@@ -19,8 +19,10 @@ NOT_HERE = re.compile(r"FILE|FOLDER|ANY_TEXT|runs/charlm")  # a file of the read
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.stem)
 def test_every_python_block_runs(page, capsys):
     """The blocks of a page are one program, as a reader would paste them."""
-    if "save_parameters" in page.read_text():
-        pytest.importorskip("safetensors")
+    needs = {"safetensors": "save_(parameters|gpt2)", "flax": "from flax", "equinox": "import equinox"}
+    for library, words in needs.items():
+        if re.search(words, page.read_text()):
+            pytest.importorskip(library)
     names = {"__name__": page.stem}
     for block in BLOCK.findall(page.read_text()):
         exec(compile(block, page, "exec"), names)

@@ -11,6 +11,7 @@ import numpy as np
 
 import jaxbp
 from jaxbp.core import Case, Context, dot, layer_types, leaf_layers
+from jaxbp.deferred import Defer
 from jaxbp.wrappers import Shift
 
 RECIPE = """{name} has no cases. A layer is one file: the mathematics at its top, forward and backward, and
@@ -26,9 +27,9 @@ def abstract(cls) -> bool:
 
 
 def concrete_layers() -> list[type]:
-    """Every layer of jaxbp but `Shift`, a tool of a pass: its parameter is of one batch."""
+    """Every layer of jaxbp but `Shift` and `Defer`, tools of a pass: their parameter or delta is of one batch."""
     ours = [cls for name, cls in layer_types().items() if name.startswith("jaxbp.")]
-    return [cls for cls in ours if not abstract(cls) and cls is not Shift]
+    return [cls for cls in ours if not abstract(cls) and cls not in (Shift, Defer)]
 
 
 @functools.cache
@@ -57,9 +58,13 @@ def resized(spec, rows: int, dtype):
 
 
 def noise(tree, seed: int, dtype=None):
-    """Normal numbers of the tree's shapes, in `dtype` or its own: NumPy's, for JAX's compile once for each shape."""
+    """Normal numbers of the tree's shapes, in `dtype` or its own: NumPy's, for JAX's compile once for each shape.
+
+    Integers, such as the position in a state, are their integral parts.
+    """
     generator = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: generator.normal(size=s.shape).astype(dtype or s.dtype), tree)
+    kind = lambda s: dtype if dtype and is_floating(s) else s.dtype
+    return jax.tree.map(lambda s: np.asarray(generator.normal(size=s.shape)).astype(kind(s)), tree)
 
 
 @functools.cache
@@ -156,7 +161,7 @@ def per_example(layer, params, x, ctx, dy, oracle) -> dict:
     of_factors = lambda f: jax.tree.map(f, factors, is_leaf=lambda node: isinstance(node, jaxbp.Factors))
     contracted = jax.tree.map(lambda c, g: c.reshape(g.shape), of_factors(lambda f: f.gradient()), grads)
     pairs = {"factors": (contracted, grads)}
-    if isinstance(layer, jaxbp.Stack):  # there the depth leads the batch axis
+    if isinstance(layer, (jaxbp.Stack, jaxbp.Reversible)):  # there the depth leads the batch axis
         return pairs
     row = lambda n, d: jnp.where(jnp.arange(ROWS).reshape(-1, *[1] * (d.ndim - 1)) == n, d, 0)
     alone = jax.lax.map(lambda n: oracle(jax.tree.map(lambda d: row(n, d), dy))["grads"], jnp.arange(ROWS))

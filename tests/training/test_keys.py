@@ -1,6 +1,7 @@
 """Every key of a config that is accepted changes something: the data, the model, or what training leaves."""
 
 import functools
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,13 +11,28 @@ import pytest
 
 from jaxbp import config as configuration
 from jaxbp import data, models, optim
-from jaxbp.data import Adding, Characters, Curve, Embedded, Encoder, Function, Logic, Reber, Reconstruction, Text
+from jaxbp.data import (
+    Adding,
+    Characters,
+    Curve,
+    Embedded,
+    Encoder,
+    Function,
+    Logic,
+    Reber,
+    Reconstruction,
+    Text,
+    Tokens,
+)
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
-from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, LayerModel, ResNet
+from jaxbp.models import CNN, GPT, GPT2, MLP, RNN, TDNN, LayerModel, ResNet, TransformerEncoder, ViT
 from jaxbp.training.loop import train
 from jaxbp.training.run import fingerprint
 from tests.support.runs import weights
 
+RAW = tempfile.NamedTemporaryFile(suffix=".bin")  # noqa: SIM115  of token ids; it goes with the module
+RAW.write(bytes(20_000))
+RAW.flush()
 BASE = configuration.Config(
     data=Embedded("wine", scaling="standard", validation_fraction=0.2),
     model=MLP(outputs=3, hidden=(8,), dropout=0.1),
@@ -27,6 +43,8 @@ BASE = configuration.Config(
 )
 OTHER = {  # key: another value, which must change what training leaves
     "loss.label_smoothing": 0.1,
+    "loss.z_loss": 0.1,
+    "loss.chunk": 4,
     "optimizer.learning_rate": 0.01,
     "optimizer.b1": 0.8,
     "optimizer.b2": 0.9,
@@ -56,7 +74,20 @@ OTHER = {  # key: another value, which must change what training leaves
 TOGETHER = {"run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20}}
 NO_TRACE = {  # keys that leave no trace, on purpose
     "run.steps_per_call": "results must not depend on it; only the speed does",
+    "run.sample_every": "only runs on text have samples; tests/training/test_samples.py",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
+}
+TRANSFORMER = {
+    "outputs": 4,
+    "width": 64,
+    "depth": 2,
+    "heads": 2,
+    "context": 64,
+    "positions": "rotary",
+    "norm": "after",
+    "gelu": "tanh",
+    "dropout": 0.2,
+    "keep": "inverse",
 }
 MODELS = {  # model: its keys' other values, each of which must change a layer
     LayerModel("Dense(3)"): {"layer": "Dense(4)"},
@@ -96,16 +127,10 @@ MODELS = {  # model: its keys' other values, each of which must change a layer
         "dropout": 0.5,
         "wh_init": "glorot_normal",
     },
-    GPT(outputs=3, dropout=0.1): {
-        "outputs": 4,
-        "width": 64,
-        "depth": 2,
-        "heads": 2,
-        "context": 64,
-        "positions": "rotary",
-        "dropout": 0.2,
-        "keep": "sqrt",
-    },
+    GPT(outputs=3, dropout=0.1): TRANSFORMER | {"head": "tied"},
+    GPT2(): {"outputs": 50304, "width": 1536, "depth": 2, "heads": 6, "context": 64, "dropout": 0.2},
+    TransformerEncoder(outputs=3, dropout=0.1): TRANSFORMER | {"classes": 5, "pooling": "token"},
+    ViT(outputs=3, dropout=0.1): TRANSFORMER | {"pooling": "token", "patch": 2},
     TDNN(outputs=3): {"outputs": 4, "taps": 3, "hidden": (9,), "activation": "relu"},
 }
 DATA = {  # data set: its keys' other values, each of which must change a part or its batches
@@ -136,6 +161,15 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     Logic("xor"): {"operator": "and"},
     Characters(): {"noise": 0.2, "copies": 5, "one_hot": True, "seed": 1},
     Text(size=5000): {"path": __file__, "size": 6000, "length": 64, "test_fraction": 0.2, "streams": 3},
+    Tokens(): {
+        "path": RAW.name,
+        "test_path": RAW.name,
+        "length": 64,
+        "vocabulary": 300,
+        "windows": 100,
+        "test_fraction": 0.2,
+        "test_windows": 100,
+    },
     Reber(examples=50, test_examples=20): {"embedded": False, "examples": 51, "test_examples": 21, "seed": 1},
     Adding(examples=50, test_examples=20): {"length": 50, "examples": 51, "test_examples": 21, "seed": 1},
     Encoder(): {"size": 7},
@@ -150,14 +184,18 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
         "seed": 1,
     },
 }
-BESIDE = {("Embedded", "name"): {"image": False, "shift": 0}, ("Embedded", "image"): {"shift": 0}}
+BESIDE = {
+    ("Embedded", "name"): {"image": False, "shift": 0},
+    ("Embedded", "image"): {"shift": 0},
+    ("Tokens", "path"): {"vocabulary": 256},
+}
 exported = (getattr(data, name) for name in data.__all__)
 CONFIGS = {
     c.__name__: c
     for c in exported
     if isinstance(c, type)
     and issubclass(c, data.DataConfig)
-    and c not in (data.DataConfig, data.Movable, data.Prepared, data.Table, data.Tabular)
+    and c not in (data.DataConfig, data.FromFiles, data.Movable, data.Prepared, data.Table, data.Tabular)
 }
 OF_FILES = {
     "Csv",
@@ -196,7 +234,7 @@ def test_every_key_is_in_a_table():
     names = lambda config: {field.name for field in fields(config) if field.init}
     shipped = {name: names(c) for name, c in vars(models).items() if isinstance(c, type) and name != "ModelConfig"}
     assert tabled(MODELS) == shipped
-    refused = {"Function": {"one_hot"}}  # of what has no classes
+    refused = {"Function": {"one_hot"}, "Text": {"max_bytes"}}  # of what has no classes, and of what has no file
     assert tabled(DATA) == {
         name: names(c) - refused.get(name, set()) for name, c in CONFIGS.items() if name not in OF_FILES
     }

@@ -1,5 +1,6 @@
 """Runs whose config has classes of one's own: the run folder keeps the files that define them."""
 
+import importlib
 import json
 import shutil
 import sys
@@ -10,13 +11,16 @@ import pytest
 
 import jaxbp
 from jaxbp import config as configuration
-from jaxbp.commands.__main__ import main
+from jaxbp.commands.__main__ import COMMANDS, main
 from jaxbp.models import ModelConfig
 from jaxbp.models.model import LayerModel
+from jaxbp.training.folder import RunFolder
 from jaxbp.training.loop import train
 from jaxbp.training.own_code import own_files
-from jaxbp.training.run import RunFolder, load
-from tests.support.runs import small, weights
+from jaxbp.training.predict import predict_file
+from jaxbp.training.run import load
+from jaxbp.typed import field_types
+from tests.support.runs import rewrite, small, weights
 
 MINE = """
 from __future__ import annotations
@@ -142,18 +146,23 @@ def test_classes_of_the_same_name_from_other_code_are_not_taken(run, tmp_path):
 
 
 def test_a_config_that_is_wrong_otherwise_says_so(run):
-    config = json.loads((run / "config.json").read_text())
-    config["run"]["epoch"] = 3
-    (run / "config.json").write_text(json.dumps(config))
+    def misspelt(facts):
+        facts["config"]["run"]["epoch"] = 3
+        return facts
+
+    rewrite(run, misspelt)
     with pytest.raises(jaxbp.InputError, match="unknown key of Run 'epoch'; did you mean 'epochs'"):
         load(run, code=True)
 
 
 def test_code_that_fails_is_one_line(run):
-    config = json.loads((run / "config.json").read_text())
     (run / "code/mine.py").write_text("import nothing_of_this_name")
-    config["code"] = {"mine.py": jaxbp.training.checkpoint.digest(run / "code/mine.py")}
-    (run / "config.json").write_text(json.dumps(config))
+
+    def of_that_code(facts):
+        facts["config"]["code"] = {"mine.py": jaxbp.training.checkpoint.digest(run / "code/mine.py")}
+        return facts
+
+    rewrite(run, of_that_code)
     with pytest.raises(jaxbp.InputError, match=r"mine\.py: ModuleNotFoundError: No module named"):
         load(run, code=True)
 
@@ -205,3 +214,49 @@ def test_a_prediction_of_a_loaded_run_is_that_of_its_classes(run):
     trained = load(run, code=True)
     labels = trained.predict(np.array([[5.1, 3.5, 1.4, 0.2]])).labels
     assert labels[0] in ("setosa", "versicolor", "virginica")
+
+
+TRACE = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"  # code that leaves a file when it runs
+READERS = {
+    name: options
+    for name in COMMANDS
+    if "code" in (options := field_types(importlib.import_module(f"jaxbp.commands.{name}").Options))
+}
+
+
+@pytest.fixture(scope="module")
+def tracing(tmp_path_factory):
+    """A run whose kept code leaves a file beside it when it runs; its config file is gone."""
+    folder = tmp_path_factory.mktemp("tracing")
+    train(config_of(folder / "mine.py", MINE.format(name="Traced") + TRACE), folder / "run")
+    assert (folder / "mine.ran").exists()
+    (folder / "mine.py").unlink()
+    (folder / "rows.csv").write_text("5.1,3.5,1.4,0.2\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_no_command_runs_kept_code_unless_it_is_told_to(tracing, capsys):
+    """Of all commands that read a run, as their parsers list them."""
+    assert READERS.keys() >= {"evaluate", "predict", "replay", "sample"}
+    trace = tracing / "run/code/mine.ran"
+    paths = {"run": tracing / "run", "input": tracing / "rows.csv", "output": tracing / "out.csv"}
+    for name, options in READERS.items():
+        words = [name, *(f"--{option}={paths[option]}" for option in options if option in paths)]
+        forget("Traced")
+        main(words)
+        assert not trace.exists(), name
+        main([*words, "--code"])
+        assert trace.exists(), name
+        trace.unlink()
+    for read in (
+        load,
+        lambda run: RunFolder(run).config(),
+        lambda run: predict_file(run, paths["input"], paths["output"]),
+    ):
+        forget("Traced")
+        with pytest.raises(jaxbp.InputError, match="code=True"):
+            read(tracing / "run")
+    words = ["train", f"--workdir={tracing / 'run'}", "--config.run.epochs=2"]
+    assert main(words) == 2  # another config; the folder's own is compared, and its code is not run
+    assert not trace.exists()

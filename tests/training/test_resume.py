@@ -17,8 +17,8 @@ from jaxbp import optim
 from jaxbp.config import to_json
 from jaxbp.data import Embedded
 from jaxbp.training.checkpoint import Checkpoints, load_arrays, verify
+from jaxbp.training.folder import differences
 from jaxbp.training.loop import train
-from jaxbp.training.run import differences
 from jaxbp.training.signals import Interrupted
 from tests.support.paths import ROOT
 from tests.support.runs import small, weights
@@ -148,7 +148,7 @@ def test_only_the_newest_stay_and_leftovers_go(tmp_path):
         checkpoints.save(step, tree(), {"step": step})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0000000005", "0000000012"]
     path, facts = next(checkpoints.valid())
-    assert facts == {"step": 12}
+    assert facts == {"step": 12, "run": ""}
     loaded = load_arrays(path / "arrays", tree())
     np.testing.assert_array_equal(loaded["w"], tree()["w"])
 

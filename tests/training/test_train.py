@@ -14,6 +14,7 @@ import jaxbp
 from jaxbp import config as configuration
 from jaxbp import optim
 from jaxbp.check import autodiff, worst
+from jaxbp.commands.experiments import EXPERIMENTS
 from jaxbp.data import Dataset, Embedded
 from jaxbp.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
@@ -110,6 +111,7 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
     folder, out = tmp_path / "run", capsys.readouterr().out
     names = {path.name for path in folder.iterdir()}
     assert names == {
+        "run.json",
         "config.json",
         "preparation.json",
         "provenance.json",
@@ -281,6 +283,22 @@ def test_a_nonfinite_run_names_the_step_and_the_layer_and_can_be_replayed(tmp_pa
             train(config, tmp_path)
     assert replay(config, tmp_path) == (1, "the output of layer 03_dense")
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [1e300, 3e38], ids=["the rate overflows", "the sum of the weights does"])
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_weights_that_are_not_finite_are_not_kept(rate, tmp_path):
+    """The first update of XOR, after which the run would go on with NaN in its metrics and its checkpoint."""
+    run = configuration.Run(epochs=10, batch_size=None, checkpoint_seconds=0)
+    overflowing = replace(EXPERIMENTS["xor"], optimizer=optim.Adam(learning_rate=rate), run=run)
+    line = (
+        "^step 0: after its update .* is not finite; nothing of it is kept: lower optimizer.learning_rate, .* so far$"
+    )
+    with pytest.raises(NotFinite, match=line):
+        train(overflowing, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 @pytest.mark.parametrize(

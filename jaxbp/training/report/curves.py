@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,19 @@ def as_text(value: float) -> str:
     return f"{value:.4g}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
 
 
-def line(row: Row, epochs: int, steps_per_second: float) -> str:
-    """One row of metrics.jsonl for the terminal."""
+def line(row: Row, epochs: int, steps_per_second: float, pace: Mapping[str, float] | None = None) -> str:
+    """One row of metrics.jsonl for the terminal. pace: further figures of the speed, of a run on text."""
     figures = "  ".join(
         f"{name.replace('_', ' ')} {as_text(value)}"
         for name, value in row.items()
         if name not in ("epoch", "step", "delta_norms")
     )
-    return f"epoch {row['epoch']}/{epochs}  {figures}  {steps_per_second:,.0f} steps/s"
+    text = (
+        "  {tokens_per_second:,.0f} tokens/s  {utilisation:.0%} of the speed of a matrix product".format(**pace)
+        if pace
+        else ""
+    )
+    return f"epoch {row['epoch']}/{epochs}  {figures}  {steps_per_second:,.0f} steps/s{text}"
 
 
 def read_metrics(path: Path) -> list[Row]:

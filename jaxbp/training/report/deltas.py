@@ -58,5 +58,6 @@ def draw_deltas(norms: Mapping[str, Sequence[float]], path: Path) -> None:
         axes.semilogy([value or np.nan for value in norm], label=name)
     axes.set(xlabel="time step", title="norm of the delta")
     axes.grid(alpha=0.3)
-    axes.legend()
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)
     save_figure(figure, path)

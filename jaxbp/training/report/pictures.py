@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxbp.core import Context, Layer, PyTree, map_leaves, path_name
 from jaxbp.training.report.curves import new_figure, save_figure
+from jaxbp.training.report.scores import printable
 from jaxbp.wrappers import Keep, Kept
 
 MOST_TILES = 256  # in one panel
@@ -51,6 +52,7 @@ def outputs(model: Layer, params: PyTree, state: PyTree, x: np.ndarray) -> dict[
 def draw_mistakes(x: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """The first images of x [N, H, W, C] that got a wrong class [N], with truth and prediction."""
     wrong = np.flatnonzero(true != predicted)
+    names = printable(classes)
     columns = 10
     rows = max(-(-min(len(wrong), MOST_MISTAKES) // columns), 1)
     figure = new_figure(columns, 1.25 * rows + 0.5)
@@ -60,7 +62,7 @@ def draw_mistakes(x: np.ndarray, true: np.ndarray, predicted: np.ndarray, classe
         axes.axis("off")
     for axes, row in zip(grid, wrong, strict=False):
         axes.imshow(shown(x[row]), cmap="gray")
-        axes.set_title(f"{classes[true[row]]} > {classes[predicted[row]]}  ({row})", fontsize=7)
+        axes.set_title(f"{names[true[row]]} > {names[predicted[row]]}  ({row})", fontsize=7, parse_math=False)
     save_figure(figure, path)
 
 
@@ -74,7 +76,7 @@ def draw_panels(panels: Mapping[str, np.ndarray], path: Path) -> None:
         axes.axis("off")
     for axes, (name, picture) in zip(grid, panels.items(), strict=False):
         axes.imshow(picture, cmap="gray", interpolation="nearest")
-        axes.set_title(name, fontsize=8)
+        axes.set_title(name, fontsize=8, parse_math=False)
     save_figure(figure, path)
 
 

@@ -132,6 +132,8 @@ def draw(scores: Classification, folder: Path) -> None:
     figure = new_figure(side, side)
     display = ConfusionMatrixDisplay(np.array(scores.confusion), display_labels=printable(scores.classes))
     display.plot(ax=figure.subplots(), include_values=classes < MANY, cmap="Blues", colorbar=False, xticks_rotation=90)
+    for axis in (display.ax_.xaxis, display.ax_.yaxis):
+        axis.set_ticks(range(classes), printable(scores.classes), parse_math=False)  # a $ in a name is a $
     save_figure(figure, folder / "confusion.png")
     if scores.calibration:
         figure = new_figure(4.5, 4.5)

@@ -1,0 +1,76 @@
+"""A last layer that hands on its input and its weights, for a loss that forms the logits a chunk of rows at a time.
+
+    Dense          y = x w^T + b                dx = dy w, ...
+    Defer(Dense)   y = Deferred(x, w, b)        dy = Deferred(dx, dw, db), handed on as the loss made them
+
+A model stays as it is: the loss puts its last layer off, and whoever needs logits (a prediction, one example's
+gradient, curvature) runs the model itself with the same parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+
+from jaxbp.compose import Chain, Graph
+from jaxbp.core import Context, Layer, PyTree, label, register
+from jaxbp.errors import InputError
+from jaxbp.layers import Dense, SoftCap
+from jaxbp.wrappers import Wrapper
+
+
+@partial(register, data_fields=["x", "w", "b"], meta_fields=["soft_cap"])
+@dataclass(frozen=True)
+class Deferred:
+    """The logits x w^T + b [..., V], soft-capped where a cap is set, not formed; or the deltas of x, w and b."""
+
+    x: jax.Array
+    w: jax.Array
+    b: jax.Array | None = None
+    soft_cap: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the logits."""
+        return *self.x.shape[:-1], self.w.shape[0]
+
+
+@dataclass(frozen=True)
+class Defer(Wrapper):
+    """A Dense that is not applied, or the SoftCap after it. Its delta is a Deferred, of the whole batch for w and b."""
+
+    inner: Dense | SoftCap
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return self.inner.init(key, spec)
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[Deferred, None]:
+        if isinstance(self.inner, SoftCap):
+            return replace(x, soft_cap=self.inner.cap), None
+        return Deferred(x, **params), None
+
+    def backward(self, params: PyTree, cache: None, dy: Deferred) -> tuple[PyTree, PyTree]:
+        if isinstance(self.inner, SoftCap):
+            return dy, {}
+        return dy.x, {name: getattr(dy, name) for name in params}
+
+
+def deferred(model: Layer) -> Layer:
+    """The model with its last layer put off: a Dense, or a Dense and a SoftCap, also the last of a Chain or a Graph.
+
+    Raises InputError for a model that ends in another layer.
+    """
+    match model:
+        case Dense() | SoftCap():
+            return Defer(model)
+        case Chain(layers=(*layers, Dense() as dense, SoftCap() as cap)):
+            return Chain((*layers, Defer(dense), Defer(cap)))
+        case Chain(layers=(*layers, last)):
+            return Chain((*layers, deferred(last)))
+        case Graph(nodes=(*nodes, last)):
+            ahead = {last.name, *last.inputs} if isinstance(last.layer, SoftCap) else {last.name}
+            put_off = lambda node: replace(node, layer=deferred(node.layer)) if node.name in ahead else node
+            return replace(model, nodes=(*map(put_off, nodes), put_off(last)))
+    raise InputError(f"a loss over chunks needs a model whose last layer is a Dense, got '{label(model)}'")

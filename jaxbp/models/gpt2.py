@@ -1,0 +1,222 @@
+"""GPT-2 (Radford et al. 2019), and its weights from and to a folder of Hugging Face's transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.compose import Chain, Graph, Node, Stack, residual
+from jaxbp.core import Layer, PyTree, path_name, shaped
+from jaxbp.errors import InputError, unknown
+from jaxbp.inits import Normal
+from jaxbp.layers import GELU, Attention, Dense, Dropout, Embedding, LayerNorm, Positions
+from jaxbp.models.model import ModelConfig
+from jaxbp.parameters import library
+from jaxbp.typed import Count, Fraction
+
+
+@dataclass(frozen=True)
+class GPT2(ModelConfig):
+    """Ids [N, T] -> logits [N, T, outputs], whose weights are the table of the ids. The defaults are the 124M model.
+
+    Args:
+        outputs: ids
+        width: of the vectors between the blocks
+        depth: blocks
+        heads: of every attention; they divide the width
+        context: positions
+        dropout: fraction dropped of the vectors, of the attention's weights, and of what each block adds
+    """
+
+    outputs: Count = 50257
+    width: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    context: Count = 1024
+    dropout: Fraction = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.heads:
+            raise InputError(f"GPT2: heads must divide width={self.width}, got {self.heads}")
+
+    def build(self) -> Layer:
+        drop = (Dropout(self.dropout),) if self.dropout else ()
+        small = Normal(0.02)
+        attention = Attention(self.heads, causal=True, dropout=self.dropout, w_init=small)
+        up = Dense(4 * self.width, w_init=small)
+        down = Dense(self.width, w_init=small)
+        block = Chain(
+            residual(Chain(LayerNorm(), attention, *drop)),
+            residual(Chain(LayerNorm(), up, GELU(approximate=True), down, *drop)),
+        )
+        return Graph(
+            (
+                Node("embedding", Embedding(self.outputs, self.width, small), ("x",)),
+                Node("positions", Chain(Positions(self.context, Normal(0.01)), *drop), ("embedding",)),
+                Node("blocks", Stack(block, self.depth), ("positions",)),
+                Node("norm", LayerNorm(), ("blocks",)),
+                Node("head", Dense(self.outputs, bias=False), ("norm",), shares="embedding"),
+            )
+        )
+
+
+class Name(NamedTuple):
+    """A parameter here and there."""
+
+    ours: str  # path; in the blocks the arrays of all of them in one, [depth, ...]
+    theirs: str  # {i}: the block
+    turned: bool = False  # theirs is [in, out], as their Conv1D has it, and ours is [out, in]
+
+
+ATTENTION = "blocks/00_graph/body"
+FEED_FORWARD = "blocks/01_graph/body"
+TABLE = (
+    Name("embedding/w", "wte.weight"),
+    Name("positions/00_positions/w", "wpe.weight"),
+    Name(f"{ATTENTION}/00_layernorm/scale", "h.{i}.ln_1.weight"),
+    Name(f"{ATTENTION}/00_layernorm/bias", "h.{i}.ln_1.bias"),
+    Name(f"{ATTENTION}/01_attention/qkv/w", "h.{i}.attn.c_attn.weight", turned=True),
+    Name(f"{ATTENTION}/01_attention/qkv/b", "h.{i}.attn.c_attn.bias"),
+    Name(f"{ATTENTION}/01_attention/out/w", "h.{i}.attn.c_proj.weight", turned=True),
+    Name(f"{ATTENTION}/01_attention/out/b", "h.{i}.attn.c_proj.bias"),
+    Name(f"{FEED_FORWARD}/00_layernorm/scale", "h.{i}.ln_2.weight"),
+    Name(f"{FEED_FORWARD}/00_layernorm/bias", "h.{i}.ln_2.bias"),
+    Name(f"{FEED_FORWARD}/01_dense/w", "h.{i}.mlp.c_fc.weight", turned=True),
+    Name(f"{FEED_FORWARD}/01_dense/b", "h.{i}.mlp.c_fc.bias"),
+    Name(f"{FEED_FORWARD}/03_dense/w", "h.{i}.mlp.c_proj.weight", turned=True),
+    Name(f"{FEED_FORWARD}/03_dense/b", "h.{i}.mlp.c_proj.bias"),
+    Name("norm/scale", "ln_f.weight"),
+    Name("norm/bias", "ln_f.bias"),
+)
+PREFIX = "transformer."  # before each name in a folder of the model with its head
+HEAD = "lm_head.weight"  # the table of the ids again
+BUFFERS = (".attn.bias", ".attn.masked_bias")  # masks, which old versions wrote beside the weights
+SIZES = {"outputs": "vocab_size", "width": "n_embd", "depth": "n_layer", "heads": "n_head", "context": "n_positions"}
+FACTS = {  # of config.json: what it must say where it says it, since this model knows nothing else
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+
+def load_gpt2(folder: str | Path) -> tuple[GPT2, PyTree]:
+    """(the model's config, its parameters in float32) from the config.json and model.safetensors in a folder.
+
+    Raises InputError for the first fact, name or shape that is not GPT-2's.
+    """
+    config = read_config(Path(folder) / "config.json")
+    file = Path(folder) / "model.safetensors"
+    if not file.is_file():
+        raise InputError(f"there is no file {file}")
+    try:
+        arrays = library().load_file(str(file))
+    except Exception as error:  # the package raises nothing narrower
+        raise InputError(f"{file} cannot be read as safetensors: {error}") from error
+    try:
+        return config, from_names(config, arrays)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def read_config(file: Path) -> GPT2:
+    """The config that a config.json describes."""
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        sizes = {ours: facts[theirs] for ours, theirs in SIZES.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read {file} as the config of a GPT-2 ({error})") from error
+    for name, allowed in FACTS.items():
+        if facts.get(name, allowed[0]) not in allowed:
+            raise InputError(f"{file}: {name} is {facts[name]!r}, and only {allowed[0]!r} can be read")
+    if facts.get("n_inner") not in (None, 4 * facts["n_embd"]):
+        raise InputError(f"{file}: n_inner is {facts['n_inner']}, and only 4 n_embd can be read")
+    return GPT2(**sizes, dropout=facts.get("resid_pdrop", 0.1))
+
+
+def from_names(config: GPT2, arrays: dict[str, Any]) -> PyTree:
+    """The parameters of `config` from arrays by their names in transformers.
+
+    Raises InputError for the first name that is missing or strange or has another shape, and for a head of its own.
+    """
+    arrays = {name.removeprefix(PREFIX): array for name, array in arrays.items() if not name.endswith(BUFFERS)}
+    head = arrays.pop(HEAD, None)
+    spec = shaped(1, 1, dtype=jnp.int32)
+    like = jax.eval_shape(config.build().init, jax.random.key(0), spec)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(like)
+    rows = {name.ours: name for name in TABLE}
+    params = []
+    for path, leaf in leaves:
+        name = rows[path_name(path)]
+        parts = []
+        for theirs in expanded(name, config.depth):
+            shape = leaf.shape[1:] if "{i}" in name.theirs else leaf.shape
+            shape = shape[::-1] if name.turned else shape
+            if theirs not in arrays:
+                raise InputError(f"there is no '{theirs}'")
+            part = np.asarray(arrays.pop(theirs), np.float32)
+            if part.shape != shape:
+                raise InputError(f"'{theirs}' is {list(part.shape)}, and config.json makes it {list(shape)}")
+            parts.append(part.T if name.turned else part)
+        params.append(jnp.asarray(np.stack(parts) if "{i}" in name.theirs else parts[0]))
+    for theirs in arrays:
+        raise unknown("parameter", theirs, [name for row in TABLE for name in expanded(row, config.depth)])
+    params = jax.tree.unflatten(tree, params)
+    if head is not None and not np.array_equal(np.asarray(head, np.float32), params["embedding"]["w"]):
+        raise InputError(f"'{HEAD}' differs from 'wte.weight', and GPT-2 has one table for both")
+    return params
+
+
+def to_names(params: PyTree) -> dict[str, np.ndarray]:
+    """A tree like the parameters (gradients, for one) as arrays by their names in transformers."""
+    rows = {name.ours: name for name in TABLE}
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = rows[path_name(path)]
+        parts = np.asarray(leaf) if "{i}" in name.theirs else np.asarray(leaf)[None]
+        for theirs, part in zip(expanded(name, len(parts)), parts, strict=True):
+            arrays[PREFIX + theirs] = np.ascontiguousarray(part.T if name.turned else part)
+    return arrays
+
+
+def expanded(name: Name, depth: int) -> Iterator[str]:
+    """Their names of one parameter, block after block."""
+    return (name.theirs.format(i=i) for i in range(depth if "{i}" in name.theirs else 1))
+
+
+def save_gpt2(folder: str | Path, config: GPT2, params: PyTree) -> None:
+    """Writes a new folder that GPT2LMHeadModel.from_pretrained reads; whole, or nothing. Raises InputError where there
+    is a folder of that name already, or the parameters are not those of `config`."""
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(f"{folder} is there already, and nothing is overwritten")
+    arrays = to_names(params)
+    from_names(config, dict(arrays))
+    facts = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+    } | dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout)
+    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".gpt2-") as aside:
+        whole = Path(aside) / "whole"
+        whole.mkdir()
+        save_file(arrays, str(whole / "model.safetensors"), {"format": "pt"})
+        (whole / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
+        os.rename(whole, folder)

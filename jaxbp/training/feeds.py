@@ -1,0 +1,81 @@
+"""How rows reach the compiled program: all at once where they are in memory, else those of one call at a time.
+
+The program runs while the host reads the rows of the next call, so reading takes no time of its own as long as it is
+the faster of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.data import Dataset, epoch_order
+from jaxbp.data.stream import Stream
+from jaxbp.training.step import Feed
+
+
+def make_feeds(part: Dataset, seed: int, shuffle: bool, batch_size: int) -> Callable[[int, int], Feed | StreamFeed]:
+    """(first, last) -> the steps of the epochs from `first` to before `last`; an array goes to the device once."""
+    if isinstance(part, Stream):
+        return partial(StreamFeed, part, seed, shuffle, batch_size)
+    x = jnp.asarray(part.x)
+    y = jnp.asarray(part.y)
+    counting = None if part.mask is None else jnp.asarray(part.mask)
+
+    def feed(first: int, last: int) -> Feed:
+        epochs = [epoch_order(seed, epoch, len(part), batch_size, shuffle) for epoch in range(first, last)]
+        orders, masks = zip(*epochs, strict=True)
+        return Feed(x, y, jnp.asarray(np.concatenate(orders)), jnp.asarray(np.concatenate(masks)), counting)
+
+    return feed
+
+
+@dataclass(frozen=True)
+class StreamFeed:
+    """The steps of the epochs from `first` to before `last`, with what the loop asks of a Feed.
+
+    Every epoch ends with a batch that is padded with masked rows where batch_size does not divide its examples.
+    """
+
+    part: Stream
+    seed: int
+    shuffle: bool
+    batch_size: int
+    first: int
+    last: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of all epochs."""
+        return (self.last - self.first) * -(-len(self.part) // self.batch_size)
+
+    def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
+        """(a feed that holds `count` steps from step `first` on, the index of that step in it).
+
+        Steps after the last are there too, masked, so that the last call's arrays have the shapes of the others.
+        """
+        examples = len(self.part)
+        steps = first + np.arange(count)[:, None]
+        epoch, step = np.divmod(steps, -(-examples // self.batch_size))
+        inside = step * self.batch_size + np.arange(self.batch_size)  # [steps, N], places in the epoch
+        counts = (inside < examples) & (steps < self.steps)
+        places = (self.first + epoch) * examples + np.where(counts, inside, 0)
+        taken = self.part.take(self.part.rows(places.ravel(), self.seed, self.shuffle))
+        feed = Feed(
+            jnp.asarray(taken.x),
+            jnp.asarray(taken.y),
+            jnp.arange(places.size, dtype=jnp.int32).reshape(places.shape),
+            jnp.asarray(counts, jnp.float32),
+            jnp.asarray(taken.counting()),
+        )
+        return feed, jnp.int32(0)
+
+    def batch(self, index: jax.Array) -> dict[str, jax.Array]:
+        """The batch of step `index`: {"x", "y", "mask"}."""
+        feed, first = self.call(int(index), 1)
+        return feed.batch(first)

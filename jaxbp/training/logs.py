@@ -1,0 +1,71 @@
+"""metrics.jsonl and timing.jsonl: rows that are added one by one, and bound by the checkpoints that follow them.
+
+A checkpoint knows how long the two were, and the sha256 of so much of them. What comes after is of steps that are
+made again when the run goes on from there, and is cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxbp.files import write_whole
+from jaxbp.training.checkpoint import digest, set_aside
+
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+
+
+def written(folder: Path) -> dict[str, list[Any]]:
+    """{name: [bytes, sha256]} of both, once they are on the disk."""
+    files = {name: folder / name for name in (METRICS, TIMING)}
+    return {name: [file.stat().st_size, digest(file, sync=True)] for name, file in files.items()}
+
+
+def lost_rows(file: Path, facts: dict[str, Any]) -> str | None:
+    """What is wrong with the rows of metrics.jsonl or timing.jsonl that a checkpoint knows; None: nothing."""
+    name = file.name
+    size = rows_bytes(name, facts)
+    try:
+        if file.stat().st_size < size:
+            return f"{name} is shorter than the checkpoint says"
+        if "logs" in facts:
+            right = digest(file, size=size) == facts["logs"][name][1]
+            return None if right else f"{name} is not what was written"
+        with contextlib.suppress(ValueError, RecursionError):
+            rows = [json.loads(line) for line in file.read_bytes()[:size].splitlines()]
+            return None if all(isinstance(row, dict) for row in rows) else f"{name} is damaged"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    return f"{name} is damaged"
+
+
+def cut(file: Path, facts: dict[str, Any] | None) -> None:
+    """Cuts a file to the rows that the checkpoint knows; None: it knows none.
+
+    A damaged timing.jsonl is put aside, and a new one begins: nothing needs it. metrics.jsonl is not damaged, since the
+    checkpoint would not be used then.
+    """
+    if facts is None:
+        overwrite(file, b"")
+    elif file.name == TIMING and lost_rows(file, facts):
+        if os.path.lexists(file):
+            set_aside(file)
+        overwrite(file, b"")
+    elif file.name == METRICS or "logs" in facts:
+        os.truncate(file, rows_bytes(file.name, facts))
+
+
+def overwrite(file: Path, content: bytes) -> None:
+    """Writes one of the run's files, whole. A folder of its name is none of the run's, and is put aside."""
+    if file.is_dir():
+        set_aside(file)
+    write_whole(file, content)
+
+
+def rows_bytes(name: str, facts: dict[str, Any]) -> int:
+    """How long metrics.jsonl or timing.jsonl was at a checkpoint; an older version did not note the latter."""
+    return int(facts["logs"][name][0] if "logs" in facts else facts["metrics_bytes"] * (name == METRICS))

@@ -1,0 +1,216 @@
+"""Operations for any JAX code: each the vjp of a formula in JAX's words, in every dtype, under every transform."""
+
+import functools
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxbp import ops
+from jaxbp.check import worst
+from jaxbp.check.truth import FLOAT64_TOLERANCE
+
+ROWS = 4
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation on arrays of `shapes`, the first with the batch in front, beside the same in JAX's own words.
+
+    batched: how many of the arguments, from the first, have the batch in front.
+    """
+
+    formula: object
+    shapes: tuple
+    settings: dict = field(default_factory=dict)
+    before: tuple = ()  # arguments that are no arrays, before the arrays
+    batched: int = 1
+
+
+def plain_attention(weighting, q, k, v, valid=None, seeds=None, bias=None):
+    """In float64, which JAX's own attention is not."""
+    k, v = (jnp.repeat(a, q.shape[2] // a.shape[2], 2) for a in (k, v))
+    z = jnp.einsum("nthd,nshd->nhts", q, k) / q.shape[-1] ** 0.5 + (0 if bias is None else bias)
+    seen = jnp.tril(jnp.ones(z.shape[-2:], bool))
+    return jnp.einsum("nhts,nshd->nthd", jax.nn.softmax(jnp.where(seen, z, -jnp.inf), -1), v)
+
+
+def plain_rotary(x, base):
+    half = x.shape[-1] // 2
+    angle = jnp.arange(x.shape[1])[:, None] * base ** (-jnp.arange(half) / half)
+    turned = (x[..., :half] + 1j * x[..., half:]) * jnp.exp(1j * angle)[:, None]
+    return jnp.concatenate([turned.real, turned.imag], -1)
+
+
+def plain_layer_norm(x, scale, bias, epsilon=1e-5):
+    return jax.nn.standardize(x, -1, epsilon=epsilon) * scale + bias
+
+
+def plain_lstm(x, wx, wh, b, initial):
+    def step(state, x):
+        h, c = state
+        i, f, g, o = jnp.split(x @ wx.T + h @ wh.T + b, 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    start = tuple(jnp.broadcast_to(s, (len(x), s.shape[-1])) for s in initial)
+    return jnp.swapaxes(jax.lax.scan(step, start, jnp.swapaxes(x, 0, 1))[1], 0, 1)
+
+
+def plain_gru(x, wx, wh, b, bh):
+    def step(h, x):
+        ar, au, an = jnp.split(x @ wx.T + b, 3, -1)
+        hr, hu, hn = jnp.split(h @ wh.T, 3, -1)
+        r, u = jax.nn.sigmoid(ar + hr), jax.nn.sigmoid(au + hu)
+        n = jnp.tanh(an + r * (hn + bh))
+        h = n + u * (h - n)
+        return h, h
+
+    start = jnp.zeros((len(x), wh.shape[1]), x.dtype)
+    return jnp.swapaxes(jax.lax.scan(step, start, jnp.swapaxes(x, 0, 1))[1], 0, 1)
+
+
+def plain_conv(x, w, strides=1, padding="SAME"):
+    return jax.lax.conv_general_dilated(x, w, (strides, strides), padding, dimension_numbers=("NHWC", "OHWI", "NHWC"))
+
+
+def plain_conv_transpose(x, w, strides, padding):
+    w = jnp.moveaxis(w, 0, -1)[::-1, ::-1]
+    return jax.lax.conv_transpose(x, w, (strides, strides), padding)
+
+
+def plain_pool(x, window, largest):
+    windows = (1, *window, 1)
+    if largest:
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, windows, windows, "VALID")
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, windows, windows, "VALID") / np.prod(window)
+
+
+causal = (ops.Weighting(causal=True),)
+chunked = (ops.Weighting(causal=True, form="chunked", block=3),)
+heads = ((ROWS, 7, 4, 6), (ROWS, 7, 2, 6), (ROWS, 7, 2, 6))
+TABLE = {
+    "attention": Operation(plain_attention, heads, before=causal, batched=3),
+    "attention chunked": Operation(plain_attention, heads, before=chunked, batched=3),
+    "rotary": Operation(plain_rotary, ((ROWS, 7, 2, 6),), {"base": 100.0}),
+    "softmax": Operation(jax.nn.softmax, ((ROWS, 3, 7),), {"axis": -1}),
+    "log_softmax": Operation(jax.nn.log_softmax, ((ROWS, 3, 7),), {"axis": 1}),
+    "layer_norm": Operation(plain_layer_norm, ((ROWS, 3, 7), (7,), (7,))),
+    "rms_norm": Operation(
+        lambda x, scale: x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * scale, ((ROWS, 3, 7), (7,))
+    ),
+    "swiglu": Operation(lambda a, b: jax.nn.silu(a) * b, ((ROWS, 7), (ROWS, 7)), batched=2),
+    "geglu": Operation(lambda a, b: jax.nn.gelu(a, approximate=False) * b, ((ROWS, 7), (ROWS, 7)), batched=2),
+    "lstm": Operation(plain_lstm, ((ROWS, 5, 3), (8, 3), (8, 2), (8,), (2, 2))),
+    "gru": Operation(plain_gru, ((ROWS, 5, 3), (6, 3), (6, 2), (6,), (2,))),
+    "conv": Operation(plain_conv, ((ROWS, 7, 5, 2), (3, 3, 2, 2)), {"strides": 2}),
+    "conv_transpose": Operation(
+        plain_conv_transpose, ((ROWS, 4, 3, 2), (3, 2, 2, 2)), {"strides": 2, "padding": "VALID"}
+    ),
+    "max_pool": Operation(functools.partial(plain_pool, largest=True), ((ROWS, 4, 6, 2),), {"window": (2, 3)}),
+    "average_pool": Operation(functools.partial(plain_pool, largest=False), ((ROWS, 4, 6, 2),), {"window": (2, 3)}),
+}
+
+
+def test_every_operation_is_in_the_table():
+    assert {name.split()[0] for name in TABLE} | {"Weighting", "linear_cross_entropy"} >= set(ops.__all__)
+    for name in ops.__all__:
+        assert callable(getattr(ops, name)), name
+        assert getattr(ops, name).__doc__, name
+
+
+def arrays(operation, dtype, seed=0):
+    """Normal arguments."""
+    draw = np.random.default_rng(seed)
+    return [jnp.asarray(draw.normal(size=shape), dtype) for shape in operation.shapes]
+
+
+def function(name):
+    """The operation with its settings, of arrays alone."""
+    operation = TABLE[name]
+    return lambda *a: getattr(ops, name.split()[0])(*operation.before, *a, **operation.settings)
+
+
+def pulled(f):
+    """(arguments, delta) -> (value, gradients) of a function."""
+
+    def run(a, dy):
+        y, vjp = jax.vjp(f, *a)
+        return y, vjp(dy)
+
+    return run
+
+
+for_all = pytest.mark.parametrize("name", TABLE)
+
+
+@pytest.mark.slow
+@for_all
+def test_value_and_gradient_are_those_of_the_formula(float64, name):
+    operation = TABLE[name]
+    a = arrays(operation, jnp.float64)
+    plain = lambda *a: operation.formula(*operation.before, *a, **operation.settings)
+    dy = jnp.asarray(np.random.default_rng(1).normal(size=jax.eval_shape(plain, *a).shape))
+    ours, theirs = jax.jit(lambda a, dy: (pulled(function(name))(a, dy), pulled(plain)(a, dy)))(a, dy)
+    assert worst(ours, theirs) <= FLOAT64_TOLERANCE
+
+
+@pytest.mark.slow
+@for_all
+def test_every_transform_gives_the_same(float64, name):
+    """vmap, scan over examples, remat, a gradient of a gradient's norm, and rows on two devices: one program."""
+    operation = TABLE[name]
+    a = arrays(operation, jnp.float64)
+    f = function(name)
+    run = pulled(f)
+    dy = jnp.asarray(np.random.default_rng(1).normal(size=jax.eval_shape(f, *a).shape))
+    batched, shared = a[: operation.batched], a[operation.batched :]
+    alone = lambda *b: jax.tree.map(lambda x: x[None], b)
+
+    def example(b, dy):
+        """Of one example, its own gradient of the shared arguments too."""
+        y, gradients = run([*alone(*b), *shared], dy[None])
+        own = [g[0] for g in gradients[: operation.batched]]
+        return y[0], (*own, *gradients[operation.batched :])
+
+    def together(by_example):
+        y, gradients = by_example
+        own = gradients[: operation.batched]
+        return y, (*own, *(jnp.sum(g, 0) for g in gradients[operation.batched :]))
+
+    @jax.jit
+    def everything(a, dy):
+        examples = a[: operation.batched], dy
+        return {
+            "plain": run(a, dy),
+            "vmap": together(jax.vmap(example)(*examples)),
+            "scan": together(jax.lax.scan(lambda _, b: (None, example(*b)), None, examples)[1]),
+            "remat": pulled(jax.checkpoint(f))(a, dy),
+        }
+
+    results = everything(a, dy)
+    expected = results.pop("plain")
+    assert {how: worst(result, expected) for how, result in results.items() if worst(result, expected) > 1e-11} == {}
+    rows = NamedSharding(jax.sharding.Mesh(jax.devices()[:2], "n"), PartitionSpec("n"))
+    spread = [jax.device_put(b, rows) for b in batched]
+    assert worst(jax.jit(run)([*spread, *shared], jax.device_put(dy, rows)), expected) <= 1e-11
+
+
+@pytest.mark.slow
+@for_all
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dtypes_stay(name, dtype):
+    """Outputs and gradients have the dtype of the arguments, and are those of float32 up to rounding."""
+    a = arrays(TABLE[name], dtype)
+    f = function(name)
+    wide = jax.eval_shape(f, *a)
+    assert wide.dtype == dtype
+    dy = jnp.asarray(np.random.default_rng(1).normal(size=wide.shape), dtype)
+    y, gradients = jax.jit(pulled(f))(a, dy)
+    assert [g.dtype for g in gradients] == [dtype] * len(a)
+    exact = jax.jit(pulled(f))([b.astype(jnp.float32) for b in a], dy.astype(jnp.float32))
+    assert worst(jax.tree.map(lambda b: b.astype(jnp.float32), (y, gradients)), exact) <= 8 * jnp.finfo(dtype).eps
