@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.sharding import AxisType, NamedSharding
 
 from jaxbp.check.calls import operations
 from jaxbp.check.diagnosis.jaxprs import INLINED, bind, evaluate, inner, place, traced
@@ -105,6 +106,9 @@ class _Repairs:
             return tuple(evaluate(body, list(inputs), visit, path))
 
         specs = {"mesh": p["mesh"], "in_specs": p["in_specs"], "out_specs": p["out_specs"]}
+        if AxisType.Explicit in p["mesh"].axis_types:
+            places = [NamedSharding(p["mesh"], spec) for spec in p["in_specs"]]
+            inputs = [jax.reshard(a, place) for a, place in zip(inputs, places, strict=True)]
         return list(jax.shard_map(on_each, axis_names=p["newly_manual_axes"], check_vma=False, **specs)(*inputs))
 
     def inside(self, eqn: JaxprEqn, inputs: list, path: str, axes: Axes) -> list:
