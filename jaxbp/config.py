@@ -31,7 +31,7 @@ from typing import Any, get_args, get_origin
 import optax
 
 from jaxbp.core import Layer, PyTree
-from jaxbp.data import DataConfig
+from jaxbp.data import DataConfig, Splits
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import LayerModel, ModelConfig
@@ -115,6 +115,15 @@ class Config(Typed):
         if isinstance(self.model, Layer):
             object.__setattr__(self, "model", LayerModel.of(self.model))
         super().__post_init__()
+
+    def load_data(self) -> Splits:
+        """The data. Raises InputError where its config asks for more than there can be."""
+        try:
+            return self.data.load()
+        except InputError:
+            raise
+        except (ArithmeticError, MemoryError, ValueError) as error:
+            raise InputError(f"{type(self.data).__name__}.load() raised {type(error).__name__}: {error}") from error
 
     def build_model(self) -> Layer:
         """The model. Raises InputError where its config's build() fails or gives no layer."""

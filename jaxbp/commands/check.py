@@ -65,7 +65,7 @@ def main(words: Sequence[str]) -> int:
 
 def check_config(config: Config, level: Level = "default") -> Report:
     """The report on the gradient of a config's initial weights. Raises InputError where its parts do not fit."""
-    splits = config.data.load()
+    splits = config.load_data()
     model = config.build_model()
     check_fit(config, model, splits)
     batch = splits.train.batch(slice(ROWS))

@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
     folder = located(options.run)
     run = load(folder, options.code, options.step)
     keep_programs(run.config)
-    splits = cli.override(run.config, overrides, options).data.load()
+    splits = cli.override(run.config, overrides, options).load_data()
     check_data(run, splits)
     if fingerprint(splits) != run.data:
         print("these are not the data that the run was trained on: parts may overlap")

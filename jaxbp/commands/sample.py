@@ -21,6 +21,8 @@ from jaxbp.training.run import load
 from jaxbp.training.sample import sample, text_of
 from jaxbp.typed import Count, NotNegative, Range, Seed, Typed
 
+LONGEST = 10_000_000  # characters or tokens of a sample, which is held in memory
+
 
 @dataclass(frozen=True)
 class Options(Typed):
@@ -40,7 +42,7 @@ class Options(Typed):
 
     run: str = "runs/charlm"
     prompt: str = "\n"
-    length: Annotated[int, Range(1, 10**7)] = 1000
+    length: Count = 1000
     temperature: NotNegative = 0.8
     top_k: Count | None = None
     top_p: Annotated[float, Range(0, 1, "(]")] | None = None
@@ -52,6 +54,8 @@ class Options(Typed):
 def main(words: Sequence[str]) -> int:
     """Draws the text that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
+    if options.length > LONGEST:
+        raise InputError(f"--length must be at most {LONGEST:,}, got {options.length}")
     run = load(located(options.run), options.code, options.step)
     keep_programs(run.config)
     vocabulary = text_of(run.model, run.preparation, run.classes)

@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
     options, overrides = cli.read(Options, words)
     config = cli.override(cli.load(options.config), overrides, options)
     keep_programs(config)
-    splits = config.data.load()
+    splits = config.load_data()
     model = config.build_model()
     check_fit(config, model, splits)
     batch = splits.train.batch(slice(options.examples))

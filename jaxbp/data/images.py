@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from jaxbp.data.pipeline import Dataset
 from jaxbp.data.preparation import Numbers
 from jaxbp.data.prepare import Examples, Tabular
 from jaxbp.errors import InputError
+
+DECODED = 16  # bytes of memory that a pixel takes in Pillow and on the way out of it
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,12 @@ def visible(folder: Path) -> list[Path]:
 def read_images(files: Sequence[Path], grayscale: bool, allowance: Allowance | None = None) -> np.ndarray:
     """The pixels [N, rows, columns, 3 or 1] uint8 of files of one size. Raises the errors of `read_image`."""
     allowance = allowance or Allowance()
-    first = read_image(files[0], grayscale, allowance)
-    count = len(files) * first.size
-    allowance.take(files[0].parent, (1 + PREPARED) * count, f"{len(files)} images of {_size(first.shape[:2])} pixels")
-    pixels = np.empty((len(files), *first.shape), np.uint8)
+    shape = read_image(files[0], grayscale, allowance).shape
+    count = len(files) * math.prod(shape)
+    allowance.take(files[0].parent, (1 + PREPARED) * count, f"{len(files)} images of {_size(shape)} pixels")
+    pixels = np.empty((len(files), *shape), np.uint8)
     for i, file in enumerate(files):
-        pixels[i] = read_image(file, grayscale, allowance, (files[0], first.shape[:2]))
+        pixels[i] = read_image(file, grayscale, allowance, (files[0], shape[:2]))
     return pixels
 
 
@@ -92,7 +95,7 @@ def read_image(
                 )
             if kind := _wide(image):
                 raise InputError(f"{file}: has pixels of type {kind}, and only 8 bits a channel are allowed")
-            allowance.check(file, 8 * shape[0] * shape[1], f"the image has {_size(shape)} pixels")
+            allowance.check(file, DECODED * shape[0] * shape[1], f"the image has {_size(shape)} pixels")
             pixels = np.asarray(image.convert("L" if grayscale else "RGB"))
     return pixels.reshape(*shape, -1)
 
@@ -102,7 +105,10 @@ def _wide(image: Any) -> str | None:
     if image.mode[0] in "IF":
         return str(image.mode)
     stored = re.search(r"\w+;16[BLN]", str(image.tile))  # what the decoder of PNG and TIFF reads
-    return stored[0] if stored else None
+    if stored:
+        return stored[0]
+    largest = [arguments[-1] for codec, _, _, arguments in image.tile if codec.startswith("ppm")]
+    return f"0..{largest[0]}" if largest and largest[0] > 255 else None
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +67,11 @@ def tokenize(
     if not any(path.stat().st_size for path in paths):
         raise InputError("the text is empty")
     if vocabulary is None:
-        each = (frozenset(text) for path in paths for text in blocks(path))
-        characters = "".join(sorted(reduce(lambda a, b: a | b, each)))
-        vocabulary = Vocabulary("characters", len(characters), characters)
+        characters: set[str] = set()
+        for path in paths:
+            for text in blocks(path):
+                characters.update(text)
+        vocabulary = Vocabulary("characters", len(characters), "".join(sorted(characters)))
     vocabulary = vocabulary.padded(-(-vocabulary.used // multiple) * multiple)
     form = cut.form_for(vocabulary.size)
     last = end_id(vocabulary, end)

@@ -3,23 +3,10 @@
 from jaxbp.models.cnn import CNN
 from jaxbp.models.encoder import TransformerEncoder, ViT
 from jaxbp.models.gpt import GPT
-from jaxbp.models.gpt2 import GPT2
 from jaxbp.models.mlp import MLP
 from jaxbp.models.model import LayerModel, ModelConfig
 from jaxbp.models.resnet import ResNet
 from jaxbp.models.rnn import RNN
 from jaxbp.models.tdnn import TDNN
 
-__all__ = [
-    "CNN",
-    "GPT",
-    "GPT2",
-    "MLP",
-    "RNN",
-    "TDNN",
-    "LayerModel",
-    "ModelConfig",
-    "ResNet",
-    "TransformerEncoder",
-    "ViT",
-]
+__all__ = ["CNN", "GPT", "MLP", "RNN", "TDNN", "LayerModel", "ModelConfig", "ResNet", "TransformerEncoder", "ViT"]

@@ -1,12 +1,12 @@
-"""GPT-2 (Radford et al. 2019), and its weights from and to a folder of Hugging Face's transformers."""
+"""GPT-2 (Radford et al. 2019) as a models.GPT, and its weights from and to a folder of Hugging Face's transformers."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,75 +14,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.compose import Chain, Graph, Node, Stack, residual
-from jaxbp.core import Layer, PyTree, path_name, shaped
+from jaxbp.core import PyTree, path_name, shaped
 from jaxbp.errors import InputError, unknown
-from jaxbp.inits import Normal
-from jaxbp.layers import GELU, Attention, Dense, Dropout, Embedding, LayerNorm, Positions
-from jaxbp.models.model import ModelConfig
+from jaxbp.models.gpt import GPT
 from jaxbp.parameters import library
-from jaxbp.typed import Count, Fraction
 
 
-@dataclass(frozen=True)
-class GPT2(ModelConfig):
-    """Ids [N, T] -> logits [N, T, outputs], whose weights are the table of the ids. The defaults are the 124M model.
-
-    Args:
-        outputs: ids
-        width: of the vectors between the blocks
-        depth: blocks
-        heads: of every attention; they divide the width
-        context: positions
-        dropout: fraction dropped of the vectors, of the attention's weights, and of what each block adds
-    """
-
-    outputs: Count = 50257
-    width: Count = 768
-    depth: Count = 12
-    heads: Count = 12
-    context: Count = 1024
-    dropout: Fraction = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width % self.heads:
-            raise InputError(f"GPT2: heads must divide width={self.width}, got {self.heads}")
-
-    def build(self) -> Layer:
-        drop = (Dropout(self.dropout),) if self.dropout else ()
-        small = Normal(0.02)
-        attention = Attention(self.heads, causal=True, dropout=self.dropout, w_init=small)
-        up = Dense(4 * self.width, w_init=small)
-        down = Dense(self.width, w_init=small)
-        block = Chain(
-            residual(Chain(LayerNorm(), attention, *drop)),
-            residual(Chain(LayerNorm(), up, GELU(approximate=True), down, *drop)),
-        )
-        return Graph(
-            (
-                Node("embedding", Embedding(self.outputs, self.width, small), ("x",)),
-                Node("positions", Chain(Positions(self.context, Normal(0.01)), *drop), ("embedding",)),
-                Node("blocks", Stack(block, self.depth), ("positions",)),
-                Node("norm", LayerNorm(), ("blocks",)),
-                Node("head", Dense(self.outputs, bias=False), ("norm",), shares="embedding"),
-            )
-        )
+def gpt2(**sizes: Any) -> GPT:
+    """The config of GPT-2 with 124M parameters, or of other `sizes`, fields of GPT."""
+    shape = {"outputs": 50257, "width": 768, "depth": 12, "heads": 12, "context": 1024, "dropout": 0.1}
+    return GPT(**shape | KIND | sizes)
 
 
 class Name(NamedTuple):
     """A parameter here and there."""
 
-    ours: str  # path; in the blocks the arrays of all of them in one, [depth, ...]
+    ours: str  # `place`; in the stack the arrays of all blocks in one, [depth, ...]
     theirs: str  # {i}: the block
     turned: bool = False  # theirs is [in, out], as their Conv1D has it, and ours is [out, in]
 
 
-ATTENTION = "blocks/00_graph/body"
-FEED_FORWARD = "blocks/01_graph/body"
+ATTENTION = "body/stack/00_graph/body"
+FEED_FORWARD = "body/stack/01_graph/body"
 TABLE = (
     Name("embedding/w", "wte.weight"),
-    Name("positions/00_positions/w", "wpe.weight"),
+    Name("body/positions/w", "wpe.weight"),
     Name(f"{ATTENTION}/00_layernorm/scale", "h.{i}.ln_1.weight"),
     Name(f"{ATTENTION}/00_layernorm/bias", "h.{i}.ln_1.bias"),
     Name(f"{ATTENTION}/01_attention/qkv/w", "h.{i}.attn.c_attn.weight", turned=True),
@@ -95,12 +51,13 @@ TABLE = (
     Name(f"{FEED_FORWARD}/01_dense/b", "h.{i}.mlp.c_fc.bias"),
     Name(f"{FEED_FORWARD}/03_dense/w", "h.{i}.mlp.c_proj.weight", turned=True),
     Name(f"{FEED_FORWARD}/03_dense/b", "h.{i}.mlp.c_proj.bias"),
-    Name("norm/scale", "ln_f.weight"),
-    Name("norm/bias", "ln_f.bias"),
+    Name("body/layernorm/scale", "ln_f.weight"),
+    Name("body/layernorm/bias", "ln_f.bias"),
 )
 PREFIX = "transformer."  # before each name in a folder of the model with its head
 HEAD = "lm_head.weight"  # the table of the ids again
 BUFFERS = (".attn.bias", ".attn.masked_bias")  # masks, which old versions wrote beside the weights
+KIND = {"head": "tied", "gelu": "tanh", "norm": "before", "positions": "learned"}  # of GPT, what makes it a GPT-2
 SIZES = {"outputs": "vocab_size", "width": "n_embd", "depth": "n_layer", "heads": "n_head", "context": "n_positions"}
 FACTS = {  # of config.json: what it must say where it says it, since this model knows nothing else
     "model_type": ("gpt2",),
@@ -112,7 +69,7 @@ FACTS = {  # of config.json: what it must say where it says it, since this model
 }
 
 
-def load_gpt2(folder: str | Path) -> tuple[GPT2, PyTree]:
+def load_gpt2(folder: str | Path) -> tuple[GPT, PyTree]:
     """(the model's config, its parameters in float32) from the config.json and model.safetensors in a folder.
 
     Raises InputError for the first fact, name or shape that is not GPT-2's.
@@ -131,7 +88,7 @@ def load_gpt2(folder: str | Path) -> tuple[GPT2, PyTree]:
         raise InputError(f"{file}: {error}") from None
 
 
-def read_config(file: Path) -> GPT2:
+def read_config(file: Path) -> GPT:
     """The config that a config.json describes."""
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
@@ -143,10 +100,10 @@ def read_config(file: Path) -> GPT2:
             raise InputError(f"{file}: {name} is {facts[name]!r}, and only {allowed[0]!r} can be read")
     if facts.get("n_inner") not in (None, 4 * facts["n_embd"]):
         raise InputError(f"{file}: n_inner is {facts['n_inner']}, and only 4 n_embd can be read")
-    return GPT2(**sizes, dropout=facts.get("resid_pdrop", 0.1))
+    return gpt2(**sizes, dropout=facts.get("resid_pdrop", 0.1))
 
 
-def from_names(config: GPT2, arrays: dict[str, Any]) -> PyTree:
+def from_names(config: GPT, arrays: dict[str, Any]) -> PyTree:
     """The parameters of `config` from arrays by their names in transformers.
 
     Raises InputError for the first name that is missing or strange or has another shape, and for a head of its own.
@@ -159,7 +116,7 @@ def from_names(config: GPT2, arrays: dict[str, Any]) -> PyTree:
     rows = {name.ours: name for name in TABLE}
     params = []
     for path, leaf in leaves:
-        name = rows[path_name(path)]
+        name = rows[place(path)]
         parts = []
         for theirs in expanded(name, config.depth):
             shape = leaf.shape[1:] if "{i}" in name.theirs else leaf.shape
@@ -184,11 +141,16 @@ def to_names(params: PyTree) -> dict[str, np.ndarray]:
     rows = {name.ours: name for name in TABLE}
     arrays = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = rows[path_name(path)]
+        name = rows[place(path)]
         parts = np.asarray(leaf) if "{i}" in name.theirs else np.asarray(leaf)[None]
         for theirs, part in zip(expanded(name, len(parts)), parts, strict=True):
             arrays[PREFIX + theirs] = np.ascontiguousarray(part.T if name.turned else part)
     return arrays
+
+
+def place(path: tuple) -> str:
+    """The path of a parameter without the number of its layer in the body, which depends on dropout."""
+    return re.sub(r"^body/\d+_", "body/", path_name(path))
 
 
 def expanded(name: Name, depth: int) -> Iterator[str]:
@@ -196,11 +158,13 @@ def expanded(name: Name, depth: int) -> Iterator[str]:
     return (name.theirs.format(i=i) for i in range(depth if "{i}" in name.theirs else 1))
 
 
-def save_gpt2(folder: str | Path, config: GPT2, params: PyTree) -> None:
+def save_gpt2(folder: str | Path, config: GPT, params: PyTree) -> None:
     """Writes a new folder that GPT2LMHeadModel.from_pretrained reads; whole, or nothing. Raises InputError where there
-    is a folder of that name already, or the parameters are not those of `config`."""
+    is a folder of that name already, the config is no GPT-2's, or the parameters are not the config's."""
     from safetensors.numpy import save_file
 
+    if strange := [name for name, value in KIND.items() if getattr(config, name) != value]:
+        raise InputError(f"{strange[0]} is {getattr(config, strange[0])!r}, and {KIND[strange[0]]!r} in a GPT-2")
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"{folder} is there already, and nothing is overwritten")

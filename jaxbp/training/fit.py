@@ -13,6 +13,7 @@ from jaxbp.data import Splits
 from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
 from jaxbp.layers import Recurrent
+from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
 from jaxbp.machine import device_memory
 from jaxbp.optim import FirstOrder
@@ -91,7 +92,7 @@ def check_data(run: Trained, splits: Splits) -> None:
     batch = batch_specs(splits, 1)
 
     def outputs(params: PyTree, state: PyTree, x: PyTree) -> PyTree:
-        return run.model.forward(params, x, Context.evaluation(state))[0]
+        return with_carry(run.model, 0).forward(params, x, Context.evaluation(state))[0]
 
     y = jax.eval_shape(outputs, run.params, run.state, batch["x"])
     check_outputs(run.config.loss, y.shape[-1], len(splits.classes or ()))

@@ -229,6 +229,7 @@ class RunFolder:
             before = () if problem or name not in identity.files else (digest(file),)
             files[name] = tuple(dict.fromkeys((*before, hashlib.sha256(content).hexdigest())))
         identity = replace(identity, files=files, source="file")
+        self.path.mkdir(parents=True, exist_ok=True)
         identity.write(self.path)
         for name, content in contents.items():
             (self.path / name).parent.mkdir(exist_ok=True)

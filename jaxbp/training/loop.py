@@ -132,7 +132,7 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
     folder = RunFolder(Path(path))
     with folder.locked():
         folder.owner()  # refused before anything compiles
-        session, state = new_session(config, splits or config.data.load(), folder)
+        session, state = new_session(config, splits or config.load_data(), folder)
         if fresh:
             folder.start_over()
         else:

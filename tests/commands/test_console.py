@@ -151,7 +151,7 @@ def test_predict_hands_on_what_it_is_told(capsys, tmp_path, monkeypatch):
     config = EXPERIMENTS["xor"]
     RunFolder(tmp_path).write(config, config.data.load().preparation, None)
     assert main(["predict", str(tmp_path), "--input", "a.csv", "--output", f"{tmp_path}/b.csv"]) == 0
-    assert told == [(str(tmp_path), "a.csv", f"{tmp_path}/b.csv", False)]
+    assert told == [(str(tmp_path), "a.csv", f"{tmp_path}/b.csv", False, None)]
 
 
 @pytest.mark.slow

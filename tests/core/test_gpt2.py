@@ -1,6 +1,7 @@
 """GPT-2 against transformers: logits, every gradient against PyTorch's autograd, and weights in both directions."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,9 @@ import pytest
 import jaxbp
 from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy
-from jaxbp.models import GPT2
-from jaxbp.models.gpt2 import TABLE, from_names, load_gpt2, save_gpt2, to_names
+from jaxbp.models.gpt2 import TABLE, from_names, gpt2, load_gpt2, save_gpt2, to_names
 
-SMALL = GPT2(outputs=61, width=24, depth=2, heads=3, context=16, dropout=0.0)
+SMALL = gpt2(outputs=61, width=24, depth=2, heads=3, context=16, dropout=0.0)
 TOLERANCE = 1e-4  # in float32, relative to the largest entry
 
 
@@ -60,7 +60,7 @@ def test_logits_and_every_gradient_of_a_small_one(tmp_path):
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_logits_and_every_gradient_of_the_124m_shape(tmp_path):
-    logits, gradients = against_transformers(GPT2(dropout=0.0), tmp_path / "gpt2", 1, 256)
+    logits, gradients = against_transformers(gpt2(dropout=0.0), tmp_path / "gpt2", 1, 256)
     worst = max(gradients, key=gradients.get)
     print(f"logits {logits:.1e}, gradients at most {gradients[worst]:.1e} in {worst}, {len(gradients)} leaves")
     assert logits <= TOLERANCE
@@ -124,5 +124,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     with pytest.raises(InputError, match="is there already"):
         save_gpt2(tmp_path / "gpt2", SMALL, drawn(SMALL))
     with pytest.raises(InputError, match=r"'wte\.weight' is \[61, 24\]"):
-        save_gpt2(tmp_path / "other", GPT2(outputs=62, width=24, depth=2, heads=3, context=16), drawn(SMALL))
+        save_gpt2(tmp_path / "other", gpt2(outputs=62, width=24, depth=2, heads=3, context=16), drawn(SMALL))
+    with pytest.raises(InputError, match="head is 'free', and 'tied' in a GPT-2"):
+        save_gpt2(tmp_path / "other", replace(SMALL, head="free"), drawn(SMALL))
     assert not (tmp_path / "other").exists()

@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 
 from jaxbp.data import Csv, Idx, Images, Mnist, Npz, Parquet, Text
+from jaxbp.data.images import read_image
 from jaxbp.data.npy import read_npy
 from jaxbp.data.outside import PREPARED, Allowance
 from jaxbp.errors import InputError
+from jaxbp.parameters import load_parameters
 from tests.support.bombs import BOMBS, READ, X, Y, archive, header, npy, png
 from tests.support.damaged_data import ALLOWED, IDX_FILES, digest, idx, outcomes, watched, whole, whole_digest
 
@@ -193,6 +195,10 @@ def test_pixels_of_sixteen_bits_are_no_bytes(tmp_path):
         for i in range(2):
             (tmp_path / name / f"{i}.png").write_bytes(png(2, 2, 16, 2, bytes(26)))
     refused(Images(str(tmp_path)).load, r"has pixels of type RGB;16B, and only 8 bits a channel are allowed")
+    (tmp_path / "a/0.png").write_bytes(b"P6 2 2 65535\n" + bytes(24))
+    refused(Images(str(tmp_path)).load, r"has pixels of type 0\.\.65535, and only 8 bits a channel are allowed")
+    (tmp_path / "a/0.png").write_bytes(b"P6 2 2 15\n" + bytes(12))
+    assert read_image(tmp_path / "a/0.png", grayscale=False).shape == (2, 2, 3)
 
 
 def test_large_whole_numbers_are_two_labels(tmp_path):
@@ -261,3 +267,23 @@ def test_an_image_that_is_a_program_is_not_run(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png", "eps")
     refused(Images(str(tmp_path)).load, "cannot identify image file")
+
+
+@pytest.mark.parametrize(
+    "content", [pickle.dumps(print), b"\xff" * 8 + b"{}", b"\2\0\0\0\0\0\0\0{}x", b"", b"\0" * 100]
+)
+def test_parameters_of_another_kind_are_not_read(tmp_path, content):
+    pytest.importorskip("safetensors")
+    (tmp_path / "a.safetensors").write_bytes(content)
+    refused(lambda: load_parameters(tmp_path / "a.safetensors", {"w": np.zeros(2, np.float32)}))
+
+
+def test_what_stands_beside_parameters_is_only_text(tmp_path):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    trap = tmp_path / "trap"
+    like = {"w": np.zeros(2, np.float32)}
+    save_file(like, tmp_path / "a", {"__class__": "os.system", "code": f"open({str(trap)!r}, 'w')"})
+    load_parameters(tmp_path / "a", like)
+    save_file({"../../w": like["w"]}, tmp_path / "a")
+    refused(lambda: load_parameters(tmp_path / "a", like), r"^unknown parameter in .* '\.\./\.\./w'")
+    assert not trap.exists()

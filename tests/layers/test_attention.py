@@ -147,6 +147,7 @@ def test_a_key_that_all_share_changes_nothing(float64, form):
     np.testing.assert_allclose(backward(weighting, cache, do)[1].sum(1), 0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_the_kernel_of_jax_in_our_place(float64):
     """On GPU cuDNN's. The form itself is tried on any device; JAX takes the softmax in float32."""
     q, k, v, do = drawn(key_heads=2)

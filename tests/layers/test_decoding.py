@@ -80,6 +80,7 @@ def test_a_gpt_in_parts(float64, positions, keep):
     np.testing.assert_allclose(in_parts(with_carry(model, TIME), params, ids), whole, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_the_state():
     x = jnp.ones((1, 3, 4))
     for layer in (Attention(2, causal=True, carry=4), Positions(4, carry=True)):

@@ -238,6 +238,15 @@ def test_a_run_of_an_older_version_is_adopted_with_a_line(run, original, capsys)
     assert Identity.read(run).runs[0] in (run / "checkpoints/0000000018/facts.json").read_text()
 
 
+def test_a_folder_that_takes_nothing_still_shows_its_scores(run, capsys):
+    (run / "scores.json").mkdir()
+    assert main(["evaluate", str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert "test " in out
+    assert "accuracy 0." in out
+    assert err == f"error: {run}/scores.json: cannot be written: Is a directory\n"
+
+
 # --- fsck ------------------------------------------------------------------------------------------------------------
 
 

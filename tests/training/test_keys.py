@@ -25,7 +25,7 @@ from jaxbp.data import (
     Tokens,
 )
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
-from jaxbp.models import CNN, GPT, GPT2, MLP, RNN, TDNN, LayerModel, ResNet, TransformerEncoder, ViT
+from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, LayerModel, ResNet, TransformerEncoder, ViT
 from jaxbp.training.loop import train
 from jaxbp.training.run import fingerprint
 from tests.support.runs import weights
@@ -128,7 +128,6 @@ MODELS = {  # model: its keys' other values, each of which must change a layer
         "wh_init": "glorot_normal",
     },
     GPT(outputs=3, dropout=0.1): TRANSFORMER | {"head": "tied"},
-    GPT2(): {"outputs": 50304, "width": 1536, "depth": 2, "heads": 6, "context": 64, "dropout": 0.2},
     TransformerEncoder(outputs=3, dropout=0.1): TRANSFORMER | {"classes": 5, "pooling": "token"},
     ViT(outputs=3, dropout=0.1): TRANSFORMER | {"pooling": "token", "patch": 2},
     TDNN(outputs=3): {"outputs": 4, "taps": 3, "hidden": (9,), "activation": "relu"},

@@ -56,6 +56,7 @@ def test_of_several_processes_one_writes_fifty_times(count, tmp_path):
     check_rushes(tmp_path, count, 50)
 
 
+@pytest.mark.slow
 def test_a_lock_dies_with_its_process_and_its_folder_goes_if_it_is_empty(tmp_path):
     folder = tmp_path / "a/b"
     with pytest.raises(ZeroDivisionError), locked(folder):

@@ -16,12 +16,13 @@ from jaxbp.commands.__main__ import main
 from jaxbp.commands.experiments import EXPERIMENTS
 from jaxbp.config import from_json, to_json
 from jaxbp.core import Context
-from jaxbp.data import Dataset, Splits
+from jaxbp.data import Adding, Curve, Dataset, Embedded, Encoder, Function, Splits
 from jaxbp.errors import InputError
 from jaxbp.layers import Dense
 from jaxbp.losses import SoftmaxCrossEntropy
+from jaxbp.models import CNN, RNN, ResNet
 from jaxbp.training.evaluate import make_evaluation
-from jaxbp.training.fit import check_data
+from jaxbp.training.fit import check_data, check_fit
 from jaxbp.training.loop import train
 from jaxbp.training.report import deltas, pictures, scores
 from jaxbp.training.run import load
@@ -69,6 +70,24 @@ def test_data_that_do_not_fit_a_run_are_refused(tmp_path, capsys):
     check_data(run, splits)
     with pytest.raises(InputError, match="01_dense"):
         check_data(run, splits.map(lambda part: replace(part, x=part.x[:, :3])))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [Function("sine", examples=10**12), Encoder(10**7), Curve(length=10**30), Adding(length=10**12)],
+    ids=lambda data: type(data).__name__,
+)
+def test_more_data_than_there_can_be_are_refused(data):
+    with pytest.raises(InputError, match=rf"^{type(data).__name__}\.load\(\) raised \w+: "):
+        replace(EXPERIMENTS["xor"], data=data).load_data()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [CNN(10, (8,), channels=(10**30, 8)), RNN(10, (10**30,)), ResNet(10, (10**30, 8))])
+def test_a_model_whose_sizes_no_array_can_have_is_refused(model):
+    config = replace(EXPERIMENTS["digits_mlp"], model=model, data=Embedded("digits", image=not isinstance(model, RNN)))
+    with pytest.raises(InputError):
+        check_fit(config, config.build_model(), config.load_data())
 
 
 MARKUP = (r"$%_$", r"\$x_{", "<b>&amp;</b>", "a\tb\n")

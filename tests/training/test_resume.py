@@ -36,8 +36,8 @@ def config(**run):
     )
 
 
-def process(path, folder, point="none", count=0):
-    words = [sys.executable, str(ROOT / "tests/support/killed.py"), str(path), str(folder), point, str(count)]
+def process(path, folder, point="none", count=0, before=()):
+    words = [*before, sys.executable, str(ROOT / "tests/support/killed.py"), str(path), str(folder), point, str(count)]
     cached = {
         "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),  # each process needs the same programs
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

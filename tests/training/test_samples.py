@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxbp
+from jaxbp.commands.__main__ import main
 from jaxbp.config import Config, Run
 from jaxbp.data import Embedded, Text
 from jaxbp.errors import InputError
@@ -22,7 +23,6 @@ from jaxbp.training.report.attention import attention_maps
 from jaxbp.training.report.language import Pace, bits_per_byte
 from jaxbp.training.run import load
 from jaxbp.training.sample import Draw, drawn, sample
-from tests.support.commands import command
 from tests.support.runs import weights
 
 FOX = "the quick brown fox jumps over the lazy dog\n" * 40
@@ -30,7 +30,6 @@ LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
 MODELS = {
     "lstm": RNN(outputs=7, hidden=(5,), embedding=3),
     "learned": GPT(outputs=7, width=8, depth=2, heads=2, context=9),
-    "rotary": GPT(outputs=7, width=8, depth=2, heads=2, positions="rotary"),
 }
 
 
@@ -86,7 +85,7 @@ def test_the_same_with_a_cache_as_without(name):
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
     forward = jax.jit(lambda x: model.forward(params, x, jaxbp.Context.evaluation())[0])
     keys = jax.random.split(jax.random.key(2), 20)
-    context = {"lstm": None, "learned": 9, "rotary": 8}[name]
+    context = {"lstm": None, "learned": 9}[name]
     draw = Draw(0.9, top_k=5, top_p=0.95)
     for prompt in (1, 6):
         ids = np.random.default_rng(prompt).integers(0, 6, prompt)
@@ -120,7 +119,7 @@ def experiment(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_samples_and_its_speed(experiment, tmp_path):
+def test_a_run_leaves_samples_and_its_speed(experiment, tmp_path, capsys):
     row = train(experiment, tmp_path / "a")
     assert row["test_bits_per_byte"] == pytest.approx(row["test_loss"] / np.log(2))
     steps = row["step"]
@@ -135,11 +134,13 @@ def test_a_run_leaves_samples_and_its_speed(experiment, tmp_path):
     other = replace(experiment, run=replace(experiment.run, steps_per_call=3, sample_every=None))
     train(other, tmp_path / "b")
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
-    words = ("--run", tmp_path / "a", "--prompt=the quick", "--length=60", "--top_k=5", "--top_p=0.9")
-    text = command("sample.py", *words).stdout
+    capsys.readouterr()
+    words = ["sample", str(tmp_path / "a"), "--prompt=the quick", "--length=60", "--top_k=5", "--top_p=0.9"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
     assert text.startswith("the quick")
     assert len(text) == 9 + 60 + 1
-    command("attention.py", tmp_path / "a", "--text=the fox")
+    assert main(["attention", str(tmp_path / "a"), "--text=the fox"]) == 0
     assert (tmp_path / "a/attention.png").read_bytes().startswith(b"\x89PNG")
     run = load(tmp_path / "a")
     assert text[:-1] == "the quick" + sample(run.model, run.params, run.classes, "the quick", 60, 0.8, 0, 5, 0.9, 16)

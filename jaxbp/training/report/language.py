@@ -20,7 +20,12 @@ def bits_per_byte(loss: Loss, value: float, item_bytes: float | None) -> dict[st
 
     {} where the data are no text, or the loss is not the plain cross-entropy.
     """
-    if item_bytes is None or not isinstance(loss, SoftmaxCrossEntropy) or loss.label_smoothing:
+    if (
+        item_bytes is None
+        or not isinstance(loss, SoftmaxCrossEntropy)
+        or loss.label_smoothing
+        or not loss.is_likelihood
+    ):
         return {}
     return {"bits_per_byte": value / log(2) / item_bytes}
 

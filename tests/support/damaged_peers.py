@@ -1,4 +1,4 @@
-"""What other libraries make of damaged checkpoints: python -m bench.damaged_checkpoints orbax|lightning [TIMES]
+"""What other libraries make of damaged checkpoints: python -m tests.support.damaged_peers orbax|lightning [TIMES]
 
 Each time one thing is done to a folder with two checkpoints, as tests/support/damaged_runs.py does it to a run of
 jaxbp, and the newest checkpoint is read. It can give its own numbers (right), an error, or other numbers without one.
