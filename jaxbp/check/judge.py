@@ -45,7 +45,7 @@ def examine(problem: Problem, level: Level = "default", accuracy: float = FLOAT6
     if level == "full":
         findings += _laws(m, run)
     failed = any(not leaf.passed for leaf in leaves)
-    step = guarded(lambda: first_wrong_step(problem, m.accuracy), "", findings) if failed else ""
+    step = guarded(lambda: first_wrong_step(problem, m.accuracy, findings), "", findings) if failed else ""
     return Report(problem.name, tuple(leaves), tuple(findings), step)
 
 

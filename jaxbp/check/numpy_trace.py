@@ -137,6 +137,8 @@ class Namespace:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(np, name)
+        if name == "array":
+            return _array
         if name not in self.NEW:
             return attribute
 
@@ -145,6 +147,13 @@ class Namespace:
             return Traced(jnp.asarray(array)) if array.dtype.kind == "f" else array
 
         return new
+
+
+def _array(value: Any, *args: Any, **kwargs: Any) -> Any:
+    """np.array of a traced array, which is a copy, and of a list that holds some."""
+    if not any(isinstance(leaf, Traced) for leaf in jax.tree.leaves(value)):
+        return np.array(value, *args, **kwargs)
+    return Traced(jnp.array(_values(value), kwargs.get("dtype", args[0] if args else None)))
 
 
 def _beside(value: Any, seen: dict[int, Any]) -> Any:

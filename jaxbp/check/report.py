@@ -33,6 +33,7 @@ class Cause(StrEnum):
     STALE = "stale cache"
     DROPPED = "last example dropped"
     OVERWRITTEN = "overwritten instead of added"
+    TWICE = "counted twice"
     SHIFTED = "time steps shifted"
     LAST_STEP = "last time step dropped"
     ORDER = "order of gates confused"

@@ -1,7 +1,8 @@
-"""Sixty gradients by hand in the spellings of NumPy courses, each with one mistake that people make.
+"""Gradients by hand in the spellings of NumPy courses, each with one mistake that people make.
 
-The diagnosis was made with the first twenty; the next twenty were kept out of its making, and the fresh ones were
-written after it. `python -m proofs.spelled_out` counts what the check makes of them.
+Sixty in three parts. The diagnosis was first made with `development`. `held_out` was kept out of the making of its
+first version, and `fresh` out of the making of its second, which was made with the variations too.
+`python -m proofs.spelled_out` counts what the check makes of them.
 """
 
 from proofs.spelled_out import (
@@ -13,9 +14,14 @@ from proofs.spelled_out import (
     held_out_sequences,
 )
 from proofs.spelled_out.exercise import Exercise
+from proofs.spelled_out.variations_attention import ATTENTION
+from proofs.spelled_out.variations_images import IMAGES
+from proofs.spelled_out.variations_layers import LAYERS
+from proofs.spelled_out.variations_recurrent import RECURRENT
 
 DEVELOPMENT = (*development_layers.LAYERS, *development_sequences.SEQUENCES)
 HELD_OUT = (*held_out_layers.LAYERS, *held_out_sequences.SEQUENCES)
 FRESH = (*fresh_layers.LAYERS, *fresh_sequences.SEQUENCES)
+FAMILIES = (*LAYERS, *IMAGES, *RECURRENT, *ATTENTION)
 
-__all__ = ["DEVELOPMENT", "FRESH", "HELD_OUT", "Exercise"]
+__all__ = ["DEVELOPMENT", "FAMILIES", "FRESH", "HELD_OUT", "Exercise"]

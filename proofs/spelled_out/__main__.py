@@ -1,9 +1,10 @@
-"""What the check makes of the sixty: python -m proofs.spelled_out [--part=fresh] [--level=full].
+"""What the check makes of them: python -m proofs.spelled_out [--part=fresh|variations] [--level=full].
 
 A line an exercise, and the totals of each part: how many right gradients fail, how many wrong ones fail in exactly the
 leaves that are wrong, and how many of those have the mistake named.
 """
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +16,14 @@ from jaxbp.check.judge import Level
 from jaxbp.commands import cli
 from jaxbp.commands.__main__ import guarded
 from jaxbp.typed import Typed
-from proofs.spelled_out import DEVELOPMENT, FRESH, HELD_OUT, Exercise
+from proofs.spelled_out import DEVELOPMENT, FAMILIES, FRESH, HELD_OUT, Exercise
 
-PARTS = {"development": DEVELOPMENT, "held_out": HELD_OUT, "fresh": FRESH}
+PARTS = {
+    "development": lambda: DEVELOPMENT,
+    "held_out": lambda: HELD_OUT,
+    "fresh": lambda: FRESH,
+    "variations": lambda: itertools.chain.from_iterable(family.exercises() for family in FAMILIES),
+}
 
 
 def outcome(exercise: Exercise, level: Level) -> Counter[str]:
@@ -45,7 +51,7 @@ class Options(Typed):
         level: of the checks of the right gradients
     """
 
-    part: Literal["development", "held_out", "fresh"] | None = None
+    part: Literal["development", "held_out", "fresh", "variations"] | None = None
     level: Level = "default"
 
 
@@ -54,7 +60,7 @@ def main(words: Sequence[str]) -> int:
     options = cli.read_all(Options, words)
     for part, exercises in PARTS.items():
         if options.part in (None, part):
-            total = sum((outcome(exercise, options.level) for exercise in exercises), Counter())
+            total = sum((outcome(exercise, options.level) for exercise in exercises()), Counter())
             print(f"{part}: {dict(total)}\n", flush=True)
     return 0
 
