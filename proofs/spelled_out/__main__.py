@@ -1,6 +1,6 @@
-"""What the check makes of the forty: python -m proofs.spelled_out [--half=held_out] [--level=full].
+"""What the check makes of the sixty: python -m proofs.spelled_out [--part=fresh] [--level=full].
 
-A line an exercise, and the totals of each half: how many right gradients fail, how many wrong ones fail in exactly the
+A line an exercise, and the totals of each part: how many right gradients fail, how many wrong ones fail in exactly the
 leaves that are wrong, and how many of those have the mistake named.
 """
 
@@ -15,9 +15,9 @@ from jaxbp.check.judge import Level
 from jaxbp.commands import cli
 from jaxbp.commands.__main__ import guarded
 from jaxbp.typed import Typed
-from proofs.spelled_out import DEVELOPMENT, HELD_OUT, Exercise
+from proofs.spelled_out import DEVELOPMENT, FRESH, HELD_OUT, Exercise
 
-HALVES = {"development": DEVELOPMENT, "held_out": HELD_OUT}
+PARTS = {"development": DEVELOPMENT, "held_out": HELD_OUT, "fresh": FRESH}
 
 
 def outcome(exercise: Exercise, level: Level) -> Counter[str]:
@@ -41,21 +41,21 @@ class Options(Typed):
     """The options of the program.
 
     Args:
-        half: one half only
+        part: one part only
         level: of the checks of the right gradients
     """
 
-    half: Literal["development", "held_out"] | None = None
+    part: Literal["development", "held_out", "fresh"] | None = None
     level: Level = "default"
 
 
 def main(words: Sequence[str]) -> int:
-    """Checks the halves that the words ask for, and returns the exit status."""
+    """Checks the parts that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    for half, exercises in HALVES.items():
-        if options.half in (None, half):
+    for part, exercises in PARTS.items():
+        if options.part in (None, part):
             total = sum((outcome(exercise, options.level) for exercise in exercises), Counter())
-            print(f"{half}: {dict(total)}\n", flush=True)
+            print(f"{part}: {dict(total)}\n", flush=True)
     return 0
 
 
