@@ -1,9 +1,10 @@
-"""What the check makes of the forty: python -m proofs.spelled_out [--half=held_out] [--level=full].
+"""What the check makes of them: python -m proofs.spelled_out [--part=fresh|variations] [--level=full].
 
-A line an exercise, and the totals of each half: how many right gradients fail, how many wrong ones fail in exactly the
+A line an exercise, and the totals of each part: how many right gradients fail, how many wrong ones fail in exactly the
 leaves that are wrong, and how many of those have the mistake named.
 """
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +16,14 @@ from jaxbp.check.judge import Level
 from jaxbp.commands import cli
 from jaxbp.commands.__main__ import guarded
 from jaxbp.typed import Typed
-from proofs.spelled_out import DEVELOPMENT, HELD_OUT, Exercise
+from proofs.spelled_out import DEVELOPMENT, FAMILIES, FRESH, HELD_OUT, Exercise
 
-HALVES = {"development": DEVELOPMENT, "held_out": HELD_OUT}
+PARTS = {
+    "development": lambda: DEVELOPMENT,
+    "held_out": lambda: HELD_OUT,
+    "fresh": lambda: FRESH,
+    "variations": lambda: itertools.chain.from_iterable(family.exercises() for family in FAMILIES),
+}
 
 
 def outcome(exercise: Exercise, level: Level) -> Counter[str]:
@@ -41,21 +47,21 @@ class Options(Typed):
     """The options of the program.
 
     Args:
-        half: one half only
+        part: one part only
         level: of the checks of the right gradients
     """
 
-    half: Literal["development", "held_out"] | None = None
+    part: Literal["development", "held_out", "fresh", "variations"] | None = None
     level: Level = "default"
 
 
 def main(words: Sequence[str]) -> int:
-    """Checks the halves that the words ask for, and returns the exit status."""
+    """Checks the parts that the words ask for, and returns the exit status."""
     options = cli.read_all(Options, words)
-    for half, exercises in HALVES.items():
-        if options.half in (None, half):
-            total = sum((outcome(exercise, options.level) for exercise in exercises), Counter())
-            print(f"{half}: {dict(total)}\n", flush=True)
+    for part, exercises in PARTS.items():
+        if options.part in (None, part):
+            total = sum((outcome(exercise, options.level) for exercise in exercises()), Counter())
+            print(f"{part}: {dict(total)}\n", flush=True)
     return 0
 
 

@@ -61,6 +61,31 @@ def test_a_diagnosis_that_fails_does_not_decide(module, part, error, monkeypatch
     assert check_gradient(at(0, 0.0), square, A).passed
 
 
+class Forgetful(jaxbp.Tanh):
+    """Its backward passes the delta on as it is."""
+
+    label = "tanh"
+
+    def backward(self, params, y, dy):
+        return dy, {}
+
+
+@pytest.mark.slow
+def test_a_diagnosis_that_fails_in_the_search_for_the_first_wrong_step_leaves_a_line(monkeypatch):
+    def fail(problem, others):
+        if others:  # only that search knows other layers' inputs
+            raise TypeError("no such input")
+        return ()
+
+    monkeypatch.setattr(simulation, "_by_points", fail)
+    monkeypatch.setattr(guard, "RAISES", False)
+    model = jaxbp.Chain((jaxbp.Dense(3), Forgetful(), jaxbp.Dense(2)))
+    params = model.init(jax.random.key(0), jax.ShapeDtypeStruct(A.shape, jnp.float32))
+    report = check_model(model, jaxbp.SquaredError(), params, {"x": A, "y": A[:, :2], "weight": np.full(4, 0.25)})
+    assert report.step.startswith("01_tanh: dx (")
+    assert "diagnosis: it raised TypeError: no such input (" in str(report)
+
+
 def test_the_operation_that_makes_autodiff_wrong_is_named_with_its_line():
     length = lambda a: jnp.linalg.norm(a) ** 2 + jnp.sum(a)
     report = check_gradient(lambda a: 2 * a + 1, length, np.zeros(3))

@@ -10,6 +10,10 @@ mistakes     how one operation's reverse rule can be wrong
 slopes       how the derivative of a function of one value can be wrong: an activation, a softmax, a norm
 neighbours   what a wrong rule may read instead of its own inputs
 flow         the forward pass as a list of operations, and its pieces: functions of one value, written out or not
+repairs      the hand-written gradient with one line mended: what makes it right says what was wrong, and where
+mends        what a line may lack, have too much or read wrongly; wholes has those of an operation as a whole
+sources      what the forward pass has for a gradient to use: its values, factors, slopes and numbers
+rerun        a list of operations run again from one line on, for all mends at once
 rows         a program run in NumPy for all mutants at once, where they differ; primitives has its operations
 jaxprs       operations and their lines; loops; custom rules taken off
 bisect       the first wrong step of a model's backward pass

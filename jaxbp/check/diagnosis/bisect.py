@@ -19,7 +19,7 @@ from jaxbp.check.diagnosis.simulation import Simulation
 from jaxbp.check.leaves import Gradient, Leaves
 from jaxbp.check.problem import Problem, layer_problem
 from jaxbp.check.program import Program
-from jaxbp.check.report import Leaf
+from jaxbp.check.report import Finding, Leaf
 from jaxbp.check.truth import largest_entry, leaf_error, worst
 from jaxbp.core import Context, Layer, PyTree, Static, map_leaves, path_name, register
 from jaxbp.wrappers import Keep, Kept
@@ -94,8 +94,11 @@ def _in_order(named: list[tuple[str, Step]]) -> list[tuple[str, Step]]:
     return ordered
 
 
-def first_wrong_step(problem: Problem, accuracy: float) -> str:
-    """The first wrong layer in backward order, and what is wrong in it; "" where there is a single layer or none."""
+def first_wrong_step(problem: Problem, accuracy: float, findings: list[Finding]) -> str:
+    """The first wrong layer in backward order, and what is wrong in it; "" where there is a single layer or none.
+
+    findings: gets a line where a part of the diagnosis raises.
+    """
     if problem.layer is None:
         return ""
     params, x, ctx = problem.setting
@@ -110,17 +113,19 @@ def first_wrong_step(problem: Problem, accuracy: float) -> str:
     for name, step in parts:
         if wrong := step.wrong(accuracy):
             others = {other: step.kept.x for other, step in parts if other != name}
-            return f"{name}: {_explained(step, wrong, accuracy, others)}"
+            return f"{name}: {_explained(step, wrong, accuracy, others, findings)}"
     return (
         "none: each layer is right on the delta it received, so the composition is wrong (a fan-out, an order, a name)"
     )
 
 
-def _explained(step: Step, wrong: list[str], accuracy: float, others: dict[str, PyTree]) -> str:
+def _explained(
+    step: Step, wrong: list[str], accuracy: float, others: dict[str, PyTree], findings: list[Finding]
+) -> str:
     """What is wrong in one layer: each wrong leaf with its likeliest cause. others: the other layers' inputs."""
     problem = step.problem()
     hand, truth = jax.device_get((step.hand, step.truth))
-    evidence = Evidence(Simulation(problem, others), hand, truth, accuracy, Program(problem).gradients)
+    evidence = Evidence(Simulation(problem, others, findings), hand, truth, accuracy, Program(problem).gradients)
     leaf = lambda path: Leaf(path, problem.leaves[path].shape, "float64", "FAIL", np.nan, np.nan)
     causes = {path: explain(leaf(path), evidence).causes for path in wrong}
     return "; ".join(f"{path} ({cause[0] if cause else 'cause unknown'})" for path, cause in causes.items())

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from jaxbp.check.diagnosis.flow import Op, Piece
 from jaxbp.check.report import Cause, Explanation
 
+CARRIED = "the delta is not handed on to the run before (truncated at one step), through operand"
 FEW = 8  # a line that runs so often has mutants of single runs too
 
 
@@ -73,7 +74,10 @@ class Book:
         for (words, kind, cause), members in kinds.items():
             if len({self.changes[i].stack for i in members}) > 1:
                 name = "function written out so" if " " in kind else f"'{kind}'"
-                yield Explanation(cause, f"{words} every {name}"), frozenset(members)
+                places = dict.fromkeys(self.changes[i].text for i in members)
+                text = " and ".join(places) if len(places) == 2 else f"{words} every {name}"
+                yield Explanation(cause, text), frozenset(members)
+        yield from _truncated([members for key, members in loops.items() if key[0].startswith(CARRIED)], self.changes)
         by_place: dict[tuple, list[int]] = defaultdict(list)
         for (words, stack, _), members in loops.items():
             by_place[words, stack] += members
@@ -99,3 +103,18 @@ class Book:
             yield Explanation(Cause.LAST_STEP, f"{text}, in the first of {n} runs"), frozenset(members[:1])
             yield Explanation(Cause.OVERWRITTEN, f"{text}, in all runs but the last"), frozenset(members[:-1])
             yield Explanation(Cause.OVERWRITTEN, f"{text}, in all runs but the first"), frozenset(members[1:])
+
+
+def _truncated(carried: list[list[int]], changes: Sequence[Change]) -> Iterator[Mutant]:
+    """A loop whose deltas are not handed on after some steps: all that it carries at once, or each by itself."""
+    for length in dict.fromkeys(map(len, carried)):
+        lines = [members for members in carried if len(members) == length]
+        for together in [[members] for members in lines] + ([lines] if len(lines) > 1 else []):
+            places = " and ".join(dict.fromkeys(changes[members[0]].place for members in together[:3]))
+            every = [(start, period) for period in (2, 3, 4) for start in range(period)]
+            single = [(start, length) for start in range(min(length, FEW))]
+            for start, period in every + single * (len(together) > 1):
+                runs = range(start, length, period)
+                words = f"after every {period} steps" if len(runs) > 1 else f"{length - start} steps from the end"
+                text = f"the delta is not handed on (truncated {words}) through {places}"
+                yield Explanation(Cause.PATH, text), frozenset(members[i] for members in together for i in runs)

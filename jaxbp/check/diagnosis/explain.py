@@ -17,13 +17,16 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbp.check.diagnosis.conjugates import conjugates
+from jaxbp.check.diagnosis.mutants import STATISTIC
 from jaxbp.check.diagnosis.patterns import patterns, ratio, same
+from jaxbp.check.diagnosis.repairs import Repair
 from jaxbp.check.diagnosis.simulation import Prediction, Simulation
 from jaxbp.check.leaves import Arrays, Leaves, Measured
 from jaxbp.check.problem import Problem
 from jaxbp.check.report import Cause, Explanation, Leaf
 
 VAGUE = (Cause.FACTOR, Cause.PRECISION, Cause.UNKNOWN)  # what patterns say so is no cause yet
+ONE_RUN = ", in run "  # people seldom err in one run of a loop
 RARE = (Cause.SLOPE, Cause.OPERAND)  # not named beside another cause of the same numbers
 
 
@@ -58,11 +61,27 @@ class Evidence:
     @cached_property
     def matches(self) -> list[Match]:
         """The mistakes that give some of the wrong leaves, those that give the most first."""
-        matches = self._matching(self.simulation.predictions)
-        explained = {path for match in matches for path in match.paths}
-        if any(path not in explained for path in self.unnamed):
+        matches = list(self.common)
+        if self._unexplained(matches):
             matches += self._matching(self.simulation.rare(self.truth))
-        return sorted(matches, key=lambda match: -len(match.paths))
+        statistic = lambda match: match.explanation.text.startswith(STATISTIC)
+        return sorted(matches, key=lambda match: (-len(match.paths), not statistic(match)))
+
+    @cached_property
+    def common(self) -> list[Match]:
+        """Of these the mistakes in which nothing stands for a factor."""
+        return self._matching(self.simulation.predictions)
+
+    @cached_property
+    def repairs(self) -> list[Repair]:
+        """The lines of the hand-written gradient that may be mended, where none of the common mistakes names it."""
+        if not self._unexplained(self.common):
+            return []
+        return self.simulation.repairs(self.hand, self.truth, self.close)
+
+    def _unexplained(self, matches: list[Match]) -> list[str]:
+        explained = {path for match in matches if ONE_RUN not in match.explanation.text for path in match.paths}
+        return [path for path in self.unnamed if path not in explained]
 
     @cached_property
     def unnamed(self) -> list[str]:
@@ -111,7 +130,14 @@ class Evidence:
                 and not (explanation.cause in RARE and causes - {Cause.PATH})
             ):
                 kept.append((explanation, arrays))
-        return [explanation for explanation, _ in kept]
+        simulated = [explanation for explanation, _ in kept]
+        if any(explanation.cause not in RARE and ONE_RUN not in explanation.text for explanation in simulated):
+            return simulated
+        repairs = [repair for repair in self.repairs if path in repair.paths]
+        most = [repair.explanation for repair in repairs if len(repair.paths) == len(repairs[0].paths)]
+        mended = list({explanation.cause: explanation for explanation in reversed(most)}.values())[::-1]
+        sure = [explanation for explanation in mended if explanation.cause not in (*RARE, Cause.PATH)]
+        return list(dict.fromkeys([*sure, *simulated, *mended]))
 
     @cached_property
     def still(self) -> dict[str, str]:

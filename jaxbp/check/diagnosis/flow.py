@@ -63,6 +63,11 @@ class Op:
         return self.name
 
     @property
+    def line(self) -> tuple:
+        """Equal for the runs of one line of a loop."""
+        return self.stack, self.name, len(self.inputs)
+
+    @property
     def place(self) -> str:
         """'tanh' (model.py:12), as reports call it."""
         return f"'{self.title}'" + (f" ({self.lines[0].short})" if self.lines else "")
@@ -141,15 +146,15 @@ class Flow:
 
     @cached_property
     def runs(self) -> dict[tuple, list[Op]]:
-        """The operations of one line that runs several times, in a Python loop, by (way through the code, name)."""
+        """The operations of one line that runs several times, in a Python loop, by that line."""
         runs: dict[tuple, list[Op]] = defaultdict(list)
         for op in self.ops:
-            runs[op.stack, op.name].append(op)
+            runs[op.line].append(op)
         return runs
 
     def carried(self, op: Op, k: int) -> bool:
         """Whether an operation in a Python loop gets its operand k from the run before."""
-        runs = self.runs[op.stack, op.name]
+        runs = self.runs[op.line]
         return len(runs) > 1 and op is not runs[0] and self._depends(runs[1].inputs[k], runs[0].outputs[0])
 
     def _depends(self, ref: Ref, number: int) -> bool:
@@ -206,6 +211,10 @@ class Flow:
                 common = tuple(level[0] for level in same)
                 dominators |= {number: (*common, number) for number in op.outputs}
         return dominators
+
+    def varies(self, ref: Ref) -> bool:
+        """Whether a value depends on the inputs."""
+        return isinstance(ref, int) and ref in self.dominators
 
     def uniform(self, ref: Ref) -> bool:
         """Whether a value is one number at every entry, the same whatever the inputs are."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax._src import source_info_util  # the only door to an operation's source line
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
@@ -15,7 +17,7 @@ from jaxbp.core import PyTree
 
 Visit = Callable[[JaxprEqn, list, str], list]  # (operation, inputs, path) -> outputs
 INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
-OURS = str(Path(__file__).parent.parent)  # a line of the check itself is nobody's place
+NOBODYS = (str(Path(__file__).parent.parent), str(Path(np.__file__).parent))  # a line of ours or NumPy's is no place
 RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
@@ -85,6 +87,17 @@ def traced(function: Callable[[PyTree], PyTree], argument: PyTree) -> tuple[Clos
     return closed, jax.tree.structure(shape)
 
 
+@contextmanager
+def own_lines() -> Iterator[None]:
+    """What a custom rule does backward keeps its own lines, instead of that of the call that the rule belongs to."""
+    theirs = source_info_util.user_context
+    source_info_util.user_context = lambda *args, **keywords: nullcontext()  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        source_info_util.user_context = theirs
+
+
 def undecorated(function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
     """The same function of one tree, with its outermost jax.custom_vjp and jax.custom_jvp rules taken off.
 
@@ -128,7 +141,7 @@ class Line(NamedTuple):
 def lines_of(eqn: JaxprEqn) -> tuple[Line, ...]:
     """The lines of the user's code that an operation came from, the innermost first."""
     frames = source_info_util.user_frames(eqn.source_info.traceback)
-    return tuple(Line(f.file_name, f.start_line, f.start_column) for f in frames if not f.file_name.startswith(OURS))
+    return tuple(Line(f.file_name, f.start_line, f.start_column) for f in frames if not f.file_name.startswith(NOBODYS))
 
 
 def place(eqn: JaxprEqn) -> str:

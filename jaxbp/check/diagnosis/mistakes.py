@@ -134,6 +134,21 @@ def _product(site: Site) -> Iterator[Mistake]:
             yield Cause.TRANSPOSED, f"the delta is transposed in the {name} derivative of", site.with_one(i, wrong)
     yield from partners(site)
     yield from _rows(site)
+    yield from _ends(site)
+
+
+def _ends(site: Site) -> Iterator[Mistake]:
+    """A product with many axes, of which one is not summed over: its first entry alone counts, or its last."""
+    ct = site.ct
+    for axis in range(ct.ndim) if ct.ndim > 3 else ():
+        place = jnp.arange(ct.shape[axis]).reshape(-1, *[1] * (ct.ndim - axis - 1))
+        for end, name in ((0, "first"), (ct.shape[axis] - 1, "last")):
+            for i, wrong in enumerate(site.back(jnp.where(place == end, ct, 0))):
+                if site.cts[i] is not None and ct.shape[axis] > 1:
+                    words = (
+                        f"only the {name} entry of axis {axis} is summed (a group's sum is left out), operand {i} of"
+                    )
+                    yield Cause.AXES, words, site.with_one(i, wrong)
 
 
 def partners(site: Site) -> Iterator[Mistake]:
@@ -200,6 +215,20 @@ def _broadcast(site: Site) -> Iterator[Mistake]:
     yield from _rows(site)
 
 
+def _summed(site: Site) -> Iterator[Mistake]:
+    """A sum over axes, of which only one end counts, or all but one."""
+    shape = site.inputs[0].shape
+    for axis in site.eqn.params["axes"][:2]:
+        if shape[axis] < 2:
+            continue
+        place = jnp.arange(shape[axis]).reshape(-1, *[1] * (len(shape) - axis - 1))
+        for end, name in ((0, "first"), (shape[axis] - 1, "last")):
+            words = f"only the {name} entry of axis {axis} counts in"
+            yield Cause.OVERWRITTEN, words, [jnp.where(place == end, site.cts[0], 0)]
+            words = f"the {name} entry of axis {axis} is left out of"
+            yield Cause.DROPPED, words, [jnp.where(place == end, 0, site.cts[0])]
+
+
 def _largest(site: Site) -> Iterator[Mistake]:
     """A maximum over axes, whose delta goes to the largest entries alone."""
     x = site.inputs[0]
@@ -227,6 +256,7 @@ MISTAKES: dict[str, Callable[[Site], Iterator[Mistake]]] = {
     "dot_general": _product,
     "conv_general_dilated": _convolution,
     "broadcast_in_dim": _broadcast,
+    "reduce_sum": _summed,
     "reduce_max": _largest,
     "reduce_min": _largest,
     "gather": _gather,

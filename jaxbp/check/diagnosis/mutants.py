@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.diagnosis.book import Book
-from jaxbp.check.diagnosis.flow import REDUCTIONS, Flow, Op, Piece
+from jaxbp.check.diagnosis.book import CARRIED, Book
+from jaxbp.check.diagnosis.flow import REDUCTIONS, RESHAPES, Flow, Op, Piece
 from jaxbp.check.diagnosis.jaxprs import bind, scan
 from jaxbp.check.diagnosis.mistakes import MISTAKES, Mistake, Site, partners
 from jaxbp.check.diagnosis.neighbours import (
@@ -45,7 +45,7 @@ from jaxbp.core import PyTree
 
 LARGE = 2**27  # entries of all results together, 1 GiB: above that only the first wrong layer of a model is explained
 SWITCHES = 2**13
-THROUGH = "what flows back is left out through"
+STATISTIC = "the path through the"
 PRODUCTS = ("dot_general", "mul")
 
 
@@ -107,7 +107,7 @@ def _step(body: Flow, path: str, consts: list, carry: list, x: list, extra: None
     return outputs, Seen(seen.values, seen.loops, outputs[: len(carry)])
 
 
-def _pieces(flow: Flow) -> list[Piece]:
+def pieces_of(flow: Flow) -> list[Piece]:
     """The written-out functions, then the operations one by one."""
     inputs = lambda op: tuple(dict.fromkeys(ref for ref in op.inputs if isinstance(ref, int)))
     known = [op for op in flow.ops if len(op.outputs) == 1 and op.name in (*MISTAKES, *NONLINEAR)]
@@ -115,7 +115,7 @@ def _pieces(flow: Flow) -> list[Piece]:
     return [p for p in [*flow.pieces, *single] if p.output in flow.dominators and flow.floating(p.output)]
 
 
-def _is_slope(flow: Flow, piece: Piece) -> bool:
+def is_slope(flow: Flow, piece: Piece) -> bool:
     return len(piece.ops) > 1 or (piece.last.name in NONLINEAR and piece.output not in flow.inside)
 
 
@@ -133,7 +133,7 @@ class Mutated:
     def run(self, flow: Flow, inputs: list, path: str, seen: Seen) -> list:
         """The outputs of the flow."""
         values = flow.constants | dict(zip(flow.inputs, inputs, strict=True))
-        pieces = _pieces(flow)
+        pieces = pieces_of(flow)
         ending: dict[int, list[Piece]] = {}
         for piece in pieces:
             ending.setdefault(piece.output, []).append(piece)
@@ -145,7 +145,7 @@ class Mutated:
             if op.name == "split" and not self.rare:
                 outputs = self._split(op, outputs, here)
             if op.name in REDUCTIONS:
-                outputs = [self._cut(outputs[0], f"{here}r", op, Cause.PATH, THROUGH)]
+                outputs = [self._cut(outputs[0], f"{here}r", op, Cause.PATH, statistic(flow, op))]
             values |= dict(zip(op.outputs, outputs, strict=True))
             for k, piece in enumerate(ending.get(op.outputs[0], ()) if op.outputs else ()):
                 neighbours = self._neighbours(flow, piece, i, pieces, seen)
@@ -159,20 +159,28 @@ class Mutated:
     def _with_cuts(self, flow: Flow, op: Op, operands: list, path: str) -> list:
         """The operands of an operation; the paths through those that are read elsewhere too may be missing."""
         for k, ref in enumerate(op.inputs):
-            if not isinstance(ref, int) or ref not in flow.dominators:
+            if not isinstance(ref, int) or ref not in flow.dominators or op.name in REDUCTIONS:
                 continue
             if flow.carried(op, k):
-                words = f"the delta is not handed on to the run before (truncated at one step), through operand {k} of"
+                sum_so_far = not np.ndim(operands[k])  # such as the loss
+                words = f"the sum so far does not count, operand {k} of" if sum_so_far else f"{CARRIED} {k} of"
                 operands[k] = self._cut(operands[k], path, op, Cause.PATH, words)
             elif len(flow.users[ref]) + flow.outputs.count(ref) > 1:
-                words = f"what flows back through operand {k} is missing in"
+                words = self._one_use(op, ref, k)
                 operands[k] = self._cut(operands[k], path, op, Cause.PATH, words)
         return operands
+
+    def _one_use(self, op: Op, ref: int, k: int) -> str:
+        """The words for a value that is read several times, and once for nothing."""
+        if ref in self.names:
+            return f"one use of {self.names[ref]} (tied, or in several steps) is not counted, as operand {k} of"
+        skip = "the skip (residual) path" if op.name in ("add", "sub") else "what flows back"
+        return f"{skip} through operand {k} is left out of"
 
     def _combine(self, flow: Flow) -> None:
         """Changes that are made together: several statistics of a norm, pieces that take each other's place."""
         for piece in flow.pieces:
-            statistics = [(THROUGH, op.stack) for op in piece.ops if op.name in REDUCTIONS]
+            statistics = [(statistic(flow, op), op.stack) for op in piece.ops if op.name in REDUCTIONS]
             self.book.combine(statistics, range(2, len(statistics) + 1) if len(statistics) <= 3 else [len(statistics)])
         for op in flow.ops:
             parts = flow.parts(op) if op.name == "slice" else []
@@ -253,7 +261,7 @@ class Mutated:
             return Neighbours()
         if op.name == "slice":
             return window(flow, op)
-        return same_kind(flow, piece, pieces, seen) if _is_slope(flow, piece) else Neighbours()
+        return same_kind(flow, piece, pieces, seen) if is_slope(flow, piece) else Neighbours()
 
     def _hooked(self, flow: Flow, piece: Piece, path: str) -> Callable[..., jax.Array]:
         """hook(switches, neighbours, out, *inputs) -> out; backward, a mistake that is on takes the cotangent's way."""
@@ -272,7 +280,7 @@ class Mutated:
             total = [None if c is None else jnp.zeros_like(c) for c in cts]
             anything = jnp.zeros((), bool)
             for cause, words, wrong in self._mistakes(flow, Site(piece, list(inputs), neighbours, out, ct, cts)):
-                in_time = cause == Cause.DROPPED and out.shape[0] in self.book.lengths
+                in_time = cause == Cause.DROPPED and not self.book.lengths.isdisjoint(out.shape[:1])
                 on = switches[self.book.number(path, Cause.LAST_STEP if in_time else cause, words, piece)]
                 total = [_chosen(on, w, r, t) for w, r, t in zip(wrong, cts, total, strict=True)]
                 anything |= on
@@ -288,12 +296,22 @@ class Mutated:
             if name in ("dot_general", "add") and flow.is_end(site.piece.output):
                 yield from misplaced(site)
             return
-        if _is_slope(flow, site.piece):
+        if is_slope(flow, site.piece):
             yield from slopes(site)
         elif name in NONLINEAR:
             yield Cause.DERIVATIVE, "the derivative is left out of", site.passed_on()
         if len(site.piece.ops) == 1 and name in MISTAKES:
             yield from MISTAKES[name](site)
+
+
+def statistic(flow: Flow, op: Op) -> str:
+    """The words for a statistic of rows that is held for a constant."""
+    users = flow.users[op.outputs[0]]
+    while len(users) == 1 and users[0].name in RESHAPES:
+        users = flow.users[users[0].outputs[0]]
+    averaged = any(user.name == "div" and flow.uniform(user.inputs[1]) for user in users)
+    what = "maximum" if op.name in ("reduce_max", "reduce_min") else "mean (a projection)" if averaged else "row sum"
+    return f"{STATISTIC} {what} is left out of"
 
 
 def _chosen(on: jax.Array, wrong: jax.Array | None, right: jax.Array | None, off: jax.Array | None) -> jax.Array | None:

@@ -96,14 +96,14 @@ def loop_steps(op: Op, loop: Seen) -> dict[int, Neighbours]:
 
 def unrolled_steps(flow: Flow, op: Op, seen: Seen) -> Iterator[tuple[Role, jax.Array]]:
     """The same for a product in a Python loop, whose steps stand one after the other in the list."""
-    members = flow.runs[op.stack, op.name]
+    members = flow.runs[op.line]
     if len(members) < 2 or not _is_product(op):
         return
     t = members.index(op)
     for k in range(2):
         refs = [member.inputs[k] for member in members]
         maker = flow.maker(refs[1])
-        made = [other.outputs[0] for other in flow.runs[maker.stack, maker.name]] if maker else []
+        made = [other.outputs[0] for other in flow.runs[maker.line]] if maker else []
         row = [seen.read(ref) for ref in refs]
         zero = jnp.zeros_like(row[0])
         after = seen.read(made[-1]) if made and made[-1] not in refs else row[0]
@@ -120,7 +120,7 @@ def _is_product(op: Op) -> bool:
 
 def in_place(flow: Flow, op: Op, seen: Seen, names: dict[int, str]) -> Iterator[tuple[Role, jax.Array]]:
     """Other values of an input's shape: leaves, what is made once, and what the same run of a loop makes."""
-    run = flow.runs[op.stack, op.name]
+    run = flow.runs[op.line]
     t = run.index(op)
     named = [n for n in flow.inputs if n in names]
     for makers in flow.runs.values():
@@ -201,7 +201,7 @@ def crossing(i: int, j: int) -> str:
 
 def _start_without_stride(flow: Flow, op: Op) -> tuple[int, ...] | None:
     """Where a window of a loop would start with a stride of 1; None if it has that stride."""
-    runs = [other.eqn.params["start_indices"] for other in flow.runs[op.stack, op.name]]
+    runs = [other.eqn.params["start_indices"] for other in flow.runs[op.line]]
     if op.eqn.params["strides"] is not None or len(set(runs)) < 2:
         return None
     strides = [math.gcd(*column) or 1 for column in zip(*runs, strict=True)]

@@ -49,10 +49,10 @@ NOTHING = Spread(None, NONE, None)  # a value that nobody needs
 
 def constant(a: Any) -> Spread:
     """The same in every setting."""
-    return Spread(_on_host(a), NONE, None)
+    return Spread(on_host(a), NONE, None)
 
 
-def _on_host(a: Any) -> Any:
+def on_host(a: Any) -> Any:
     """A NumPy array, or a random key as it is."""
     is_key = isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.extended)
     return a if is_key else np.asarray(a)
@@ -179,15 +179,15 @@ def _applied(eqn: JaxprEqn, operands: Sequence[Spread], need: Need) -> list[Spre
     count = len(eqn.outvars)
     bases: Sequence[Any] = [None] * count
     if int(need.sum()) > len(rows) and all(spread.base is not None for spread in operands):
-        bases = _operate(eqn, [spread.base for spread in operands], [False] * len(operands))
+        bases = operate(eqn, [spread.base for spread in operands], [False] * len(operands))
     if not len(rows):
         return [Spread(base, NONE, None) for base in bases]
     taken = [spread.take(rows) for spread in operands]
-    data = _operate(eqn, [a for a, _ in taken], [own for _, own in taken])
+    data = operate(eqn, [a for a, _ in taken], [own for _, own in taken])
     return [Spread(base, rows, part) for base, part in zip(bases, data, strict=True)]
 
 
-def _operate(eqn: JaxprEqn, arrays: list[Any], rowwise: list[bool]) -> list[np.ndarray]:
+def operate(eqn: JaxprEqn, arrays: list[Any], rowwise: list[bool]) -> list[np.ndarray]:
     """The operation on arrays, of which some have the rows as their first axis."""
     if (function := PRIMITIVES.get(eqn.primitive.name)) is not None:
         result = function(eqn, arrays, rowwise)
@@ -199,7 +199,7 @@ def _operate(eqn: JaxprEqn, arrays: list[Any], rowwise: list[bool]) -> list[np.n
         if any(rowwise):
             run = jax.vmap(run, in_axes=[0 if own else None for own in rowwise])
         COMPILED[key] = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
-    return [_on_host(a) for a in COMPILED[key](*arrays)]
+    return [on_host(a) for a in COMPILED[key](*arrays)]
 
 
 COMPILED: dict[tuple, Callable[..., Any]] = {}

@@ -15,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.check.diagnosis.flow import Flow, flow_of
-from jaxbp.check.diagnosis.jaxprs import traced
+from jaxbp.check.diagnosis.jaxprs import own_lines, traced
+from jaxbp.check.diagnosis.mends import Mends
 from jaxbp.check.diagnosis.mutants import mutants
+from jaxbp.check.diagnosis.repairs import Repair, Repairs
+from jaxbp.check.diagnosis.rerun import Evaluated
 from jaxbp.check.guard import guarded
 from jaxbp.check.leaves import Arrays, Counts, Leaves, Measured
 from jaxbp.check.problem import Problem
@@ -56,6 +59,24 @@ class Simulation:
             return []
         known = {path: a for path, a in truth.items() if a is not None}
         return self._guarded(lambda: mutants(self.flow, self.problem.leaves, self.problem.dy, known))
+
+    def repairs(self, hand: Measured, truth: Measured, close: float) -> list[Repair]:
+        """The single lines of the hand-written gradient that make it right once they are mended."""
+        known = [{path: a for path, a in leaves.items() if a is not None} for leaves in (hand, truth)]
+        if not self.problem.traceable or any(len(leaves) < len(self.problem.leaves) for leaves in known):
+            return []
+        return guarded(lambda: self._repairs(known[0], known[1], close), [], self.findings)
+
+    def _repairs(self, hand: Arrays, truth: Arrays, close: float) -> list[Repair]:
+        leaves = self.problem.leaves
+        with own_lines():
+            program = flow_of(traced(lambda leaves: self.problem.pullback(leaves, self.problem.dy), leaves)[0])
+        inputs = tuple(jax.device_get(jax.tree.leaves(leaves)))
+        loss = Evaluated(self.flow, inputs) if self.problem.differentiable else None
+        paths = sorted(leaves)
+        names = dict(zip(program.inputs, paths, strict=True))
+        mends = Mends(Evaluated(program, inputs), loss, names, hand, truth, self.counts, close)
+        return Repairs(mends, paths).all()
 
     def _guarded(self, source: Callable[[], Iterable[Prediction]]) -> list[Prediction]:
         return guarded(lambda: list(source()), [], self.findings)

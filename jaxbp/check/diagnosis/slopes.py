@@ -28,6 +28,7 @@ FORMULAS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "1 if y > 0": lambda y: (y > 0).astype(y.dtype),
 }
 INPUT, OUTPUT = "y the input", "y the output"
+OWNERS = {"1 - y^2": " (that of a tanh)", "y (1 - y)": " (that of a sigmoid)", "1 if y > 0": " (that of a ReLU)"}
 BY_INPUT: dict[str, Callable[[jax.Array], jax.Array]] = {
     "of a sigmoid": lambda z: jax.nn.sigmoid(z) * (1 - jax.nn.sigmoid(z)),
     "of a tanh": lambda z: 1 - jnp.tanh(z) ** 2,
@@ -38,7 +39,8 @@ SMALL = 1e-2  # a constant up to here that is added is there for safety
 
 def slopes(site: Site) -> Iterator[Mistake]:
     """The mistakes in a function's derivative, entry by entry or row by row."""
-    yield Cause.DERIVATIVE, "the derivative is left out of", site.passed_on()
+    if not site.piece.couples or any(op.name in NONLINEAR for op in site.piece.ops):
+        yield Cause.DERIVATIVE, "the derivative is left out of", site.passed_on()
     if site.piece.kind == "select_n":
         return
     varying = [i for i, c in enumerate(site.cts) if c is not None and c.shape == site.out.shape]
@@ -72,12 +74,9 @@ def _by_entries(site: Site, i: int) -> Iterator[Mistake]:
     if len(site.piece.ops) == 1 and site.piece.last.name not in ACTIVATIONS:
         return
     for words, formula in FORMULAS.items():
-        yield Cause.SLOPE, f"the slope {words}, {OUTPUT}, is taken of", site.with_one(i, site.ct * formula(site.out))
-        yield (
-            Cause.SLOPE,
-            f"the slope {words}, {INPUT}, is taken of",
-            site.with_one(i, site.ct * formula(site.inputs[i])),
-        )
+        owner = OWNERS.get(words, "")
+        for y, what in ((site.out, OUTPUT), (site.inputs[i], INPUT)):
+            yield Cause.SLOPE, f"the slope {words}, {what}{owner}, is taken of", site.with_one(i, site.ct * formula(y))
     for words, formula in BY_INPUT.items():
         yield Cause.SLOPE, f"the slope {words} stands for that of", site.with_one(i, site.ct * formula(site.inputs[i]))
     if site.ct.ndim == 2 and site.ct.shape[0] == site.ct.shape[1]:
