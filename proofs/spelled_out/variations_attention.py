@@ -56,7 +56,7 @@ def gradient(p, x, mask, y):
             ("scale left out", "    dS = dS / d\n", "", FACTOR),
             ("row sum left out", "A * (dA - np.sum(dA * A, axis=-1, keepdims=True))", "A * dA", f"sum.*({LEFT_OUT})"),
             ("diagonal only", "A * (dA - np.sum(dA * A, axis=-1, keepdims=True))", "dA * A * (1 - A)", "diagonal"),
-            ("sum over the wrong axis", "np.sum(dA * A, axis=-1", "np.sum(dA * A, axis=1", "axis|axes|unknown"),
+            ("sum over the wrong axis", "np.sum(dA * A, axis=-1", "np.sum(dA * A, axis=1", "axis|axes"),
             ("not transposed", "dK = np.matmul(dS.transpose(0, 2, 1), Q)", "dK = np.matmul(dS, Q)", "transposed"),
             ("keys for queries", "dQ = np.matmul(dS, K)", "dQ = np.matmul(dS, Q)", PLACE),
             (

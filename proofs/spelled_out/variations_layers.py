@@ -45,7 +45,7 @@ def gradient(p, X, Y):
         (
             ("slope of tanh left out", "np.multiply(dA2, 1 - np.power(A2, 2))", "dA2", SLOPE),
             ("slope of relu left out", "dZ1 = dZ1 * (Z1 > 0)", "pass", SLOPE),
-            ("mask of another layer", "dZ1 * (Z1 > 0)", "dZ1 * (A1 > 0.5)", "unknown|mask|slope"),
+            ("mask of another layer", "dZ1 * (Z1 > 0)", "dZ1 * (A1 > 0.5)", "mask|slope"),
             ("square forgotten in tanh's slope", "np.power(A2, 2)", "A2", "slope 1 - y"),
             ("sigmoid's slope for tanh's", "1 - np.power(A2, 2)", "A2 * (1 - A2)", "sigmoid|slope y"),
             (

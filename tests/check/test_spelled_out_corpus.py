@@ -44,7 +44,6 @@ def test_the_wrong_one_is_caught_and_named_and_the_right_one_passes(exercise):
 
 
 UNNAMED_VARIATIONS = {  # a name that the diagnosis learns is taken off here
-    "mlp in columns with a penalty: mask of another layer",
     "masked attention by adding a large number: sum over the wrong axis",
     "attention query by query: softmax's derivative left out",
 }
