@@ -16,5 +16,5 @@ def get_config() -> Config:
         model=GPT(outputs=97, width=160, depth=5, heads=5, positions="rotary", dropout=0.1),
         loss=SoftmaxCrossEntropy(),
         optimizer=AdamW(learning_rate=2e-3, schedule=Cosine(warmup=0.05), clip_norm=1.0, weight_decay=0.1),
-        run=Run(epochs=20, batch_size=12, steps_per_call=50),
+        run=Run(epochs=10, batch_size=12, steps_per_call=50),
     )

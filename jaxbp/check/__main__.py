@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import functools
 import importlib.util
 import os
@@ -34,12 +35,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+import jax
+import numpy as np
+
 from jaxbp.check.api import check_function, check_gradient, check_layer, check_module
 from jaxbp.check.ci import github, junit, place_of
+from jaxbp.check.columns import rules_of
 from jaxbp.check.report import Report
 from jaxbp.core import Layer, shaped
 from jaxbp.errors import InputError, unknown
 from jaxbp.files import write_json
+
+FORM = ("function", "loss", "reference", "example", "layer", "shape", "module", "option", "domain")  # what is checked
+WHAT = "what to check is missing: --function, --module or --layer"
 
 
 def main(words: Sequence[str]) -> int:
@@ -66,6 +74,8 @@ def _written(option: str, path: Path, write: Callable[[Path], Any]) -> None:
 
 def _report(options: argparse.Namespace) -> Report:
     settings = {"level": options.level, "accuracy": options.accuracy, "seed": options.seed}
+    if not any(getattr(options, name) for name in FORM):
+        raise InputError(f"{WHAT} (--help shows how it is called)")
     if options.layer:
         _needs("--layer", options, {"layer", "shape"})
         return check_layer(_layer(options.layer), shaped(*options.shape), **settings)
@@ -80,7 +90,28 @@ def _report(options: argparse.Namespace) -> Report:
     _needs("--function", options, {"function", "example"}, allowed={"reference", "option", "domain"})
     settings["reference"] = _callable(options.reference) if options.reference else None
     settings["domain"] = dict(options.domain)
-    return check_function(_callable(options.function), *_example(options.example), **settings)
+    function, arguments = _callable(options.function), _example(options.example)
+    if not options.reference and _is_gradient(function, copy.deepcopy(arguments)):
+        raise InputError(
+            f"{options.function} has no custom rule and returns a tree like its first argument, as a gradient does: "
+            "--loss=FILE:NAME, the function that it is the gradient of, is missing"
+        )
+    return check_function(function, *arguments, **settings)
+
+
+def _is_gradient(function: Callable, arguments: tuple) -> bool:
+    """Whether a function without a rule returns a tree like its first argument's, which is no single array."""
+    like = jax.tree.map(np.shape, arguments[0])
+    try:
+        returned = jax.tree.map(np.shape, function(*arguments))
+    except Exception:  # the check says what is wrong
+        return False
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(arguments[0])) or returned != like:
+        return False
+    try:
+        return not rules_of(lambda arguments: function(*arguments), arguments)
+    except Exception:  # NumPy code, which has none
+        return True
 
 
 # The command line.
@@ -124,10 +155,10 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
 
 def _needs(form: str, options: argparse.Namespace, needed: set[str], allowed: Set[str] = frozenset()) -> None:
     """Refuses a form of the command that lacks an option, or that has one of another form."""
-    names = ("function", "loss", "reference", "example", "layer", "shape", "module", "option", "domain")
-    present = {name for name in names if getattr(options, name)}
+    present = {name for name in FORM if getattr(options, name)}
     if missing := sorted(needed - present):
-        raise InputError(f"{form} needs --{missing[0]} too (--help shows how it is called)")
+        loss = ", and a hand-written gradient its --loss" if form == "--function" and "reference" not in present else ""
+        raise InputError(f"{form} needs --{missing[0]} too{loss} (--help shows how it is called)")
     if strange := sorted(present - needed - allowed):
         raise InputError(f"{form} does not go with --{strange[0]} (--help shows how it is called)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def by_columns(function: Callable[[Leaves], PyTree]) -> Callable[[Leaves, PyTree
     return pullback
 
 
-def rules_of(function: Callable[[Leaves], PyTree], leaves: Leaves) -> frozenset[str]:
+def rules_of(function: Callable[[Any], PyTree], leaves: PyTree) -> frozenset[str]:
     """Of 'custom_vjp_call', 'custom_jvp_call' and 'symbolic_zeros' (a rule asks for them), what is in a function."""
     eqns = list(operations(jax.make_jaxpr(function)(leaves).jaxpr))
     names = {eqn.primitive.name for eqn in eqns} & {"custom_vjp_call", "custom_jvp_call"}

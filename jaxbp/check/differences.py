@@ -15,9 +15,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.check.leaves import Arrays, Leaves
+from jaxbp.check.leaves import Arrays, Leaves, on_host
 from jaxbp.check.program import Program
 
 Line = Callable[[float], float]
@@ -155,7 +156,8 @@ def along(
     floor: what is small beside this counts as zero.
     """
     leaves = run.problem.leaves if leaves is None else leaves
-    f = lambda h: run.value(leaves | {path: leaves[path] + h * v for path, v in direction.items()})
+    moving = {path: on_host(leaves[path]) for path in direction}
+    f = lambda h: run.value(leaves | {path: jnp.asarray(moving[path] + h * v) for path, v in direction.items()})
     scale = min(max(1.0, largest(leaves[path])) / largest(v) for path, v in direction.items())
     own = min(largest(np.asarray(leaves[path])[v != 0]) or 1.0 for path, v in direction.items())
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.check.devices import by_devices
 from jaxbp.check.diagnosis.bisect import first_wrong_step
 from jaxbp.check.diagnosis.explain import Evidence, explain
 from jaxbp.check.diagnosis.simulation import Simulation
@@ -112,7 +113,14 @@ def _explained(m: Measurement, leaves: list[Leaf], run: Program, findings: list[
     """Every leaf that fails, with the causes that reproduce its numbers."""
     evidence = Evidence(Simulation(m.problem, findings=findings), m.hand, m.truth, m.accuracy, run.gradients)
     explained = lambda leaf: guarded(lambda: _with_causes(m, leaf, evidence), leaf, findings)
-    return [leaf if leaf.passed else explained(leaf) for leaf in leaves]
+    if all(leaf.passed for leaf in leaves):
+        return leaves
+    devices: dict[str, Explanation] = guarded(
+        lambda: by_devices(m.problem, m.hand, m.truth, evidence.close), {}, findings
+    )
+    leaves = [leaf if leaf.passed else explained(leaf) for leaf in leaves]
+    first = lambda leaf: (devices[leaf.path],) if leaf.path in devices else ()
+    return [replace(leaf, causes=(*first(leaf), *leaf.causes)) for leaf in leaves]
 
 
 def _with_causes(m: Measurement, leaf: Leaf, evidence: Evidence) -> Leaf:

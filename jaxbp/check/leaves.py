@@ -129,8 +129,16 @@ def _copied(leaf: Any, dtype: Any) -> Any:
     if is_complex(leaf):
         if dtype not in COMPLEX:
             raise InputError(f"there are no complex numbers of {np.dtype(dtype).name}")
-        return jnp.asarray(leaf, COMPLEX[dtype])
-    return jnp.asarray(leaf, dtype) if is_float(leaf) else leaf
+        dtype = COMPLEX[dtype]
+    elif not is_float(leaf):
+        return leaf
+    here = on_host(leaf) if isinstance(leaf, jax.Array) else leaf
+    return jnp.asarray(here.astype(dtype) if isinstance(here, np.ndarray) else here, dtype)
+
+
+def on_host(leaf: jax.Array) -> jax.Array | np.ndarray:
+    """A leaf as a NumPy array, whose arithmetic JAX need not compile; as it is where its place matters."""
+    return leaf if isinstance(leaf, jax.core.Tracer) or leaf.committed else np.asarray(leaf)
 
 
 def counts(size: int | None, data: PyTree, output: PyTree, leaves: Leaves) -> Counts:

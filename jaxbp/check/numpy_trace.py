@@ -119,6 +119,17 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         return (self[i] for i in range(len(self)))
 
 
+def _take_operators() -> None:
+    """NumPy's operators, as if they stood in this file: the line of an operation is then the user's."""
+    for name, method in vars(np.lib.mixins.NDArrayOperatorsMixin).items():
+        if isinstance(method, FunctionType):
+            code = method.__code__.replace(co_filename=__file__)
+            setattr(Traced, name, FunctionType(code, method.__globals__, name, method.__defaults__, method.__closure__))
+
+
+_take_operators()
+
+
 class Namespace:
     """NumPy to the code that is traced: a new array of floats is one that it can write traced numbers into."""
 
@@ -145,27 +156,37 @@ def _array(value: Any, *args: Any, **kwargs: Any) -> Any:
     return Traced(jnp.array(_values(value), kwargs.get("dtype", args[0] if args else None)))
 
 
-def _beside(function: Any, seen: dict[int, Any]) -> Any:
-    """A function, and those that it calls by name, with `Namespace` in the place of NumPy."""
-    if function is np:
+def _beside(value: Any, seen: dict[int, Any]) -> Any:
+    """A function or class, and those that it calls by name, with `Namespace` in the place of NumPy."""
+    if value is np:
         return Namespace()
-    if not isinstance(function, FunctionType) or str(function.__module__).partition(".")[0] in (
-        "jax",
-        "numpy",
-        "scipy",
-    ):
-        return function
-    if id(function) not in seen:
-        names: dict[str, Any] = {}
-        cells = tuple(CellType() for _ in function.__closure__ or ())
-        copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells)
-        copy.__kwdefaults__ = function.__kwdefaults__
-        seen[id(function)] = copy  # before what it refers to, which may be itself
-        used = set(_names(function.__code__))
-        names |= {k: _beside(v, seen) if k in used else v for k, v in function.__globals__.items()}
-        for cell, theirs in zip(cells, function.__closure__ or (), strict=True):
-            cell.cell_contents = _beside(theirs.cell_contents, seen)
-    return seen[id(function)]
+    theirs = isinstance(value, FunctionType) or (type(value) is type and value.__module__ != "builtins")
+    if not theirs or str(value.__module__).partition(".")[0] in ("jax", "numpy", "scipy"):
+        return value
+    if id(value) not in seen:  # it is kept there before what it refers to, which may be itself
+        _copy_class(value, seen) if isinstance(value, type) else _copy_function(value, seen)
+    return seen[id(value)]
+
+
+def _copy_function(function: FunctionType, seen: dict[int, Any]) -> None:
+    names: dict[str, Any] = {}
+    cells = tuple(CellType() for _ in function.__closure__ or ())
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    seen[id(function)] = copy
+    used = set(_names(function.__code__))
+    names |= {k: _beside(v, seen) if k in used else v for k, v in function.__globals__.items()}
+    for cell, theirs in zip(cells, function.__closure__ or (), strict=True):
+        cell.cell_contents = _beside(theirs.cell_contents, seen)
+
+
+def _copy_class(cls: type, seen: dict[int, Any]) -> None:
+    """A class of the same name with its functions copied; what wraps a function, as a property does, stays."""
+    bases = tuple(_beside(base, seen) for base in cls.__bases__)
+    seen[id(cls)] = copy = type(cls.__name__, bases, {})
+    for name, value in vars(cls).items():
+        if name not in ("__dict__", "__weakref__"):
+            setattr(copy, name, _beside(value, seen) if isinstance(value, FunctionType) else value)
 
 
 def _names(code: CodeType) -> Iterator[str]:

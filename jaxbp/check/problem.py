@@ -256,7 +256,7 @@ def model_problem(
     pullback = _scalar_pullback(lambda leaves: hand(rebuild(leaves), batch, ctx).grads, label(model), params)
     there = traced(forward, leaves, label(model))
     back = traced(lambda leaves: pullback(leaves, dy), leaves, f"{label(model)}.backward")
-    x, counting = ctx.counted(batch)
+    x, counting = jax.jit(ctx.counted)(batch)
 
     def delta() -> tuple[PyTree, PyTree]:
         y = model.forward(params, x, counting)[0]

@@ -1,12 +1,14 @@
 """One compiled program for everything that is measured: value, hand-written derivative, true derivative, slope.
 
 Central differences, linearity, the adjoint identity and the search for a stale cache run the same program at other
-points or with other cotangents. So a check compiles once.
+points or with other cotangents. So a check compiles once. Where there are very many entries the value alone is another
+program: there the run costs more than the compilation.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,10 +19,26 @@ from jax.extend.core import jaxpr_as_fun
 from jaxbp.check.calls import operations, repeated
 from jaxbp.check.diagnosis.jaxprs import traced as make_jaxpr
 from jaxbp.check.domain import inside
-from jaxbp.check.leaves import Arrays, Leaves, Measured
+from jaxbp.check.leaves import Arrays, Leaves, Measured, on_host
 from jaxbp.check.problem import Problem
 from jaxbp.check.report import Finding
 from jaxbp.core import PyTree
+
+MANY = 2**18  # entries of all leaves: above that the value has a program of its own
+
+
+FEW = 2**14  # entries of leaves, data and output: up to that a program compiles as fast as XLA can
+UNOPTIMISED = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+def compiled(function: Callable, problem: Problem) -> Callable:
+    """jax.jit; of a small problem without the optimisations that take longer than what they save."""
+    arrays = jax.tree.leaves((problem.leaves, problem.data, problem.dy))
+    return jax.jit(function, compiler_options=UNOPTIMISED if sum(map(np.size, arrays)) <= FEW else None)
 
 
 class Pass(NamedTuple):
@@ -42,14 +60,16 @@ class Program:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.repeats: Finding | None = None
-        self._compiled = jax.jit(self._everything)
+        self._compiled = compiled(self._everything, problem)
+        many = sum(a.size for a in problem.leaves.values()) > MANY
+        self._forward = jax.jit(self._value) if many else lambda leaves: self._compiled(leaves, problem.dy, leaves)[0]
         self._new = True
 
     def __call__(self, leaves: Leaves | None = None, dy: PyTree = None, tangent: Leaves | None = None) -> Pass:
         p = self.problem
         leaves = p.leaves if leaves is None else leaves
         dy = p.dy if dy is None else dy
-        tangent = jax.tree.map(jnp.ones_like, leaves) if tangent is None else tangent
+        tangent = {path: _ones(a) for path, a in leaves.items()} if tangent is None else tangent
         result = self._evaluated(leaves, dy, tangent)
         if self._new:
             self._new = False
@@ -78,7 +98,10 @@ class Program:
         if p.on_numpy:
             outputs = jax.tree.leaves(p.forward(leaves))
             return float(sum(np.vdot(d, y) for d, y in zip(jax.tree.leaves(p.dy), outputs, strict=True)))
-        return float(self._compiled(leaves, p.dy, leaves)[0])
+        return float(self._forward(leaves))
+
+    def _value(self, leaves: Leaves) -> jax.Array:
+        return _inner(self.problem.dy, self.problem.forward(leaves))
 
     def _everything(self, leaves: Leaves, dy: PyTree, tangent: Leaves) -> tuple:
         p = self.problem
@@ -101,6 +124,10 @@ def _slope(problem: Problem, leaves: Leaves, dy: PyTree, tangent: Leaves) -> jax
         return _inner(dy, jax.jvp(forward, (leaves,), (tangent,))[1])
     except TypeError:
         return None
+
+
+def _ones(leaf: jax.Array) -> jax.Array:
+    return jnp.asarray(np.ones_like(here)) if isinstance(here := on_host(leaf), np.ndarray) else jnp.ones_like(leaf)
 
 
 def _inner(a: PyTree, b: PyTree) -> jax.Array:

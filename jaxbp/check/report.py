@@ -39,6 +39,7 @@ class Cause(StrEnum):
     ORDER = "order of gates confused"
     PATH = "a path is missing"
     PENALTY = "penalty"
+    DEVICES = "sum over devices"
     PRECISION = "computed in a lower precision"
     KINK = "outside the bounds of a kink"
     AUTODIFF = "copy of autodiff"

@@ -23,7 +23,7 @@ from jaxbp.check.differences import TOLERANCE, Slope, along, directional, larges
 from jaxbp.check.domain import mirrored
 from jaxbp.check.leaves import Arrays, Measured
 from jaxbp.check.problem import Problem
-from jaxbp.check.program import Program
+from jaxbp.check.program import MANY, Program
 from jaxbp.check.ties import other_slopes
 from jaxbp.check.truth import finite, largest_entry
 from jaxbp.errors import InputError
@@ -171,13 +171,14 @@ def _refuted(slope: Slope, witness: float, floor: float) -> bool:
 
 
 def _neighbours(m: Measurement, run: Program) -> list[Measured]:
-    """Autodiff at points beside the problem's own."""
+    """Autodiff at points beside the problem's own; in float32 where there are very many entries."""
+    kept = np.float32 if sum(a.size for a in m.problem.leaves.values()) > MANY else np.float64
     if not m.neighbours:
         for i in range(NEIGHBOURS):
             draw = np.random.default_rng((i, 17))
             step = lambda a, draw=draw: NEAR * (largest(a) or 1.0) * draw.normal(size=a.shape)
             point = mirrored(m.problem.domain, {path: a + step(a) for path, a in m.problem.leaves.items()})
-            m.neighbours.append(run.gradients(point)[1])
+            m.neighbours.append({path: g.astype(kept) for path, g in run.gradients(point)[1].items()})
     return m.neighbours
 
 

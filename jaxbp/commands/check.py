@@ -51,7 +51,7 @@ class Options(Typed):
 
 def main(words: Sequence[str]) -> int:
     """Checks what the words say, and returns the exit status: 1 for a wrong gradient, 2 for one not checked."""
-    if any(word.partition("=")[0] in ("--function", "--layer") for word in words):
+    if any(word.partition("=")[0] in [f"--{name}" for name in check_code.FORM] for word in words):
         return check_code.main(words)
     options, overrides = cli.read(Options, words)
     config = cli.override(cli.load(options.config), overrides, options)

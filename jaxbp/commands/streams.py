@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from contextlib import suppress
 
 
@@ -15,6 +16,7 @@ def open_streams() -> None:
     """
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = show_unraisable
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # orbax's, of a save that failed
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)

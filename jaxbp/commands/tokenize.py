@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxbp.commands import cli
+from jaxbp.data.outside import located
 from jaxbp.data.token_files import FORMS, FormName
 from jaxbp.data.tokenize import Cut, tokenize
 from jaxbp.data.tokens import matching
@@ -48,12 +49,12 @@ class Options(Typed):
 def main(words: Sequence[str]) -> int:
     """Tokenizes the files that the words name, and returns the exit status."""
     options = cli.read_all(Options, words)
-    out = Path(options.out)
+    out = located(options.out)
     if out.exists():
         raise InputError(f"--out: {out} is there already, and nothing is overwritten")
     if not out.parent.is_dir():
         raise InputError(f"--out: there is no folder {out.parent}")
-    paths = matching(Path(options.text).expanduser())
+    paths = matching(located(options.text))
     fixed = {"bytes": Vocabulary("bytes", 256), "characters": None}
     name = options.tokenizer
     vocabulary = fixed[name] if name in fixed else Vocabulary.of_tokenizer(Path(name))

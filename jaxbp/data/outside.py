@@ -69,12 +69,14 @@ def reading(path: str | Path, allowance: Allowance | None = None) -> Iterator[Bu
 
 
 def located(path: str | Path) -> Path:
-    """The path with its user's home folder in place of "~". Raises InputError where there is no such user, and for
-    characters that no path can have."""
-    if "\0" in str(path):
-        raise InputError(f"{path} names no file: it holds a NUL character")
+    """The path with its user's home folder in place of "~". Raises InputError where there is no such user, and for a
+    name that no file can have."""
     try:
-        os.fsencode(path)
-        return Path(path).expanduser()
-    except (RuntimeError, UnicodeEncodeError) as error:
-        raise unreadable(path, error) from error
+        place = Path(path).expanduser()
+        if "\0" in str(path):
+            raise ValueError("it holds a NUL character")
+        os.fsencode(place)
+        place.exists()  # raises OSError for a name that is too long
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path} names no file or folder ({getattr(error, 'strerror', None) or error})") from error
+    return place

@@ -12,13 +12,14 @@ was once read would count as memory of the process.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxbp.data.checks import unreadable
+from jaxbp.data.outside import located, reading
 from jaxbp.errors import InputError
 
 HEADER = 256 * 4  # bytes
@@ -59,13 +60,10 @@ class TokenFile:
     def open(cls, path: Path) -> TokenFile:
         """The file at `path`. Raises InputError where it cannot be read, is of another form, or has not the size that
         its header says."""
-        path = path.expanduser()
-        try:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                start = file.read(HEADER)
-        except OSError as error:
-            raise unreadable(path, error) from error
+        path = located(path)
+        with reading(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(HEADER)
         magic, version, count = np.frombuffer(start[:12], "<i4") if len(start) >= 12 else (0, 0, 0)
         if magic == CHOICES:
             raise InputError(f"{path}: holds multiple-choice questions (magic number {CHOICES}), and no running text")

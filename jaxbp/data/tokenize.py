@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 
-from jaxbp.data.checks import unreadable
+from jaxbp.data.outside import reading
 from jaxbp.data.token_files import FORMS, LARGEST, FormName, TokenFile, header
 from jaxbp.data.vocabulary import META, Meta, Vocabulary
 from jaxbp.errors import InputError
@@ -128,16 +129,13 @@ def blocks(path: Path) -> Iterator[str]:
     """The text of a file in blocks of about BLOCK characters, which end where a line does, between two words: there
     the tokenizers of GPT-2 and its kind end a token anyway."""
     rest = ""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            while text := file.read(BLOCK):
-                rest += text
-                cut = line_end(rest)
-                if cut:
-                    yield rest[:cut]
-                    rest = rest[cut:]
-    except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(path, error) from error
+    with reading(path) as content, TextIOWrapper(content, encoding="utf-8", newline="") as file:
+        while text := file.read(BLOCK):
+            rest += text
+            cut = line_end(rest)
+            if cut:
+                yield rest[:cut]
+                rest = rest[cut:]
     yield rest
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxbp.data.outside import located
 from jaxbp.data.pipeline import DataConfig, Dataset, Splits
 from jaxbp.data.preparation import Ids, Preparation
 from jaxbp.data.stream import Stream
@@ -80,7 +81,7 @@ class Tokens(DataConfig):
         if self.path is None:
             ids = np.frombuffer(standard_library().encode(), np.uint8)
             return [TokenArray(ids)], Meta(Vocabulary("bytes", 256), len(ids), len(ids))
-        path = Path(self.path).expanduser()
+        path = located(self.path)
         files = in_folder(path, TRAIN) if path.is_dir() else matching(path)
         if not files:
             raise InputError(f"{self.path} has no file named {' or '.join(TRAIN)}")
@@ -88,9 +89,9 @@ class Tokens(DataConfig):
 
     def test_sources(self) -> list[TokenFile]:
         """The files of the test part; none where it is the end of the training files."""
-        folder = Path(self.path).expanduser() if self.path else None
+        folder = located(self.path) if self.path else None
         if self.test_path is not None:
-            return [TokenFile.open(file) for file in matching(Path(self.test_path).expanduser())]
+            return [TokenFile.open(file) for file in matching(located(self.test_path))]
         return [TokenFile.open(file) for file in in_folder(folder, TEST)] if folder and folder.is_dir() else []
 
     def ids(self, meta: Meta | None) -> Vocabulary | None:

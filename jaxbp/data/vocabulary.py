@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxbp.data.checks import unreadable
+from jaxbp.data.outside import Allowance, reading
 from jaxbp.errors import InputError
 from jaxbp.typed import Count, Typed
 
@@ -93,10 +93,8 @@ class Vocabulary(Typed):
     @classmethod
     def of_tokenizer(cls, path: Path) -> Vocabulary:
         """The vocabulary of a tokenizer.json. Raises InputError where it cannot be read."""
-        try:
-            vocabulary = cls("tokenizer", 1, path.expanduser().read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise unreadable(path, error) from error
+        with reading(path, Allowance()) as file:
+            vocabulary = cls("tokenizer", 1, file.read().decode())
         try:
             return vocabulary.padded(vocabulary.used)
         except InputError as error:
@@ -130,5 +128,5 @@ class Meta(Typed):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             return cls(**data | {"vocabulary": Vocabulary(**data["vocabulary"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} does not describe files of tokens ({error})") from error

@@ -13,20 +13,14 @@ from jaxbp.typed import Count
 
 
 @dataclass(frozen=True)
-class TransformerEncoder(Transformer):
-    """[N, T, D], or classes [N, T], -> [N, outputs] (Vaswani et al. 2017, Devlin et al. 2019).
+class Pooled(Transformer):
+    """One output for all positions.
 
     Args:
-        classes: of the inputs; None: inputs are vectors
         pooling: the mean of the last vectors, or the last one of a learned token that goes ahead of the first
     """
 
-    classes: Count | None = None
     pooling: Literal["mean", "token"] = "mean"
-
-    def build(self) -> Layer:
-        into = Dense(self.width) if self.classes is None else Embedding(self.classes, self.width, SMALL)
-        return Chain(into, *self.pooled())
 
     def pooled(self) -> tuple[Layer, ...]:
         """[N, T, width] -> [N, outputs]."""
@@ -35,7 +29,22 @@ class TransformerEncoder(Transformer):
 
 
 @dataclass(frozen=True)
-class ViT(TransformerEncoder):
+class TransformerEncoder(Pooled):
+    """[N, T, D], or classes [N, T], -> [N, outputs] (Vaswani et al. 2017, Devlin et al. 2019).
+
+    Args:
+        classes: of the inputs; None: inputs are vectors
+    """
+
+    classes: Count | None = None
+
+    def build(self) -> Layer:
+        into = Dense(self.width) if self.classes is None else Embedding(self.classes, self.width, SMALL)
+        return Chain(into, *self.pooled())
+
+
+@dataclass(frozen=True)
+class ViT(Pooled):
     """Images [N, H, W, C] -> [N, outputs], from square patches (Dosovitskiy et al. 2021, arXiv 2010.11929).
 
     Args:

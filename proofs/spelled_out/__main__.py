@@ -1,6 +1,6 @@
-"""What the check makes of them: python -m proofs.spelled_out [--part=held_out|development|variations] [--level=full].
+"""What the check makes of them: python -m proofs.spelled_out [--part=fresh|variations] [--level=full].
 
-A line an exercise, and the totals of each half: how many right gradients fail, how many wrong ones fail in exactly the
+A line an exercise, and the totals of each part: how many right gradients fail, how many wrong ones fail in exactly the
 leaves that are wrong, and how many of those have the mistake named.
 """
 
@@ -16,11 +16,12 @@ from jaxbp.check.judge import Level
 from jaxbp.commands import cli
 from jaxbp.commands.__main__ import guarded
 from jaxbp.typed import Typed
-from proofs.spelled_out import DEVELOPMENT, FAMILIES, HELD_OUT, Exercise
+from proofs.spelled_out import DEVELOPMENT, FAMILIES, FRESH, HELD_OUT, Exercise
 
 PARTS = {
     "development": lambda: DEVELOPMENT,
     "held_out": lambda: HELD_OUT,
+    "fresh": lambda: FRESH,
     "variations": lambda: itertools.chain.from_iterable(family.exercises() for family in FAMILIES),
 }
 
@@ -50,7 +51,7 @@ class Options(Typed):
         level: of the checks of the right gradients
     """
 
-    part: Literal["development", "held_out", "variations"] | None = None
+    part: Literal["development", "held_out", "fresh", "variations"] | None = None
     level: Level = "default"
 
 

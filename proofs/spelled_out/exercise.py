@@ -19,7 +19,7 @@ class Exercise:
 
     name: str  # topic: mistake
     source: str
-    params: dict[str, tuple[int, ...]]
+    params: dict | list  # of shapes, nested as the text wants them
     data: Callable[[np.random.Generator], tuple]
     line: str
     wrong: str
@@ -44,8 +44,7 @@ class Exercise:
     def inputs(self, seed: int = 0) -> tuple:
         """(params, *batch), in NumPy arrays."""
         draw = np.random.default_rng(seed)
-        params = {name: 0.7 * draw.normal(size=shape) for name, shape in self.params.items()}
-        return params, *self.data(draw)
+        return normal(self.params, draw), *self.data(draw)
 
     def caught(self, report: Report) -> bool:
         """Whether the spoiled leaves fail, and no others."""
@@ -56,3 +55,12 @@ class Exercise:
         """Whether an explanation of a failing leaf names the mistake."""
         explanations = [str(e).lower() for leaf in report.leaves if not leaf.passed for e in leaf.causes]
         return any(re.search(self.cause, explanation) for explanation in explanations)
+
+
+def normal(shapes: dict | list | tuple, draw: np.random.Generator) -> dict | list | np.ndarray:
+    """Random arrays of these shapes in their dicts and lists. A dict keeps its order."""
+    if isinstance(shapes, dict):
+        return {name: normal(shape, draw) for name, shape in shapes.items()}
+    if isinstance(shapes, list):
+        return [normal(shape, draw) for shape in shapes]
+    return np.asarray(0.7 * draw.normal(size=shapes))

@@ -31,6 +31,9 @@ def wrong_gradient(params, x, y):
     grads = numpy_gradient(params, x, y)
     return grads | {"b": grads["b"] / len(x)}
 
+def jax_gradient(params, x, y):
+    return jax.grad(loss)(params, x, y)
+
 def vector_loss(params, x, y):
     return x[0]
 
@@ -133,8 +136,11 @@ def test_the_full_level(code, capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ((), "--function needs --example too"),
-        (("--function=code:sine",), "--function needs --example too"),
+        ((), "what to check is missing: --function, --module or --layer"),
+        (("--function=code:sine",), "--function needs --example too, and a hand-written gradient its --loss"),
+        (("--function=code:sine", "--reference=code:plain"), r"--function needs --example too \(--help"),
+        (("--function=code:numpy_gradient", "--example=code:example"), "numpy_gradient has no custom .*--loss=FILE"),
+        (("--function=code:jax_gradient", "--example=code:example"), "jax_gradient has no custom .*--loss=FILE"),
         (("--loss=code:loss", "--example=code:example"), "--loss needs --function too"),
         (("--layer=code:layer",), "--layer needs --shape too"),
         (("--layer=code:layer", "--shape=5,3", "--loss=code:loss"), "--layer does not go with --loss"),

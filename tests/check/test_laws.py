@@ -82,3 +82,15 @@ def test_a_parameter_with_the_rows_of_the_batch_has_no_other_batch():
     report = check_gradient(gradient, loss, {"u": jnp.ones((3, 2)), "v": jnp.ones((4, 2))}, ratings, level="full")
     assert report.passed, str(report)
     assert "not asked: u has 3 rows too" in str(report)
+
+
+def test_rounding_far_out_is_told_from_a_wrong_derivative():
+    tenth = lambda w: 0.1 * jnp.sum(w)
+    cubes = lambda a: a * a * a / 3 - (a / 3) * a * a  # 0 but for rounding
+    cancelling = lambda w: 0.1 + jax.lax.stop_gradient(cubes(w * jnp.array([1, 0.7, 0.3])))
+    wrong_far_out = lambda w: jnp.where(jnp.abs(w) > 1e3, 0.101, 0.1)
+    right, wrong = (check_gradient(g, tenth, rng.normal(size=3), level="full") for g in (cancelling, wrong_far_out))
+    by_name = lambda report: {finding.method: finding for finding in report.findings}
+    assert right.passed
+    assert by_name(right)["every leaf 10000"].text.startswith("rounding decides here: by the last digits of the leaves")
+    assert by_name(wrong)["every leaf 10000"].passed is False

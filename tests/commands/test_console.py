@@ -139,6 +139,8 @@ def test_check_checks_code_too(capsys, tmp_path):
     assert main(["check", f"--function={code}:f", f"--example={code}:example"]) == 0
     assert "gradient check of f: pass" in capsys.readouterr().out
     assert "--function needs --example too" in refused(capsys, "check", f"--function={code}:f")
+    assert "--module needs --example too" in refused(capsys, "check", f"--module={code}:f")
+    assert "--loss needs --function too" in refused(capsys, "check", f"--loss={code}:f", f"--example={code}:example")
 
 
 def test_predict_hands_on_what_it_is_told(capsys, tmp_path, monkeypatch):

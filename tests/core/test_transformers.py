@@ -33,10 +33,14 @@ MODELS = {
     "encoder": (TransformerEncoder(3, classes=7, pooling="token", context=TIME + 1, **SMALL), IDS, IDS[:, 0] % 3),
     "vit": (ViT(3, patch=2, context=4, **SMALL), IMAGES, IDS[:, 0] % 3),
 }
-EVERY = pytest.mark.parametrize("name", MODELS)
+AT_NIGHT = ("norm after", "vit")  # what they are made of is in the others, but for the order
+EVERY = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly) if name in AT_NIGHT else name for name in MODELS]
+)
 FLOAT64 = pytest.mark.usefixtures("float64")
 LOSS = SoftmaxCrossEntropy()
 KEY = jax.random.key(3)
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
 
 @functools.cache
@@ -57,7 +61,7 @@ def test_gradients_and_single_examples(name):
     """The gradient is autodiff's; the norms of single examples, clipping and J^T H J v are those of the definitions."""
     model, params, data = built(name)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def measured(params):
         ctx = Context(KEY)
         x = data["x"]
@@ -85,7 +89,7 @@ def test_gradients_and_single_examples(name):
 
 @FLOAT64
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tied", "inverse"])
+@pytest.mark.parametrize("name", ["tied", pytest.param("inverse", marks=pytest.mark.nightly)])
 def test_a_step_of_kfac(name):
     """Its step makes the loss smaller on the batch that it was made for, or is not taken."""
     model, params, data = built(name)
@@ -94,7 +98,7 @@ def test_a_step_of_kfac(name):
     objective = Objective(model, LOSS, spec=shaped(*IDS.shape, dtype=jnp.int32))
     optimizer = kfac(objective, KFAC(damping=0.1))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def step(params):
         ctx = Context(KEY)
         result = objective.gradient()(params, data, ctx)

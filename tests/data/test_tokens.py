@@ -213,7 +213,7 @@ def tokenizer(tmp_path):
     made.decoder = library.decoders.ByteLevel()
     alphabet = library.pre_tokenizers.ByteLevel.alphabet()
     trainer = library.trainers.BpeTrainer(
-        vocab_size=300, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
     )
     made.train_from_iterator([WORDS], trainer)
     made.save(str(tmp_path / "tokenizer.json"))

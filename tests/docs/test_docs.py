@@ -20,8 +20,8 @@ NOT_HERE = re.compile(r"FILE|FOLDER|ANY_TEXT|runs/charlm")  # a file of the read
 def test_every_python_block_runs(page, capsys):
     """The blocks of a page are one program, as a reader would paste them."""
     needs = {"safetensors": "save_(parameters|gpt2)", "flax": "from flax", "equinox": "import equinox"}
-    for library, words in needs.items():
-        if re.search(words, page.read_text()):
+    for library, pattern in needs.items():
+        if re.search(pattern, page.read_text()):
             pytest.importorskip(library)
     names = {"__name__": page.stem}
     for block in BLOCK.findall(page.read_text()):

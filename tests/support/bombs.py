@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxbp.data import Csv, Idx, Images, Npz, Parquet, Text
+from jaxbp.data import Csv, Idx, Images, Npz, Parquet, Text, Tokens
 from jaxbp.errors import InputError
 from tests.support.damaged_data import NUMBERS, idx, peak
 
@@ -145,6 +145,7 @@ BOMBS: dict[str, Callable[[Path, int], object]] = {  # name: (folder, bytes that
     "text, /dev/zero": lambda *_: Text("/dev/zero", size=10_000),
     "CSV, /dev/zero": lambda *_: Csv("/dev/zero"),
     "IDX, /dev/zero": lambda *_: Idx(*["/dev/zero"] * 4),
+    "tokens, a pipe": lambda folder, _: Tokens(_pipe(folder)),
     "CSV, a pipe": lambda folder, _: Csv(_pipe(folder)),
     "NPZ, a pipe": lambda folder, _: Npz(_pipe(folder)),
     "text, a pipe": lambda folder, _: Text(_pipe(folder)),

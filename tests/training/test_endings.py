@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import sys
 import time
@@ -91,6 +92,18 @@ def test_a_signal_that_is_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_signal_ends_the_process_as_usual():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with signals() as caught:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert caught == [signal.SIGINT]
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_clock_that_is_set_back_changes_nothing(warm, quiet, tmp_path, monkeypatch, capsys):
@@ -191,7 +204,7 @@ def test_random_keys_of_another_kind_are_refused_where_they_matter(warm, quiet, 
     assert all(map(jnp.array_equal, jax.tree.leaves(loaded.params), jax.tree.leaves(load(tmp_path).params)))
 
 
-# --- Names -----------------------------------------------------------------------------------------------------------
+# --- Folders ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["lr[0.1]*?", "a\\b\n[", "x" * 255, os.fsdecode(b"\xff"), " ~$HOME%s"], ids=ascii)
@@ -200,6 +213,17 @@ def test_folders_of_any_name(name, warm, quiet, tmp_path, capsys):
         warm.train(tmp_path / name)
     warm.train(tmp_path / name)
     assert warm.bytes(tmp_path / name) == quiet
+
+
+def test_a_folder_that_vanishes_is_one_line_and_the_run_begins_again(warm, quiet, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(loop, "reached", lambda point: shutil.rmtree(folder, ignore_errors=True))
+    with pytest.raises(OSError, match="cannot be written: No such file or directory") as error:
+        warm.train(folder)
+    assert str(error.value.filename).startswith(str(folder))
+    monkeypatch.setattr(loop, "reached", lambda point: None)
+    warm.train(folder)
+    assert warm.bytes(folder) == quiet
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", "http://host/run"])

@@ -22,16 +22,19 @@ def resources():
     return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd")), threading.active_count()
 
 
-def long_run(steps, tmp_path, monkeypatch):
-    """The resources after each evaluation of a run of so many steps; a checkpoint is written each 0.5 seconds."""
+def long_run(steps, seconds, tmp_path, monkeypatch):
+    """(resources after each evaluation, checkpoints so far) of a run that saves each `seconds`."""
     seen = []
+    saves = []
 
     def note(point):
         if point == "evaluated":
-            seen.append(resources())
+            seen.append((*resources(), len(saves)))
 
+    save = loop.Session.save
     monkeypatch.setattr(loop, "reached", note)
-    run = Run(epochs=steps, batch_size=None, evaluate_every=EVERY, steps_per_call=EVERY, checkpoint_seconds=0.5)
+    monkeypatch.setattr(loop.Session, "save", lambda *words, **options: saves.append(save(*words, **options)))
+    run = Run(epochs=steps, batch_size=None, evaluate_every=EVERY, steps_per_call=EVERY, checkpoint_seconds=seconds)
     loop.train(replace(EXPERIMENTS["xor"], run=run), tmp_path)
     assert len(seen) == steps // EVERY
     return seen
@@ -39,18 +42,20 @@ def long_run(steps, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_files_and_threads_stay_level(tmp_path, monkeypatch, capsys):
-    seen = long_run(20 * EVERY, tmp_path, monkeypatch)
-    assert len({files for _, files, _ in seen[2:]}) == 1
-    assert len({threads for _, _, threads in seen[2:]}) == 1
+    seen = long_run(10 * EVERY, 0, tmp_path, monkeypatch)
+    assert len({(files, threads) for _, files, threads, _ in seen[2:]}) == 1
 
 
 @pytest.mark.nightly
-def test_a_million_steps_stay_level(tmp_path, monkeypatch, capsys):
-    seen = long_run(1_000_000, tmp_path, monkeypatch)
+@pytest.mark.parametrize("seconds", [0.5, 1e6])
+def test_a_million_steps_stay_level(seconds, tmp_path, monkeypatch, capsys):
+    """Memory is level but for what TensorStore's bindings keep of each save: some 40 kB."""
+    monkeypatch.setattr(loop, "EARLY", 1e6)
+    seen = long_run(1_000_000, seconds, tmp_path, monkeypatch)
     with capsys.disabled():
         for i in (0, 9, 99, 499, 999):
-            memory, files, threads = seen[i]
-            print(f"\nstep {(i + 1) * EVERY:9,d}: {memory / 1e6:.1f} MB, {files} files, {threads} threads", end="")
-    assert len({files for _, files, _ in seen[10:]}) == 1
-    assert len({threads for _, _, threads in seen[10:]}) == 1
-    assert seen[-1][0] < 1.1 * seen[99][0]  # bytes
+            memory, files, threads, saves = seen[i]
+            text = f"{memory / 1e6:.1f} MB, {files} files, {threads} threads, {saves} checkpoints"
+            print(f"\nstep {(i + 1) * EVERY:9,d}: {text}", end="")
+    assert len({(files, threads) for _, files, threads, _ in seen[10:]}) == 1
+    assert seen[-1][0] - seen[99][0] < 10e6 + 80e3 * (seen[-1][3] - seen[99][3])  # bytes

@@ -25,6 +25,7 @@ from jaxbp.training.evaluate import make_evaluation
 from jaxbp.training.fit import check_data, check_fit
 from jaxbp.training.loop import train
 from jaxbp.training.report import deltas, pictures, scores
+from jaxbp.training.report.attention import draw_attention
 from jaxbp.training.run import load
 from tests.support.runs import small
 
@@ -33,6 +34,7 @@ Y = np.zeros((4, 3), np.int32)
 HALF = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]], np.float32)
 
 
+@pytest.mark.slow
 def test_a_batch_of_which_nothing_counts_has_weight_zero():
     part = Dataset(X, Y, HALF)
     np.testing.assert_array_equal(part.batch(slice(1, 2))["weight"], np.zeros((1, 3)))
@@ -103,13 +105,10 @@ def test_names_are_text_in_pictures(tmp_path, monkeypatch):
     scores.draw(measured, tmp_path)
     pictures.draw_mistakes(X[:, :, :, None], np.arange(4), np.arange(4)[::-1], MARKUP, tmp_path / "mistakes.png")
     pictures.draw_panels(dict.fromkeys(MARKUP[:3], X[0]), tmp_path / "panels.png")
+    draw_attention({"00_attention": np.full((1, 4, 4), 0.25)}, (*MARKUP[:3], "a"), tmp_path / "attention.png")
     assert not drawn
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "confusion.png",
-        "calibration.png",
-        "mistakes.png",
-        "panels.png",
-    }
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert names == {"attention", "confusion", "calibration", "mistakes", "panels"}
     monkeypatch.undo()
     deltas.draw_deltas({name: [1.0, 0.1] for name in MARKUP[:3]}, tmp_path / "deltas.png")
 

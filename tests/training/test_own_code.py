@@ -19,7 +19,7 @@ from jaxbp.training.loop import train
 from jaxbp.training.own_code import own_files
 from jaxbp.training.predict import predict_file
 from jaxbp.training.run import load
-from jaxbp.typed import field_types
+from jaxbp.typed import field_types, missing_fields
 from tests.support.runs import rewrite, small, weights
 
 MINE = """
@@ -220,7 +220,7 @@ TRACE = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
 READERS = {
     name: options
     for name in COMMANDS
-    if "code" in (options := field_types(importlib.import_module(f"jaxbp.commands.{name}").Options))
+    if "code" in field_types(options := importlib.import_module(f"jaxbp.commands.{name}").Options)
 }
 
 
@@ -240,9 +240,10 @@ def test_no_command_runs_kept_code_unless_it_is_told_to(tracing, capsys):
     """Of all commands that read a run, as their parsers list them."""
     assert READERS.keys() >= {"evaluate", "predict", "replay", "sample"}
     trace = tracing / "run/code/mine.ran"
-    paths = {"run": tracing / "run", "input": tracing / "rows.csv", "output": tracing / "out.csv"}
+    paths = {"run": tracing / "run", "input": tracing / "rows.csv", "output": tracing / "out.csv", "text": "a"}
     for name, options in READERS.items():
-        words = [name, *(f"--{option}={paths[option]}" for option in options if option in paths)]
+        needed = dict.fromkeys(missing_fields(options, ()), "a") | paths
+        words = [name, *(f"--{option}={needed[option]}" for option in field_types(options) if option in needed)]
         forget("Traced")
         main(words)
         assert not trace.exists(), name

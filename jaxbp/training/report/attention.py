@@ -54,7 +54,8 @@ def draw_attention(maps: dict[str, np.ndarray], names: Sequence[str], path: Path
             axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
             axes.set_title(f"head {i}", fontsize=7)
             few = len(names) <= NAMED
-            axes.set_xticks(range(len(names)) if few else [], names if few else [], fontsize=5, rotation=90)
-            axes.set_yticks(range(len(names)) if few and i == 0 else [], names if few and i == 0 else [], fontsize=5)
+            text = {"fontsize": 5, "parse_math": False}  # a $ in a token is a $
+            axes.set_xticks(range(len(names)) if few else [], names if few else [], rotation=90, **text)
+            axes.set_yticks(range(len(names)) if few and i == 0 else [], names if few and i == 0 else [], **text)
         row[0].set_ylabel(label, fontsize=6)
     save_figure(figure, path)
