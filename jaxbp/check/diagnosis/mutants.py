@@ -44,6 +44,7 @@ from jaxbp.check.report import Cause, Explanation
 from jaxbp.core import PyTree
 
 LARGE = 2**27  # entries of all results together, 1 GiB: above that only the first wrong layer of a model is explained
+TOGETHER = 2**24  # entries of the results of the mutants that run at once
 SWITCHES = 2**13
 STATISTIC = "the path through the"
 PRODUCTS = ("dot_general", "mul")
@@ -67,13 +68,17 @@ def mutants(flow: Flow, leaves: Leaves, dy: PyTree, true: Arrays | None = None) 
     inputs = (leaves, dy, true or {})
     closed, shape = jax.make_jaxpr(gradient, return_shape=True)(np.zeros(SWITCHES, bool), *inputs)
     alive = book.mutants()
-    if not alive or len(alive) * sum(a.size for a in leaves.values()) > LARGE:
+    size = sum(a.size for a in leaves.values())
+    if not alive or len(alive) * size > LARGE:
         return []
     rows = np.zeros((len(alive) + 1, SWITCHES), bool)  # in the last one all is right
     for row, (_, switches) in zip(rows, alive, strict=False):
         row[list(switches)] = True
-    outputs = run_rows(closed, rows, jax.device_get(jax.tree.leaves(inputs)))
-    results = jax.tree.unflatten(jax.tree.structure(shape), outputs)
+    host = jax.device_get(jax.tree.leaves(inputs))
+    parts = [run_rows(closed, part, host) for part in np.array_split(rows, -(-len(rows) * size // TOGETHER))]
+    results = jax.tree.unflatten(
+        jax.tree.structure(shape), [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    )
     gradients = [{path: a[i] for path, a in results.items()} for i in range(len(rows))]
     right = gradients.pop()
     own = {
