@@ -146,6 +146,18 @@ def test_bfloat16_activations():
     assert worst(exact((dx, dw)), truth) <= 4 * max(worst(exact(auto), truth), 2 * float(jnp.finfo(jnp.bfloat16).eps))
 
 
+def test_bfloat16_weights_gather_no_rounding_over_chunks():
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, w, b = (jax.random.normal(k, n, jnp.bfloat16) for k, n in zip(keys, ((512, 8), (16, 8), (16,)), strict=False))
+    target = jax.random.randint(keys[3], (512,), 0, 16)
+    truth = jax.grad(lambda w, b: linear_cross_entropy(x.astype(jnp.float32), w, target, b=b), (0, 1))(
+        w.astype(jnp.float32), b.astype(jnp.float32)
+    )
+    gradients = jax.grad(lambda w, b: linear_cross_entropy(x, w, target, b=b, chunk=1), (0, 1))(w, b)
+    assert all(g.dtype == jnp.bfloat16 for g in gradients)
+    assert worst(cast(gradients, jnp.float32), truth) <= 2 * float(jnp.finfo(jnp.bfloat16).eps)
+
+
 # --- In a model --------------------------------------------------------------------------------------------------
 
 CHAIN = Chain(Embedding(CLASSES, FEATURES), Tanh(), Dense(CLASSES))
