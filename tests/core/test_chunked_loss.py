@@ -255,7 +255,18 @@ def test_what_does_not_fit():
         linear_cross_entropy(X, W, TARGET, label_smoothing=1)
     with pytest.raises(InputError, match="chunk must be at least 1, got 0"):
         linear_cross_entropy(X, W, TARGET, chunk=0)
-    with pytest.raises(InputError, match="needs a model whose last layer is a Dense, got 'conv'"):
+    with pytest.raises(InputError, match=r"needs a model whose last layer is a Dense, .* got 'conv'"):
         value_and_grad(Chain(Conv(3, (2, 2))), LOSS)
+    capped = Chain(Dense(4), SoftCap(2.0))
+    for model in (
+        SoftCap(3.0),
+        Chain(Dense(4), Tanh(), SoftCap(3.0)),
+        Chain(Dense(4), SoftCap(2.0), SoftCap(3.0)),
+        Chain(Chain(Dense(4)), SoftCap(3.0)),
+        Graph((Node("cap", SoftCap(3.0), "x"),)),
+        Graph((Node("logits", capped, "x"), Node("cap", SoftCap(3.0), "logits"))),
+    ):
+        with pytest.raises(InputError, match=r"needs a model whose last layer is a Dense, .* got '(softcap|graph)'"):
+            value_and_grad(model, LOSS)
     with pytest.raises(InputError, match=r"need integer classes \[3, 5\], got float \[3, 5, 11\]"):
         value_and_grad(CHAIN, LOSS)(in_float64(CHAIN), {"x": TARGET, "y": np.zeros((*ITEMS, CLASSES))})
