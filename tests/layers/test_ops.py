@@ -259,3 +259,11 @@ def test_attention_refuses_shapes_that_do_not_fit(form, shapes):
 def test_a_weighting_refuses_settings_out_of_their_range(setting, text):
     with pytest.raises(InputError, match=text):
         ops.Weighting(**setting)
+
+
+@pytest.mark.parametrize("operation", [ops.swiglu, ops.geglu])
+def test_a_gate_of_another_dtype_gets_its_own_back(operation):
+    a, b = jnp.ones((2, 3), jnp.float32), jnp.ones((2, 3), jnp.bfloat16)
+    for pair in ((a, b), (b, a)):
+        gradients = jax.grad(lambda *pair: jnp.sum(operation(*pair)), (0, 1))(*pair)
+        assert [g.dtype for g in gradients] == [a.dtype for a in pair]
