@@ -317,10 +317,10 @@ def value_text(value: Any) -> str:
     return call_text("", [value_text(entry) for entry in value]) if is_long else repr(value)
 
 
-def require(layer: Layer, field: str, holds: bool, words: str) -> None:
+def require(config: object, field: str, holds: bool, words: str) -> None:
     """Raises InputError unless a hyper-parameter `holds` what it must: "Dense: features must be at least 1, got 0"."""
     if not holds:
-        raise InputError(f"{type(layer).__name__}: {field} must be {words}, got {getattr(layer, field)}")
+        raise InputError(f"{type(config).__name__}: {field} must be {words}, got {getattr(config, field)}")
 
 
 def entry(batch: Batch, key: str) -> PyTree:

@@ -14,7 +14,7 @@ from functools import partial
 
 import jax
 
-from jaxbp.compose import Chain, Graph
+from jaxbp.compose import Chain, Graph, Node
 from jaxbp.core import Context, Layer, PyTree, label, register
 from jaxbp.errors import InputError
 from jaxbp.layers import Dense, SoftCap
@@ -63,14 +63,19 @@ def deferred(model: Layer) -> Layer:
     Raises InputError for a model that ends in another layer.
     """
     match model:
-        case Dense() | SoftCap():
+        case Dense():
             return Defer(model)
         case Chain(layers=(*layers, Dense() as dense, SoftCap() as cap)):
             return Chain((*layers, Defer(dense), Defer(cap)))
         case Chain(layers=(*layers, last)):
             return Chain((*layers, deferred(last)))
+        case Graph(nodes=(*nodes, Node(layer=SoftCap() as cap) as last)):
+            ahead = next((node for node in nodes if (node.name,) == last.inputs), last)
+            if isinstance(ahead.layer, Dense):
+                put_off = replace(ahead, layer=Defer(ahead.layer))
+                before = (put_off if node is ahead else node for node in nodes)
+                return replace(model, nodes=(*before, replace(last, layer=Defer(cap))))
         case Graph(nodes=(*nodes, last)):
-            ahead = {last.name, *last.inputs} if isinstance(last.layer, SoftCap) else {last.name}
-            put_off = lambda node: replace(node, layer=deferred(node.layer)) if node.name in ahead else node
-            return replace(model, nodes=(*map(put_off, nodes), put_off(last)))
-    raise InputError(f"a loss over chunks needs a model whose last layer is a Dense, got '{label(model)}'")
+            return replace(model, nodes=(*nodes, replace(last, layer=deferred(last.layer))))
+    wanted = "whose last layer is a Dense, or a SoftCap right behind one"
+    raise InputError(f"a loss over chunks needs a model {wanted}, got '{label(model)}'")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +31,7 @@ from jaxbp.ops import scaled_dot_product as operation
 from jaxbp.ops.chunked_attention import Chunked
 from jaxbp.ops.rotations import turned
 from jaxbp.ops.scaled_dot_product import Kernel, Stored
-from jaxbp.ops.weighting import Form, Weighting, positions
-
-FORMS = get_args(Form)
+from jaxbp.ops.weighting import FORMS, Form, Weighting, positions
 
 
 @partial(register, data_fields=["position", "valid"], meta_fields=[])

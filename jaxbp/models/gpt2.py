@@ -98,9 +98,10 @@ def read_config(file: Path) -> GPT:
     for name, allowed in FACTS.items():
         if facts.get(name, allowed[0]) not in allowed:
             raise InputError(f"{file}: {name} is {facts[name]!r}, and only {allowed[0]!r} can be read")
-    if facts.get("n_inner") not in (None, 4 * facts["n_embd"]):
+    config = gpt2(**sizes, dropout=facts.get("resid_pdrop", 0.1))
+    if facts.get("n_inner") not in (None, 4 * config.width):
         raise InputError(f"{file}: n_inner is {facts['n_inner']}, and only 4 n_embd can be read")
-    return gpt2(**sizes, dropout=facts.get("resid_pdrop", 0.1))
+    return config
 
 
 def from_names(config: GPT, arrays: dict[str, Any]) -> PyTree:
@@ -160,7 +161,8 @@ def expanded(name: Name, depth: int) -> Iterator[str]:
 
 def save_gpt2(folder: str | Path, config: GPT, params: PyTree) -> None:
     """Writes a new folder that GPT2LMHeadModel.from_pretrained reads; whole, or nothing. Raises InputError where there
-    is a folder of that name already, the config is no GPT-2's, or the parameters are not the config's."""
+    is a folder of that name already or none to put it in, the config is no GPT-2's, or the parameters are not the
+    config's."""
     from safetensors.numpy import save_file
 
     if strange := [name for name, value in KIND.items() if getattr(config, name) != value]:
@@ -168,6 +170,8 @@ def save_gpt2(folder: str | Path, config: GPT, params: PyTree) -> None:
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"{folder} is there already, and nothing is overwritten")
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {folder.parent}")
     arrays = to_names(params)
     from_names(config, dict(arrays))
     facts = {

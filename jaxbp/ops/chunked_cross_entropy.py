@@ -159,8 +159,10 @@ def differentiated(
         dx = jnp.einsum("so,oi->si", dz, w.astype(x.dtype))
         return (with_product(dw, dz, x), db), (items, dx)
 
-    first = (jnp.zeros_like(w), None if b is None else jnp.zeros_like(b))
-    (dw, db), (items, dx) = lax.scan(of_chunk, first, in_chunks(form.chunk, target.shape, x, target, weight))
+    sums = jax.tree.map(lambda a: jnp.zeros(a.shape, wide(a).dtype), (w, b))  # in bfloat16 chunks would be lost
+    chunks = in_chunks(form.chunk, target.shape, x, target, weight)
+    sums, (items, dx) = lax.scan(of_chunk, sums, chunks)
+    dw, db = jax.tree.map(lambda total, a: total.astype(a.dtype), sums, (w, b))
     return joined(items, target.shape), Gradients(joined(dx, target.shape), dw, db)
 
 

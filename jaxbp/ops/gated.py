@@ -43,7 +43,7 @@ def swiglu_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, Pair]:
 def swiglu_backward(kept: Pair, dy: jax.Array) -> Pair:
     """-> (da, db)."""
     a, b = kept
-    return dy * b * silu_slope(a), dy * jax.nn.silu(a)
+    return like(dy * b * silu_slope(a), a), like(dy * jax.nn.silu(a), b)
 
 
 def geglu_forward(a: jax.Array, b: jax.Array, approximate: bool) -> tuple[jax.Array, Pair]:
@@ -54,7 +54,12 @@ def geglu_forward(a: jax.Array, b: jax.Array, approximate: bool) -> tuple[jax.Ar
 def geglu_backward(approximate: bool, kept: Pair, dy: jax.Array) -> Pair:
     """-> (da, db)."""
     a, b = kept
-    return dy * b * gelu_slope(a, approximate), dy * jax.nn.gelu(a, approximate=approximate)
+    return like(dy * b * gelu_slope(a, approximate), a), like(dy * jax.nn.gelu(a, approximate=approximate), b)
+
+
+def like(d: jax.Array, a: jax.Array) -> jax.Array:
+    """The delta in the dtype of its argument."""
+    return d.astype(a.dtype)
 
 
 @jax.custom_vjp

@@ -24,6 +24,7 @@ einsum. A query without any key gives zeros and gets no gradient. Softmax is com
 
 from __future__ import annotations
 
+import operator
 from functools import partial
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.core import PyTree
+from jaxbp.errors import InputError
 from jaxbp.ops.chunked_attention import Chunked, chunked_backward, chunked_forward
 from jaxbp.ops.score_bias import entries_transposed
 from jaxbp.ops.weighting import Weighting, positions, product, scale
@@ -107,7 +109,8 @@ def forward(
     bias: jax.Array | None = None,
     start: jax.Array | None = None,
 ) -> tuple[jax.Array, Stored | Chunked | Kernel]:
-    """The arguments of `attention` -> (o [N, T, H, D], cache)."""
+    """The arguments of `attention` -> (o [N, T, H, D], cache). Raises InputError for shapes that do not fit."""
+    check(q, k, v, valid, bias)
     if weighting.takes_kernel(q, valid, seeds, bias, start):
         return weighting.kernel(q, k, v), Kernel(q, k, v)
     run = chunked_forward if weighting.is_chunked(q.shape[1], k.shape[1]) else stored_forward
@@ -133,6 +136,23 @@ def backward(
     else:
         dq, dk, dv, db = stored_backward(weighting, cache, do, bias)
     return ungrouped(dq), jnp.swapaxes(dk, 1, 2), jnp.swapaxes(dv, 1, 2), db
+
+
+def check(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None, bias: jax.Array | None) -> None:
+    """Raises InputError unless the shapes fit. A slice of a block would be moved to where it does."""
+    fits = q.ndim == k.ndim == 4 and v.shape == k.shape and (len(q), q.shape[3]) == (len(k), k.shape[3])
+    if fits and (fits := q.shape[2] % k.shape[2] == 0):
+        (n, t, h, _), s = q.shape, k.shape[1]
+        forms = {3: ((1, n), (1, h), (t + s - 1,)), 4: ((1, n), (1, h), (1, t), (1, s))}
+        fits_to = lambda a, axes: len(a.shape) == len(axes) and all(map(operator.contains, axes, a.shape))
+        fits = valid is None or fits_to(valid, ((1, n), (s,)))
+        fits = fits and (bias is None or fits_to(bias, forms.get(bias.ndim, ())))
+    if not fits:
+        given = ", ".join("none" if a is None else str(list(a.shape)) for a in (q, k, v, valid, bias))
+        raise InputError(
+            "attention: q [N, T, H, D], k and v [N, S, K, D], valid [N, S] and bias [N, H, T, S] or [N, H, T + S - 1] "
+            f"do not fit: got {given}"
+        )
 
 
 def grouped(q: jax.Array, key_heads: int) -> jax.Array:
@@ -163,7 +183,7 @@ def attention(
     q [N, T, H, D], k and v [N, S, K, D] with K a divisor of H; head h of q reads head h // (H / K). valid [N, S]: true
     for keys that may be seen. seeds [N]: unsigned integers that fix the dropout of each example; None drops nothing.
     bias, which gets a gradient: [N, H, T, S], or [N, H, T + S - 1] by distance (jaxbp.ops.score_bias). start: the first
-    query's position among the keys, an integer array []; None is 0.
+    query's position among the keys, an integer array []; None is 0. Raises InputError for shapes that do not fit.
     """
     return forward(weighting, q, k, v, valid, seeds, bias, start)[0]
 

@@ -6,17 +6,18 @@ c_ts = cap tanh(scale q_t . k_s / cap),    z_ts = c_ts + b_ts,  or -inf where th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.core import wide
-from jaxbp.errors import InputError
+from jaxbp.core import require, wide
+from jaxbp.errors import InputError, unknown
 from jaxbp.ops.score_bias import entries
 
 Form = Literal["auto", "stored", "chunked", "kernel"]
+FORMS = get_args(Form)
 CHUNKED_FROM = 512**2  # scores of a head, from which on the chunked form is faster, and far leaner
 
 
@@ -36,6 +37,14 @@ class Weighting:
     dropout: float = 0.0
     form: Form = "auto"
     block: int = 256
+
+    def __post_init__(self) -> None:
+        require(self, "window", self.window is None or self.window >= 1, "at least 1")
+        require(self, "soft_cap", self.soft_cap is None or self.soft_cap > 0, "positive")
+        require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        require(self, "block", self.block >= 1, "at least 1")
+        if self.form not in FORMS:
+            raise unknown("Weighting form", self.form, FORMS)
 
     def is_chunked(self, queries: int, keys: int) -> bool:
         """Whether the chunked form is taken."""

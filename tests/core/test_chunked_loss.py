@@ -146,6 +146,18 @@ def test_bfloat16_activations():
     assert worst(exact((dx, dw)), truth) <= 4 * max(worst(exact(auto), truth), 2 * float(jnp.finfo(jnp.bfloat16).eps))
 
 
+def test_bfloat16_weights_gather_no_rounding_over_chunks():
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, w, b = (jax.random.normal(k, n, jnp.bfloat16) for k, n in zip(keys, ((512, 8), (16, 8), (16,)), strict=False))
+    target = jax.random.randint(keys[3], (512,), 0, 16)
+    truth = jax.grad(lambda w, b: linear_cross_entropy(x.astype(jnp.float32), w, target, b=b), (0, 1))(
+        w.astype(jnp.float32), b.astype(jnp.float32)
+    )
+    gradients = jax.grad(lambda w, b: linear_cross_entropy(x, w, target, b=b, chunk=1), (0, 1))(w, b)
+    assert all(g.dtype == jnp.bfloat16 for g in gradients)
+    assert worst(cast(gradients, jnp.float32), truth) <= 2 * float(jnp.finfo(jnp.bfloat16).eps)
+
+
 # --- In a model --------------------------------------------------------------------------------------------------
 
 CHAIN = Chain(Embedding(CLASSES, FEATURES), Tanh(), Dense(CLASSES))
@@ -243,7 +255,18 @@ def test_what_does_not_fit():
         linear_cross_entropy(X, W, TARGET, label_smoothing=1)
     with pytest.raises(InputError, match="chunk must be at least 1, got 0"):
         linear_cross_entropy(X, W, TARGET, chunk=0)
-    with pytest.raises(InputError, match="needs a model whose last layer is a Dense, got 'conv'"):
+    with pytest.raises(InputError, match=r"needs a model whose last layer is a Dense, .* got 'conv'"):
         value_and_grad(Chain(Conv(3, (2, 2))), LOSS)
+    capped = Chain(Dense(4), SoftCap(2.0))
+    for model in (
+        SoftCap(3.0),
+        Chain(Dense(4), Tanh(), SoftCap(3.0)),
+        Chain(Dense(4), SoftCap(2.0), SoftCap(3.0)),
+        Chain(Chain(Dense(4)), SoftCap(3.0)),
+        Graph((Node("cap", SoftCap(3.0), "x"),)),
+        Graph((Node("logits", capped, "x"), Node("cap", SoftCap(3.0), "logits"))),
+    ):
+        with pytest.raises(InputError, match=r"needs a model whose last layer is a Dense, .* got '(softcap|graph)'"):
+            value_and_grad(model, LOSS)
     with pytest.raises(InputError, match=r"need integer classes \[3, 5\], got float \[3, 5, 11\]"):
         value_and_grad(CHAIN, LOSS)(in_float64(CHAIN), {"x": TARGET, "y": np.zeros((*ITEMS, CLASSES))})

@@ -121,6 +121,11 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
         (tmp_path / "gpt2/config.json").write_text(json.dumps(facts | {name: value}))
         with pytest.raises(InputError, match=rf"config\.json: {name} is {value!r}, and only"):
             load_gpt2(tmp_path / "gpt2")
+    (tmp_path / "gpt2/config.json").write_text(json.dumps(facts | {"n_embd": None, "n_inner": 96}))
+    with pytest.raises(InputError, match="width must be an integer"):
+        load_gpt2(tmp_path / "gpt2")
+    with pytest.raises(InputError, match="there is no folder"):
+        save_gpt2(tmp_path / "no/gpt2", SMALL, drawn(SMALL))
     with pytest.raises(InputError, match="is there already"):
         save_gpt2(tmp_path / "gpt2", SMALL, drawn(SMALL))
     with pytest.raises(InputError, match=r"'wte\.weight' is \[61, 24\]"):

@@ -13,6 +13,7 @@ from jaxbp import ops
 from jaxbp.check import worst
 from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.core import cast
+from jaxbp.errors import InputError
 
 ROWS = 4
 
@@ -216,3 +217,53 @@ def test_dtypes_stay(name):
     half, exact = both(a, dy)
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype(jnp.bfloat16)}
     assert worst(cast(half, jnp.float32), exact) <= 8 * jnp.finfo(jnp.bfloat16).eps
+
+
+@pytest.mark.parametrize("form", ["stored", "chunked"])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"k": (2, 5, 2, 3)},
+        {"k": (2, 7, 1, 3)},
+        {"k": (2, 7, 3, 3), "v": (2, 7, 3, 3)},
+        {"v": (2, 7, 2, 5)},
+        {"valid": (2, 5)},
+        {"valid": (2, 8)},
+        {"valid": (2,)},
+        {"bias": (1, 4, 6, 5)},
+        {"bias": (1, 2, 6, 7)},
+        {"bias": (1, 4, 9)},
+        {"bias": (6, 7)},
+    ],
+    ids=str,
+)
+def test_attention_refuses_shapes_that_do_not_fit(form, shapes):
+    fitting = {"q": (2, 6, 4, 3), "k": (2, 7, 2, 3), "v": (2, 7, 2, 3), "valid": (1, 7), "bias": (1, 4, 12)}
+    weighting = ops.Weighting(form=form, block=3)
+    ops.attention(weighting, **{name: jnp.ones(shape) for name, shape in fitting.items()})
+    with pytest.raises(InputError, match="do not fit: got"):
+        ops.attention(weighting, **{name: jnp.ones(shape) for name, shape in (fitting | shapes).items()})
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ({"window": 0}, "Weighting: window must be at least 1, got 0"),
+        ({"soft_cap": 0.0}, "Weighting: soft_cap must be positive, got 0.0"),
+        ({"dropout": 1.5}, r"Weighting: dropout must be in \[0, 1\), got 1.5"),
+        ({"block": 0}, "Weighting: block must be at least 1, got 0"),
+        ({"form": "chunk"}, "unknown Weighting form 'chunk'; did you mean 'chunked'?"),
+    ],
+    ids=str,
+)
+def test_a_weighting_refuses_settings_out_of_their_range(setting, text):
+    with pytest.raises(InputError, match=text):
+        ops.Weighting(**setting)
+
+
+@pytest.mark.parametrize("operation", [ops.swiglu, ops.geglu])
+def test_a_gate_of_another_dtype_gets_its_own_back(operation):
+    a, b = jnp.ones((2, 3), jnp.float32), jnp.ones((2, 3), jnp.bfloat16)
+    for pair in ((a, b), (b, a)):
+        gradients = jax.grad(lambda *pair: jnp.sum(operation(*pair)), (0, 1))(*pair)
+        assert [g.dtype for g in gradients] == [a.dtype for a in pair]
