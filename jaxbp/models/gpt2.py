@@ -66,6 +66,7 @@ FACTS = {  # of config.json: what it must say where it says it, since this model
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "tie_word_embeddings": (True,),
+    "add_cross_attention": (False,),
 }
 
 
@@ -97,7 +98,8 @@ def read_config(file: Path) -> GPT:
         raise InputError(f"cannot read {file} as the config of a GPT-2 ({error})") from error
     for name, allowed in FACTS.items():
         if facts.get(name, allowed[0]) not in allowed:
-            raise InputError(f"{file}: {name} is {facts[name]!r}, and only {allowed[0]!r} can be read")
+            known = " or ".join(map(repr, allowed))
+            raise InputError(f"{file}: {name} is {facts[name]!r}, and only {known} can be read")
     config = gpt2(**sizes, dropout=facts.get("resid_pdrop", 0.1))
     if facts.get("n_inner") not in (None, 4 * config.width):
         raise InputError(f"{file}: n_inner is {facts['n_inner']}, and only 4 n_embd can be read")
