@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -286,6 +286,15 @@ def write_manifest(folder: Path) -> None:
         os.fsync(manifest.fileno())
     for path in [*folder.rglob("*/"), folder]:
         sync_folder(path)
+
+
+def delete_bundle(folder: Path) -> None:
+    """Deletes arrays, facts and manifest, and the folder where nothing else is in it."""
+    shutil.rmtree(folder / "arrays", ignore_errors=True)
+    for name in ("facts.json", "manifest.json"):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def verify(folder: Path) -> str | None:

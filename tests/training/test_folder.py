@@ -135,6 +135,16 @@ def test_a_made_up_run_json_deletes_nothing_of_others(name, run, original):
     assert weights_at(run, None) == weights_at(original, None)
 
 
+def test_a_start_over_deletes_the_bundle_of_a_failure_and_no_notes_beside_it(run):
+    (run / "failure/arrays").mkdir(parents=True)
+    for name in ("facts.json", "manifest.json", "arrays/x", "notes.txt"):
+        (run / "failure" / name).write_text("x")
+    RunFolder(run).start_over()
+    assert [file.name for file in (run / "failure").iterdir()] == ["notes.txt"]
+    RunFolder(run).start_over()
+    assert (run / "failure/notes.txt").read_text() == "x"
+
+
 NEEDED = ("checkpoints/0000000018/facts.json", "checkpoints/0000000018/manifest.json")
 
 
