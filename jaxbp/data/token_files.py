@@ -94,6 +94,9 @@ class TokenFile:
                     raise InputError(f"{self.path}: has become shorter since it was opened")
         return ids.astype(np.int32)
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     def pieces(self) -> list[bytes]:
         """The size, and PIECES evenly spaced pieces, the header among them: what tells the file from another one."""
         size = self.path.stat().st_size

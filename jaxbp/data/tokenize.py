@@ -42,6 +42,8 @@ class Cut:
     def parts(self, count: int, form: FormName) -> Iterator[tuple[str, int, int]]:
         """(file name, its first id, the id after its last) of a text of `count` ids."""
         train = count - round(self.test_fraction * count)
+        if train == 0:
+            raise InputError(f"test_fraction={self.test_fraction} leaves none of the {count} ids to the training part")
         shard = self.shard or train
         if FORMS[form].magic is not None and max(min(shard, train), count - train) > LARGEST:
             raise InputError(f"a file of the {form} form holds at most {LARGEST:,} ids: set shard to fewer")

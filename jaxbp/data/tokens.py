@@ -14,7 +14,7 @@ from jaxbp.data.preparation import Ids, Preparation
 from jaxbp.data.stream import Stream
 from jaxbp.data.text import standard_library
 from jaxbp.data.token_files import TokenArray, TokenFile
-from jaxbp.data.vocabulary import META, Meta, Vocabulary
+from jaxbp.data.vocabulary import META, MOST, Meta, Vocabulary
 from jaxbp.errors import InputError
 from jaxbp.typed import Count, Share
 
@@ -56,6 +56,8 @@ class Tokens(DataConfig):
         size = meta.vocabulary.size if meta and self.vocabulary is None else self.vocabulary
         if size is None:
             raise InputError(f"there is no {META} beside {self.path}: set data.vocabulary to the number of ids")
+        if size > MOST:
+            raise InputError(f"data.vocabulary: at most {MOST:,} ids, got {size:,}")
         names = vocabulary.names() if vocabulary else tuple(map(str, range(size)))
         every = Windows.of(sources, self.length, size)
         if tests := self.test_sources():

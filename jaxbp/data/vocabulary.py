@@ -15,6 +15,7 @@ from jaxbp.data.outside import Allowance, reading
 from jaxbp.errors import InputError
 from jaxbp.typed import Count, Typed
 
+MOST = 2**24  # ids of a vocabulary, each of which has a name in memory
 META = "meta.json"  # beside the files of ids
 
 
@@ -40,9 +41,12 @@ class Vocabulary(Typed):
         except ImportError as error:
             raise InputError("a tokenizer.json needs tokenizers: pip install 'jaxbp[tokens]'") from error
         try:
-            return Tokenizer.from_str(self.content)
+            tokenizer = Tokenizer.from_str(self.content)
         except Exception as error:  # the package raises nothing narrower
             raise InputError(f"this is no tokenizer.json ({error})") from error
+        tokenizer.no_truncation()  # those of models have a length here, at which the rest of the text would be lost
+        tokenizer.no_padding()
+        return tokenizer
 
     @cached_property
     def numbers(self) -> dict[str, int]:
@@ -54,14 +58,19 @@ class Vocabulary(Typed):
         """Ids that stand for something; those after them only fill up."""
         if self.kind == "bytes":
             return 256
-        return len(self.content) if self.kind == "characters" else self.tokenizer.get_vocab_size()
+        if self.kind == "characters":
+            return len(self.content)
+        return max(self.tokenizer.get_vocab().values(), default=-1) + 1  # there may be gaps
 
     def encode(self, text: str, what: str = "the text") -> np.ndarray:
         """int64 ids [T]. Raises InputError for a character of `what` that has none."""
         if self.kind == "bytes":
             return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
         if self.kind == "tokenizer":
-            return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+            try:
+                return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+            except Exception as error:  # the package raises nothing narrower
+                raise InputError(f"the tokenizer cannot read {what} ({error})") from error
         if strange := set(text) - self.numbers.keys():
             raise InputError(f"{what} has {min(strange)!r}, which the vocabulary does not have")
         return np.fromiter(map(self.numbers.__getitem__, text), np.int64, len(text))
@@ -86,6 +95,8 @@ class Vocabulary(Typed):
 
     def padded(self, size: int) -> Vocabulary:
         """The same with `size` ids. Raises InputError where it has more."""
+        if size > MOST:
+            raise InputError(f"a vocabulary has at most {MOST:,} ids, got {size:,}")
         if size < self.used:
             raise InputError(f"the vocabulary has {self.used} ids, and {size} are too few")
         return dataclasses.replace(self, size=size)
@@ -127,6 +138,12 @@ class Meta(Typed):
             return None
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**data | {"vocabulary": Vocabulary(**data["vocabulary"])})
+            meta = cls(**data | {"vocabulary": Vocabulary(**data["vocabulary"])})
+            vocabulary = meta.vocabulary
+            if vocabulary.size > MOST:
+                raise ValueError(f"more than {MOST:,} ids")
+            if vocabulary.kind == "characters" and len(vocabulary.numbers) < len(vocabulary.content):
+                raise ValueError("a character twice")
+            return meta
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} does not describe files of tokens ({error})") from error

@@ -94,7 +94,7 @@ def read_config(file: Path) -> GPT:
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         sizes = {ours: facts[theirs] for ours, theirs in SIZES.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"cannot read {file} as the config of a GPT-2 ({error})") from error
     for name, allowed in FACTS.items():
         if facts.get(name, allowed[0]) not in allowed:
@@ -109,8 +109,11 @@ def read_config(file: Path) -> GPT:
 def from_names(config: GPT, arrays: dict[str, Any]) -> PyTree:
     """The parameters of `config` from arrays by their names in transformers.
 
-    Raises InputError for the first name that is missing or strange or has another shape, and for a head of its own.
+    Raises InputError for the first name that is missing or strange or there twice, for another shape or type, numbers
+    that are not finite in float32, and a head of its own.
     """
+    if twice := sorted(name for name in arrays if f"{PREFIX}{name}" in arrays):
+        raise InputError(f"there are '{twice[0]}' and '{PREFIX}{twice[0]}', and one must be left out")
     arrays = {name.removeprefix(PREFIX): array for name, array in arrays.items() if not name.endswith(BUFFERS)}
     head = arrays.pop(HEAD, None)
     spec = shaped(1, 1, dtype=jnp.int32)
@@ -126,9 +129,15 @@ def from_names(config: GPT, arrays: dict[str, Any]) -> PyTree:
             shape = shape[::-1] if name.turned else shape
             if theirs not in arrays:
                 raise InputError(f"there is no '{theirs}'")
-            part = np.asarray(arrays.pop(theirs), np.float32)
+            part = np.asarray(arrays.pop(theirs))
+            if not jnp.issubdtype(part.dtype, jnp.floating):
+                raise InputError(f"'{theirs}' is of type {part.dtype}, and weights are floating-point numbers")
+            with np.errstate(over="ignore"):
+                part = part.astype(np.float32)
             if part.shape != shape:
                 raise InputError(f"'{theirs}' is {list(part.shape)}, and config.json makes it {list(shape)}")
+            if not np.isfinite(part).all():
+                raise InputError(f"'{theirs}' has numbers that are not finite in float32")
             parts.append(part.T if name.turned else part)
         params.append(jnp.asarray(np.stack(parts) if "{i}" in name.theirs else parts[0]))
     for theirs in arrays:

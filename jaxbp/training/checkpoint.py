@@ -15,8 +15,9 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -179,11 +180,19 @@ def set_aside(path: Path) -> Path:
 def read_json(path: Path) -> Any:
     """The plain data in a JSON file. Raises Damaged where there is none."""
     try:
+        refuse_devices(path)
         return json.loads(path.read_bytes())
     except OSError as error:
         raise Damaged(f"{path.name} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path.name} is no JSON ({error})") from error
+
+
+def refuse_devices(path: Path) -> None:
+    """Raises OSError for a pipe or a device, which may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder says what it is
+        raise OSError(errno.EINVAL, "is a pipe or a device", str(path))
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -279,6 +288,15 @@ def write_manifest(folder: Path) -> None:
         sync_folder(path)
 
 
+def delete_bundle(folder: Path) -> None:
+    """Deletes arrays, facts and manifest, and the folder where nothing else is in it."""
+    shutil.rmtree(folder / "arrays", ignore_errors=True)
+    for name in ("facts.json", "manifest.json"):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def verify(folder: Path) -> str | None:
     """What is wrong with the checkpoint; None where every file is as its manifest says."""
     try:
@@ -301,6 +319,7 @@ def files(folder: Path) -> list[Path]:
 
 def digest(path: Path, sync: bool = False, size: int | None = None) -> str:
     """sha256 of a file, or of its first `size` bytes; with `sync` the file is flushed to the disk first."""
+    refuse_devices(path)
     with path.open("rb+") if sync else path.open("rb") as file:
         if sync:
             os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -38,8 +39,8 @@ def cross_validate(config: Config, path: str | Path, folds: int, fresh: bool = F
 def all_folds(config: Config, data: Tabular, path: Path, folds: int, fresh: bool) -> dict[str, float]:
     """What cross_validate does in a folder that no other process uses."""
     if fresh:
-        for earlier in sorted(path.glob("fold_*/config.json")):  # there may have been more of them
-            folder = RunFolder(earlier.parent)
+        earlier = [file.parent for file in path.glob("fold_*/config.json")]  # there may have been more of them
+        for folder in [RunFolder(folder) for folder in sorted(earlier) if re.fullmatch("fold_[0-9]{2,}", folder.name)]:
             with folder.locked():
                 folder.clear()
             with suppress(OSError):  # other files are in it

@@ -28,7 +28,7 @@ from jaxbp.errors import InputError
 from jaxbp.files import as_json, refuse_address
 from jaxbp.machine import machine, provenance
 from jaxbp.training import own_code
-from jaxbp.training.checkpoint import Checkpoints, Damaged, digest, load_arrays, read_json, set_aside
+from jaxbp.training.checkpoint import Checkpoints, Damaged, delete_bundle, digest, load_arrays, read_json, set_aside
 from jaxbp.training.fold import Fold  # noqa: F401  JSON names it
 from jaxbp.training.identity import FILE, FILES, OLD, Identity, owner
 from jaxbp.training.lock import locked, reading
@@ -182,9 +182,10 @@ class RunFolder:
                 path.unlink()
         for path in (self.path / "samples").glob("[0-9]" * 10 + ".txt"):
             path.unlink()
-        for folder in ("failure", "code/__pycache__"):
-            if (self.path / folder).is_dir():
-                shutil.rmtree(self.path / folder)
+        if (self.path / "failure").is_dir():
+            delete_bundle(self.path / "failure")
+        if (self.path / "code/__pycache__").is_dir():
+            shutil.rmtree(self.path / "code/__pycache__")
         for folder in ("code", "checkpoints", "samples"):
             with contextlib.suppress(OSError):  # it is not there, or holds what is not the run's
                 (self.path / folder).rmdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from jaxbp.errors import InputError
-from jaxbp.training.checkpoint import Checkpoints, Damaged, read_json, verify
+from jaxbp.training.checkpoint import Checkpoints, Damaged, read_json, refuse_devices, verify
 from jaxbp.training.folder import SOURCES
 from jaxbp.training.identity import FILE, FILES, Identity, owner
 from jaxbp.training.lock import reading
@@ -39,7 +38,8 @@ def run_folders(path: Path) -> list[Path]:
     if any(os.path.lexists(path / name) for name in (FILE, "config.json", "checkpoints")):
         return [path]
     below = {file.parent for name in (FILE, "config.json") for file in path.rglob(name)}
-    return sorted(folder for folder in below if not re.match("checkpoints|failure", folder.relative_to(path).name))
+    below |= {folder.parents[1] for folder in path.rglob("checkpoints/" + "[0-9]" * 10)}
+    return sorted(folder for folder in below if folder.name not in ("checkpoints", "failure"))
 
 
 def inspect(folder: Path) -> list[Finding]:
@@ -140,6 +140,7 @@ def _others(folder: Path) -> Iterator[Finding]:
 
 def _picture_problem(file: Path) -> str | None:
     try:
+        refuse_devices(file)
         with Image.open(file) as image:
             image.verify()
     except (OSError, SyntaxError, ValueError) as error:

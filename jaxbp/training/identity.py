@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from jaxbp.errors import InputError
 from jaxbp.files import write_json
-from jaxbp.training.checkpoint import Checkpoints, Damaged, digest, read_facts, read_json
+from jaxbp.training.checkpoint import Checkpoints, Damaged, digest, read_facts, read_json, set_aside
 
 FILE = "run.json"
 OLD = ""  # the name of a run of a version that had no names
@@ -66,13 +67,22 @@ class Identity:
         data = read_json(folder / FILE)
         if not isinstance(data, dict) or data.pop("sha256", None) != _seal(data):
             raise Damaged("it is not what was written")
-        files = {name: tuple(digests) for name, digests in data["files"].items()}
-        return cls(tuple(data["runs"]), data["saved"], tuple(data["clearing"]), files)
+        try:
+            files = {name: tuple(digests) for name, digests in data["files"].items()}
+            identity = cls(tuple(data["runs"]), data["saved"], tuple(data["clearing"]), files)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Damaged("it is not what was written") from error
+        names = (*identity.runs, *identity.clearing)
+        if not identity.runs or not all(map(is_name, names)) or not all(map(is_session_file, files)):
+            raise Damaged("it is not what was written")  # names become paths, where things are deleted
+        return identity
 
     def write(self, folder: Path) -> None:
         """Writes run.json, whole."""
         data = asdict(self)
         del data["source"]
+        if os.path.lexists(folder / FILE) and not (folder / FILE).is_file():
+            set_aside(folder / FILE)
         write_json(folder / FILE, data | {"sha256": _seal(data)})
 
     def problem(self, file: Path, name: str) -> str | None:
@@ -83,6 +93,16 @@ class Identity:
             return None if digest(file) in self.files[name] else "is not what was written"
         except OSError as error:
             return f"cannot be read ({error.strerror})"
+
+
+def is_name(run: Any) -> bool:
+    """Whether it is the name of a run, as Identity.new makes it, or OLD."""
+    return isinstance(run, str) and re.fullmatch("([0-9a-f]{32})?", run) is not None
+
+
+def is_session_file(name: str) -> bool:
+    """Whether a session writes such a file: one of FILES, or one in code/."""
+    return name in FILES or re.fullmatch(r"code/[^/\0]+\.py", name) is not None
 
 
 def owner(folder: Path) -> Identity | None:
@@ -99,7 +119,7 @@ def owner(folder: Path) -> Identity | None:
     for path in Checkpoints(folder / "checkpoints").paths():
         with contextlib.suppress(Damaged):
             facts = read_facts(path)
-            if {"data", "machine"} <= facts.keys():
+            if {"data", "machine"} <= facts.keys() and is_name(facts.get("run", OLD)):
                 runs.add(facts.get("run", OLD))
     if len(runs) == 1:
         run = runs.pop()

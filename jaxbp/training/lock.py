@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from jaxbp.errors import InputError
 from jaxbp.files import naming
 
 NAME = ".lock"  # in the folder, while a process trains there
+LONGEST = 1000  # bytes of a signed lock
 PATIENCE = 10.0  # seconds to wait for a reader, or for a writer
 
 
@@ -43,8 +45,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         try:
-            with suppress(OSError):
-                (folder / NAME).unlink()
+            with suppress(OSError):  # the folder may have been moved, and another process may train in its place
+                if os.path.samestat(os.fstat(descriptor), os.lstat(folder / NAME)):
+                    (folder / NAME).unlink()
         finally:
             os.close(descriptor)
         with suppress(OSError):
@@ -58,7 +61,9 @@ def _lock_file(folder: Path) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            if os.path.lexists(path) and not _is_lock(path):
+                raise InputError(f"{path} is no lock of jaxbp's: --workdir=DIR puts the run elsewhere")
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:  # whoever had the lock has just taken its empty folder away
             continue
         try:
@@ -79,6 +84,16 @@ def _lock_file(folder: Path) -> int:
         if same:
             return descriptor
         os.close(descriptor)
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a file is empty, or signed as _sign does it."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        return False
+    content = path.read_bytes() if path.stat().st_size <= LONGEST else b"?"
+    with suppress(ValueError, TypeError, RecursionError):
+        return not content or set(json.loads(content)) == {"process", "host", "start"}
+    return False
 
 
 def _sign(descriptor: int) -> None:

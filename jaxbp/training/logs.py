@@ -60,8 +60,8 @@ def cut(file: Path, facts: dict[str, Any] | None) -> None:
 
 
 def overwrite(file: Path, content: bytes) -> None:
-    """Writes one of the run's files, whole. A folder of its name is none of the run's, and is put aside."""
-    if file.is_dir():
+    """Writes one of the run's files, whole. A folder or a pipe of its name is none of the run's, and is put aside."""
+    if os.path.lexists(file) and not file.is_file():
         set_aside(file)
     write_whole(file, content)
 

@@ -17,6 +17,8 @@ from jaxbp.errors import InputError
 from jaxbp.layers import Attention, Positions
 from jaxbp.layers.recurrent import with_carry
 
+COLDEST = 1e-30  # temperatures below it overflow float32, and are 0
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -29,7 +31,7 @@ class Draw:
 
     def __call__(self, key: jax.Array, logits: jax.Array) -> jax.Array:
         """int32 [] from logits [V]."""
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return jnp.argmax(logits).astype(jnp.int32)
         return jax.random.categorical(key, self.kept(logits / self.temperature)).astype(jnp.int32)
 
@@ -42,7 +44,7 @@ class Draw:
             likeliest = jnp.sort(logits, descending=True)
             probability = jax.nn.softmax(likeliest)
             before = jnp.cumsum(probability) - probability
-            least = jnp.min(jnp.where(before < self.top_p, likeliest, jnp.inf))
+            least = jnp.min(jnp.where(before < self.top_p, likeliest, likeliest[0]))
             logits = jnp.where(logits < least, -jnp.inf, logits)
         return logits
 

@@ -133,3 +133,24 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     with pytest.raises(InputError, match="head is 'free', and 'tied' in a GPT-2"):
         save_gpt2(tmp_path / "other", replace(SMALL, head="free"), drawn(SMALL))
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda w: {"transformer.wte.weight": w.astype(np.int32)}, "is of type int32"),
+        (lambda w: {"transformer.wte.weight": w.astype(np.float64) * 1e300}, "not finite in float32"),
+        (lambda w: {"transformer.wte.weight": w * np.nan}, "not finite in float32"),
+        (lambda w: {"wte.weight": w + 1}, "and one must be left out"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(change, line):
+    arrays = to_names(drawn(SMALL))
+    with pytest.raises(InputError, match=line):
+        from_names(SMALL, arrays | change(arrays["transformer.wte.weight"]))
+
+
+def test_a_deep_config_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="as the config of a GPT-2"):
+        load_gpt2(tmp_path)

@@ -288,3 +288,61 @@ def test_a_file_with_a_header_holds_what_its_header_can_count():
     with pytest.raises(InputError, match="holds at most 2,147,483,647 ids: set shard to fewer"):
         list(Cut(0.1).parts(2**32, "llm.c"))
     assert len(list(Cut(0.1).parts(2**32, "raw"))) == 2
+
+
+def words(path, **keys):
+    """A tokenizer.json of words."""
+    content = json.loads(Vocabulary.of_tokenizer(path).content) | keys
+    file = path.with_name("words.json")
+    file.write_text(json.dumps(content | {"pre_tokenizer": {"type": "Whitespace"}}))
+    return Vocabulary.of_tokenizer(file)
+
+
+def word_level(**vocabulary):
+    return {"type": "WordLevel", "vocab": vocabulary, "unk_token": "no"}
+
+
+def test_a_tokenizer_that_cuts_and_fills_texts_neither_cuts_nor_fills_this_one(tmp_path, tokenizer):
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    fill = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
+    vocabulary = words(
+        tokenizer,
+        model=word_level(a=0, b=1),
+        added_tokens=[],
+        truncation=cut,
+        padding=fill | {"pad_to_multiple_of": None},
+    )
+    assert vocabulary.encode("a b " * 3).tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize("damage", [{"size": 10**12}, {"content": "aa"}])
+def test_a_vocabulary_that_fills_the_memory_or_has_a_character_twice_is_one_line(damage, tmp_path):
+    tokenize.tokenize(write(tmp_path, "ab" * 50), tmp_path / "out")
+    file = tmp_path / "out/meta.json"
+    meta = json.loads(file.read_text())
+    file.write_text(json.dumps(meta | {"vocabulary": meta["vocabulary"] | damage}))
+    with pytest.raises(InputError, match="does not describe files of tokens"):
+        Tokens(str(tmp_path / "out"), length=4).load()
+    file.unlink()
+    with pytest.raises(InputError, match="at most 16,777,216 ids"):
+        Tokens(str(tmp_path / "out"), length=4, vocabulary=10**12).load()
+
+
+def test_ids_of_a_tokenizer_may_have_gaps(tmp_path, tokenizer):
+    vocabulary = words(tokenizer, model=word_level(a=0, b=70000), added_tokens=[])
+    assert vocabulary.size == 70001
+    _, files = tokenize.tokenize(write(tmp_path, "a b a b"), tmp_path / "out", vocabulary, Cut(test_fraction=0))
+    assert files[0].form == "llama-3"
+    assert files[0].read(np.array([0]), 4).tolist() == [[0, 70000, 0, 70000]]
+
+
+def test_a_text_that_a_tokenizer_cannot_read_is_one_line(tmp_path, tokenizer):
+    vocabulary = words(tokenizer, model=word_level(a=0), added_tokens=[])
+    with pytest.raises(InputError, match="the tokenizer cannot read the text"):
+        vocabulary.encode("b")
+
+
+def test_a_training_part_without_ids_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="leaves none of the 2 ids"):
+        tokenize.tokenize(write(tmp_path, "ab"), tmp_path / "out", cut=Cut(test_fraction=0.9))
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -119,6 +120,53 @@ def test_other_peoples_files_are_left_alone(fresh, tmp_path):
     before["config.json"] = b'{"architectures": ["theirs"]}'
     assert "it has config.json" in refused(train, CONFIG, tmp_path, fresh=fresh)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["../victim", "notes.txt", "code/../../victim"])
+def test_a_made_up_run_json_deletes_nothing_of_others(name, run, original):
+    for file in (run.parent / "victim", run / "notes.txt"):
+        file.write_text("precious")
+    identity = Identity.read(run)
+    replace(identity, clearing=identity.runs, files={name: ("",)}).write(run)
+    train(CONFIG, run)
+    replace(identity, runs=("../../victim",)).write(run)
+    train(CONFIG, run)
+    assert (run.parent / "victim").read_text() == (run / "notes.txt").read_text() == "precious"
+    assert weights_at(run, None) == weights_at(original, None)
+
+
+def test_a_start_over_deletes_the_bundle_of_a_failure_and_no_notes_beside_it(run):
+    (run / "failure/arrays").mkdir(parents=True)
+    for name in ("facts.json", "manifest.json", "arrays/x", "notes.txt"):
+        (run / "failure" / name).write_text("x")
+    RunFolder(run).start_over()
+    assert [file.name for file in (run / "failure").iterdir()] == ["notes.txt"]
+    RunFolder(run).start_over()
+    assert (run / "failure/notes.txt").read_text() == "x"
+
+
+NEEDED = ("checkpoints/0000000018/facts.json", "checkpoints/0000000018/manifest.json")
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.json", "provenance.json", "curves.png", *NEEDED])
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(name, run, original):
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    assert any(finding.state != "whole" for finding in inspect(run))
+    if name in NEEDED:
+        assert "is a pipe or a device" in refused(load, run)
+    if name != "curves.png":  # a picture goes into a pipe, as --out may name one
+        train(CONFIG, run)
+        assert weights_at(run, None) == weights_at(original, None)
+
+
+def test_fsck_leaves_out_no_run_for_its_name_or_for_its_lost_files(run, tmp_path):
+    names = ("a", "checkpoints_small", "failure_study")
+    for name in names:
+        shutil.copytree(run, tmp_path / "all" / name)
+    for name in ("run.json", "config.json"):
+        (tmp_path / "all/a" / name).unlink()
+    assert [folder.name for folder in run_folders(tmp_path / "all")] == list(names)
 
 
 def test_a_start_over_leaves_the_old_run_or_none_and_what_it_has_not_written(run, other, monkeypatch, capsys):

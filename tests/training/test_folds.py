@@ -1,6 +1,7 @@
 """Cross-validation: a fold's run knows its fold, and all folds together have scores."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -131,3 +132,18 @@ def test_targets_of_all_folds_are_in_their_own_units(tmp_path):
         errors.append(values - splits.test.x**2)
     scores = json.loads((tmp_path / "scores.json").read_text())["folds"]
     assert scores["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_start_over_of_the_folds_leaves_other_runs_beside_them(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for name in ("fold_00_backup", "fold_mine"):
+        shutil.copytree(folder / "fold_00", tmp_path / name)
+    cross_validate(CONFIG, tmp_path, 2, fresh=True)
+    assert sorted(path.name for path in tmp_path.glob("fold_*")) == [
+        "fold_00",
+        "fold_00_backup",
+        "fold_01",
+        "fold_mine",
+    ]
+    assert load(tmp_path / "fold_00_backup").config.data == Fold(CONFIG.data, 0, 3)

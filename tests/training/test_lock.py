@@ -144,3 +144,26 @@ def test_the_second_command_ends_at_once_and_the_first_keeps_its_bytes(tmp_path)
     subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
     assert weights(tmp_path / "run") == weights(tmp_path / "quiet")
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == (tmp_path / "quiet/metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("content", ["theirs", "[]", '[["process"]]', "[" * 900, "x" * 2000])
+def test_a_lock_of_others_is_left_alone(content, tmp_path):
+    file = tmp_path / ".lock"
+    file.write_text(content)
+    with pytest.raises(jaxbp.InputError, match="is no lock of jaxbp's"), locked(tmp_path):
+        pass
+    assert file.read_text() == content
+    file.rename(tmp_path / "theirs")
+    file.symlink_to("theirs")
+    with pytest.raises(jaxbp.InputError, match="is no lock of jaxbp's"), locked(tmp_path):
+        pass
+    assert (tmp_path / "theirs").read_text() == content
+
+
+def test_the_lock_of_a_folder_that_was_moved_is_not_the_one_in_its_place(tmp_path):
+    run = tmp_path / "run"
+    with locked(run):
+        run.rename(tmp_path / "moved")
+        run.mkdir()
+        (run / ".lock").write_text("")  # of whoever trains there now
+    assert (run / ".lock").exists()

@@ -200,3 +200,8 @@ def test_attention_maps_are_the_weights():
     np.testing.assert_allclose(next(iter(maps.values())), jax.nn.softmax(scores), rtol=1e-4, atol=1e-6)
     with pytest.raises(InputError, match="the model has no attention"):
         attention_maps(MODELS["lstm"].build(), MODELS["lstm"].build().init(jax.random.key(0), ids[None]), None, ids)
+
+
+@pytest.mark.parametrize("draw", [Draw(1e-300), Draw(1e-45), Draw(top_p=1e-300)])
+def test_a_draw_as_narrow_as_can_be_takes_the_likeliest(draw):
+    assert int(draw(jax.random.key(0), jnp.array([-90.0, 1.0, 90.0, 3.0]))) == 2
