@@ -81,8 +81,8 @@ def linear_cross_entropy(
     x [..., I], w [V, I], b [V], target [...] of 0 ... V - 1, weight [...]: without weights the mean over the rows that
     count. ignore: a class whose rows do not count. label_smoothing in [0, 1) is spread over all classes. z_loss, at
     least 0, times L^2 keeps the normalizer near 1. soft_cap, positive, bounds the logits. chunk: rows that have logits
-    at once, at least 1. The value is in at least float32; the gradients in x, w, b and weight have their dtypes. That in
-    a weight of 0 is 0: such a row is never looked at. A
+    at once, at least 1. The value is in at least float32; the gradients in x, w, b and weight have their dtypes, and in
+    a weight of 0 it is 0, since such a row is not looked at. A
     class that does not exist gives nan. Works under jit, vmap, scan, remat and inside another gradient; not under
     jax.jvp. Raises InputError for shapes that do not fit and settings out of their range.
     """

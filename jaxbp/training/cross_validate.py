@@ -28,7 +28,7 @@ def cross_validate(config: Config, path: str | Path, folds: int, fresh: bool = F
 
     Scaling is fitted on each fold's training part. The folder gets cross_validation.json, with the metrics of all
     models, and scores.json, with the scores of all examples, each by the model that was not trained on it. Raises
-    InputError for data that is no table, too many folds, or a folder with another number of folds.
+    InputError for data that is no table, too many folds, or a folder with other folds, another run or files of others.
     """
     if not isinstance(config.data, Tabular):
         raise InputError(f"--folds needs data in one table, and {type(config.data).__name__} has its own test part")
@@ -38,9 +38,12 @@ def cross_validate(config: Config, path: str | Path, folds: int, fresh: bool = F
 
 def all_folds(config: Config, data: Tabular, path: Path, folds: int, fresh: bool) -> dict[str, float]:
     """What cross_validate does in a folder that no other process uses."""
+    runs = sorted(file.parent for file in path.glob("fold_*/config.json"))  # there may have been more of them
+    earlier = [RunFolder(folder) for folder in runs if re.fullmatch("fold_[0-9]{2,}", folder.name)]
+    if not earlier and RunFolder(path).owner():
+        raise InputError(f"{path} is the folder of a run, and folds need one of their own: --workdir=DIR")
     if fresh:
-        earlier = [file.parent for file in path.glob("fold_*/config.json")]  # there may have been more of them
-        for folder in [RunFolder(folder) for folder in sorted(earlier) if re.fullmatch("fold_[0-9]{2,}", folder.name)]:
+        for folder in earlier:
             with folder.locked():
                 folder.clear()
             with suppress(OSError):  # other files are in it

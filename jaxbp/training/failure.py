@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from jaxbp.errors import InputError
 from jaxbp.files import write_json
 from jaxbp.losses import Loss
 from jaxbp.rules import Rule
-from jaxbp.training.checkpoint import load_arrays, save_arrays, verify, write_manifest
+from jaxbp.training.checkpoint import delete_bundle, load_arrays, save_arrays, set_aside, verify, write_manifest
 from jaxbp.training.step import State, initial_state, prepared
 from jaxbp.wrappers import Keep
 
@@ -81,7 +80,9 @@ def first_not_finite(tree: PyTree) -> str | None:
 def write_bundle(folder: Path, state: State, batch: Batch, first: str) -> None:
     """Writes the state before the failing step and its batch into the run folder, for `replay`."""
     bundle = folder / "failure"
-    shutil.rmtree(bundle, ignore_errors=True)  # that of an earlier try
+    delete_bundle(bundle)  # that of an earlier try
+    if bundle.exists():  # with files of others in it
+        set_aside(bundle)
     save_arrays(bundle / "arrays", {"state": state, "batch": batch})
     spec = lambda a: [list(a.shape), str(a.dtype)]
     write_json(bundle / "facts.json", {"step": int(state.step), "first": first, "batch": jax.tree.map(spec, batch)})

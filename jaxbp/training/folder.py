@@ -191,6 +191,13 @@ class RunFolder:
                 (self.path / folder).rmdir()
         replace(identity, clearing=(), files={}).write(self.path)
 
+    def check_place(self) -> None:
+        """Raises InputError where the folder lies in that of another run, or is nobody's and has a run's files."""
+        for above in self.path.absolute().parents:
+            if (above / FILE).is_file():
+                raise InputError(f"{self.path} lies in the folder of the run {above}: --workdir=DIR puts it elsewhere")
+        self.owner()
+
     def check(self, config: Config) -> None:
         """Raises InputError where the folder holds a run of a config that differs in other fields than MAY_CHANGE."""
         identity = self.owner()

@@ -131,7 +131,7 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
         raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
     folder = RunFolder(Path(path))
     with folder.locked():
-        folder.owner()  # refused before anything compiles
+        folder.check_place()  # before anything compiles
         session, state = new_session(config, splits or config.load_data(), folder)
         if fresh:
             folder.start_over()

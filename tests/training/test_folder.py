@@ -323,3 +323,10 @@ def test_fsck_says_what_is_whole_damaged_or_made_again(run, other, tmp_path, cap
     os.mkdir(tmp_path / "empty")
     assert main(["fsck", str(tmp_path / "empty")]) == 2
     assert main(["fsck", str(tmp_path / "none")]) == 2
+
+
+def test_a_run_does_not_lie_in_the_folder_of_another(run):
+    inside = run / "checkpoints" / "0000000001"
+    with pytest.raises(jaxbp.InputError, match="lies in the folder of the run"):
+        train(small(), inside)
+    assert main(["fsck", str(run)]) == 0
