@@ -198,7 +198,9 @@ def _noise(run: Program, leaves: Leaves, hand: Measured, truth: Measured) -> dic
         moved = run.gradients({path: a * (1 + int(next(ulps)) * EPS) for path, a in leaves.items()})
         for path, right in truth.items():
             for before, after in zip((hand[path], right), (g[path] for g in moved), strict=True):
-                if before is not None and after is not None and right is not None and before.shape == after.shape:
+                if any(a is None or not np.isfinite(a).all() for a in (before, after, right)):
+                    continue
+                if before.shape == after.shape:
                     noise[path] = max(noise[path], leaf_error(after - before + right, right, top))
     return noise
 

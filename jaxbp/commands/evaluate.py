@@ -77,8 +77,16 @@ def main(words: Sequence[str]) -> int:
         items, loss, scores = scored(run, part, y, splits.classes)
         lines.append(f"{name:10s} {items:6d} examples  loss {as_text(loss)}  {scores}")
         report[name] = {"examples": items, "loss": loss} | asdict(scores)
+    if isinstance(scores, Classification):
+        print(f"Test part, drawn in {folder}:\n{scores.table()}")
+        if scores.calibration is None:
+            print(f"No calibration: {type(run.config.loss).__name__} does not make these outputs probabilities.")
+        print()
     print(*lines, sep="\n", flush=True)  # before anything is written, for a folder that takes nothing
-    draw_test(folder, run, splits, y, scores)
+    if isinstance(scores, Classification):
+        draw(scores, folder)
+    if splits.test.x.ndim == 4:
+        draw_images(folder, run, splits, y)
     write_json(folder / "scores.json", report)
     return 0
 
@@ -113,18 +121,6 @@ def scored(
     if classes is None and run.preparation:  # in their own units, as predictions are
         outputs, targets = run.preparation.targets(outputs), run.preparation.targets(targets)
     return int(counts.sum()), float(loss), measure(outputs, targets, run.config.loss, classes)
-
-
-def draw_test(folder: Path, run: Trained, splits: Splits, y: np.ndarray, scores: Classification | Regression) -> None:
-    """The pictures and the table of the test part, on which the outputs are y."""
-    if isinstance(scores, Classification):
-        draw(scores, folder)
-        print(f"Test part, drawn in {folder}:\n{scores.table()}")
-        if scores.calibration is None:
-            print(f"No calibration: {type(run.config.loss).__name__} does not make these outputs probabilities.")
-        print()
-    if splits.test.x.ndim == 4:
-        draw_images(folder, run, splits, y)
 
 
 def draw_images(folder: Path, run: Trained, splits: Splits, y: np.ndarray) -> None:

@@ -47,7 +47,7 @@ def test_the_command_writes_both_at_the_line_of_the_rule(folder, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
     title = "title=gradient check of f with twice=True"
     assert lines[0].startswith(
-        f"::error file=rules.py,line=10,{title}::x: likely cause: wrong factor: every entry is 2"
+        f"::error file=rules.py,line=10,{title}::x: likely cause: wrong factor: a factor 2 is too many"
     )
     suite = ElementTree.parse("report.xml").getroot()
     cases = {(case.get("classname"), case.get("name")): case for case in suite}

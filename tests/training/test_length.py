@@ -11,6 +11,7 @@ from jaxbp import optim
 from jaxbp.data import Function
 from jaxbp.losses import SquaredError
 from jaxbp.training.fit import check_length
+from jaxbp.training.identity import Identity
 from jaxbp.training.loop import train
 from tests.support.runs import small, weights
 
@@ -137,5 +138,6 @@ def test_without_a_checkpoint_nothing_is_done_yet(tmp_path):
     config = replace(small(epochs=2), optimizer=optim.SGD(schedule=optim.Cosine()))
     train(config, tmp_path / "run")
     (tmp_path / "run/checkpoints").rename(tmp_path / "elsewhere")
+    replace(Identity.read(tmp_path / "run"), saved=False).write(tmp_path / "run")
     longer = replace(config, run=replace(config.run, epochs=3))
     assert train(longer, tmp_path / "run") == train(longer, tmp_path / "whole")

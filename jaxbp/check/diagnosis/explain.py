@@ -196,6 +196,8 @@ def explain(leaf: Leaf, evidence: Evidence) -> Leaf:
         text = f"it stays the same when {evidence.still[leaf.path]} change, and the true one does not"
         sure.append(Explanation(Cause.STALE, text))
     causes = sure + vague
-    if hand.size > 1 and any(e.cause == Cause.FACTOR for e in vague):  # a factor is simpler than a slope that equals it
-        causes.sort(key=lambda e: e.cause == Cause.SLOPE)
+    if hand.size > 1 and any(
+        e.cause == Cause.FACTOR for e in vague
+    ):  # a factor is simpler than a slope or step that equals it
+        causes.sort(key=lambda e: e.cause in (Cause.SLOPE, Cause.STEPPED))
     return replace(leaf, causes=tuple(dict.fromkeys(causes)))

@@ -20,6 +20,7 @@ from jaxbp.check.diagnosis.flow import Op
 from jaxbp.check.diagnosis.mends import CONFUSED, TOO_OFTEN, Mends
 from jaxbp.check.diagnosis.patterns import same
 from jaxbp.check.diagnosis.rerun import Array, Change
+from jaxbp.check.diagnosis.sources import is_real
 from jaxbp.check.diagnosis.wholes import Mend
 from jaxbp.check.report import Cause, Explanation
 
@@ -117,7 +118,7 @@ def _divides_by(op: Op) -> float | None:
     """The number that an operation divides by."""
     if op.name not in ("div", "mul"):
         return None
-    numbers = [float(ref.val) for ref in op.inputs[-2:] if isinstance(ref, Literal) and np.ndim(ref.val) == 0]
+    numbers = [float(ref.val) for ref in op.inputs[-2:] if isinstance(ref, Literal) and is_real(ref.val)]
     if not numbers or not numbers[0]:
         return None
     return numbers[0] if op.name == "div" else 1 / numbers[0]

@@ -165,7 +165,12 @@ def program_title(program: Evaluated, ref: Any, names: dict[int, str]) -> str:
     if maker is not None:
         return maker.place
     array = program.read(ref)
-    return f"{float(array):.6g}" if np.size(array) == 1 else names.get(ref, "of the data")
+    return f"{np.ravel(array)[0]:.6g}" if np.size(array) == 1 else names.get(ref, "of the data")
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is one real number."""
+    return np.ndim(value) == 0 and np.isrealobj(value)
 
 
 def values(program: Evaluated, names: dict[int, str]) -> Iterator[Source]:
@@ -183,7 +188,7 @@ def epsilons(program: Evaluated, any_size: bool = False) -> Iterator[tuple[float
     """The small numbers that are added for safety, or all numbers that are added."""
     for ops in program.flow.runs.values():
         for ref in ops[0].inputs if ops[0].name in ("add", "sub", "max") else ():
-            if isinstance(ref, Literal) and np.ndim(ref.val) == 0 and (any_size or 0 < float(ref.val) <= SMALL):
+            if isinstance(ref, Literal) and is_real(ref.val) and (any_size or 0 < float(ref.val) <= SMALL):
                 yield float(ref.val), ops[0]
 
 
