@@ -198,9 +198,9 @@ def _noise(run: Program, leaves: Leaves, hand: Measured, truth: Measured) -> dic
         moved = run.gradients({path: a * (1 + int(next(ulps)) * EPS) for path, a in leaves.items()})
         for path, right in truth.items():
             for before, after in zip((hand[path], right), (g[path] for g in moved), strict=True):
-                if any(a is None or not np.isfinite(a).all() for a in (before, after, right)):
+                if before is None or after is None or right is None or before.shape != after.shape:
                     continue
-                if before.shape == after.shape:
+                if np.isfinite(before).all() and np.isfinite(after).all():
                     noise[path] = max(noise[path], leaf_error(after - before + right, right, top))
     return noise
 

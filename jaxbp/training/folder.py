@@ -180,7 +180,8 @@ class RunFolder:
         for path in [self.path / name for name in names]:
             if path.is_symlink() or path.is_file():
                 path.unlink()
-        for path in (self.path / "samples").glob("[0-9]" * 10 + ".txt"):
+        samples = self.path / "samples"
+        for path in samples.glob("[0-9]" * 10 + ".txt") if not samples.is_symlink() else ():
             path.unlink()
         if (self.path / "failure").is_dir():
             delete_bundle(self.path / "failure")

@@ -11,6 +11,7 @@ from jaxbp.data import Splits
 from jaxbp.data.vocabulary import Vocabulary
 from jaxbp.errors import InputError
 from jaxbp.files import write_whole
+from jaxbp.training.checkpoint import set_aside
 from jaxbp.training.sample import sample, text_of
 from jaxbp.training.step import State
 
@@ -39,6 +40,8 @@ class Sampler:
         """Writes the sample of the state, where its last step was made."""
         if not state.finite:
             return
+        if self.folder.is_symlink() or self.folder.is_file():
+            set_aside(self.folder)
         self.folder.mkdir(exist_ok=True)
         text = self.prompt + sample(
             self.model, state.params, self.vocabulary, self.prompt, LENGTH, TEMPERATURE, self.seed, context=self.context

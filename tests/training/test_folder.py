@@ -330,3 +330,12 @@ def test_a_run_does_not_lie_in_the_folder_of_another(run):
     with pytest.raises(jaxbp.InputError, match="lies in the folder of the run"):
         train(small(), inside)
     assert main(["fsck", str(run)]) == 0
+
+
+def test_a_start_over_follows_no_link_in_the_place_of_the_samples(run, tmp_path):
+    note = tmp_path / "others" / "0000000001.txt"
+    note.parent.mkdir()
+    note.write_text("mine")
+    (run / "samples").symlink_to(note.parent)
+    RunFolder(run).start_over()
+    assert note.read_text() == "mine"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import GPT, MLP, RNN
 from jaxbp.optim import AdamW
 from jaxbp.summary import summary
+from jaxbp.training import samples
 from jaxbp.training.loop import calls, train
 from jaxbp.training.report.attention import attention_maps
 from jaxbp.training.report.language import Pace, bits_per_byte
@@ -116,6 +118,15 @@ def experiment(tmp_path_factory):
         optimizer=AdamW(learning_rate=1e-2),
         run=Run(epochs=1, batch_size=8, steps_per_call=5, sample_every=7),
     )
+
+
+def test_what_others_have_put_in_the_place_of_the_samples_is_put_aside(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "sample", lambda *arguments, **options: "text")
+    (tmp_path / "samples").write_text("mine")
+    sampler = samples.Sampler(None, None, "", 4, 1, 0, tmp_path / "samples")
+    sampler.write(SimpleNamespace(finite=True, step=3, params={}))
+    assert (tmp_path / "samples/0000000003.txt").read_text() == "text"
+    assert (tmp_path / "refused.samples").read_text() == "mine"
 
 
 @pytest.mark.slow
