@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.support.marks import but_at_night
+
 CHECKS = """
 import resource, sys
 import jax, jax.numpy as jnp, numpy as np
@@ -65,7 +67,7 @@ def peaks(kind, size, timeout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["model", "function"])
+@pytest.mark.parametrize("kind", but_at_night(["model", "function"], "function"))
 def test_bytes_for_each_parameter(kind):
     size = 700
     more, _ = peaks(kind, size, timeout=300)

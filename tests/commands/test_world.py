@@ -192,7 +192,12 @@ def test_stopped_continued_and_hung_up(tmp_path):
     """SIGSTOP and SIGCONT in the middle, then a terminal that closes: SIGHUP, with an output that nobody reads."""
     words = [*XOR[:2], "--config.run.evaluate_every=50", "--config.run.epochs=1000000", f"--workdir={tmp_path}"]
     running = subprocess.Popen(
-        [sys.executable, "-m", "jaxbp", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "jaxbp", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # it may be ignored here, as under nohup
     )
     while "epoch" not in running.stdout.readline():
         time.sleep(0.01)

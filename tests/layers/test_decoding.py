@@ -70,8 +70,7 @@ def test_flags_are_kept(float64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
-@pytest.mark.parametrize("keep", ["all", "sqrt"])
+@pytest.mark.parametrize(("positions", "keep"), [("learned", "all"), ("rotary", "sqrt")])
 def test_a_gpt_in_parts(float64, positions, keep):
     model = GPT(outputs=5, width=8, depth=4, heads=2, context=TIME, positions=positions, keep=keep).build()
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 5, (ROWS, TIME)), jnp.int32)

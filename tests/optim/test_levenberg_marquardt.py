@@ -69,7 +69,14 @@ def lm_problem(name):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("name", "steps", "limit"), [("xor", 100, 30), ("sine", 50, 50), ("noisy", 1500, None)])
+@pytest.mark.parametrize(
+    ("name", "steps", "limit"),
+    [
+        ("xor", 100, 30),
+        pytest.param("sine", 50, 50, marks=pytest.mark.nightly),
+        pytest.param("noisy", 1500, None, marks=pytest.mark.nightly),
+    ],
+)
 def test_levenberg_marquardt_beside_scipys_from_fifty_starts(name, steps, limit):
     """At least as many successes (an error below 1e-6), a median error of at most 1.01 times SciPy's, and soon."""
     from scipy.optimize import least_squares

@@ -114,7 +114,7 @@ def test_every_stage_needs_its_padding():
     [
         CNN(outputs=3, channels=(4, 5), kernel=2, padding=(1, 0), hidden=(7,), activation="tanh"),
         CNN(outputs=3, channels=(4,), kernel=3, padding=(1,), pooling="average"),
-        ResNet(outputs=3, channels=(4, 6), blocks=1),
+        pytest.param(ResNet(outputs=3, channels=(4, 6), blocks=1), marks=pytest.mark.nightly),
     ],
     ids=["max", "average", "residual"],
 )

@@ -210,6 +210,7 @@ def test_masked_steps_do_not_reach_the_weights(tmp_path):
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_reber_and_curves_are_learned(tmp_path):
     last = command("train.py", "--config=configs/reber.py", f"--workdir={tmp_path / 'reber'}").stdout.splitlines()[-1]

@@ -270,7 +270,7 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
     assert metrics["loss"] == best["validation_loss"]
     assert train(config, tmp_path) == best  # it knows that it has finished
     with pytest.raises(jaxbp.InputError, match=r"run\.patience needs a validation part"):
-        train(small(patience=3), tmp_path / "other")
+        train(small(patience=3), tmp_path.with_name("other"))
 
 
 @pytest.mark.slow
