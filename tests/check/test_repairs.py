@@ -14,6 +14,8 @@ from jaxbp.check.diagnosis.rerun import Change, Evaluated
 from tests.support.attention import attention as shipped
 from tests.support.attention import inputs
 
+pytestmark = pytest.mark.slow
+
 rng = np.random.default_rng(5)
 X, Y = rng.normal(size=(5, 4)), rng.normal(size=(5, 3))
 W, A = rng.normal(size=(4, 3)), rng.normal(size=(4, 4))
@@ -51,7 +53,6 @@ def loop_loss(p, x, y):
     return np.sum((np.tanh(x @ p) - y) ** 2) / 2
 
 
-@pytest.mark.slow
 def test_an_accumulator_that_is_assigned_in_a_loop_over_all():
     cause = first_cause(loop_gradient, loop_loss, W, X, Y)
     assert cause.cause is Cause.OVERWRITTEN
@@ -85,7 +86,6 @@ def norm_gradient(w, x, y, n=2, eps=0.01, square=2):
     ],
     ids=["N for N - 1", "epsilon", "square"],
 )
-@pytest.mark.slow
 def test_numbers_in_a_norm_however_they_are_grouped(change, cause, text):
     assert check_gradient(norm_gradient, norm_loss, W, X, Y).passed
     likeliest = first_cause(lambda *args: norm_gradient(*args, **change), norm_loss, W, X, Y)
@@ -105,7 +105,6 @@ def attention_gradient(w, x, y, masked=False):
     return x.T @ (a * (da - (a * da).sum(1, keepdims=True))) @ x
 
 
-@pytest.mark.slow
 def test_a_mask_after_the_softmax_in_the_gradient_alone():
     loss = lambda w, x, y: jnp.sum((attention(w, x, True) @ x - y) ** 2) / 2
     target = rng.normal(size=(5, 4))
@@ -122,7 +121,6 @@ def arctan_gradient(w, x, y):
     return x.T @ ((a - y) * (1 - a**2))
 
 
-@pytest.mark.slow
 def test_a_slope_that_another_function_has():
     cause = first_cause(arctan_gradient, arctan_loss, W, X, Y)
     assert cause.cause is Cause.SLOPE
@@ -130,7 +128,6 @@ def test_a_slope_that_another_function_has():
     assert "tanh" in cause.text
 
 
-@pytest.mark.slow
 def test_an_accumulator_that_is_added_to_itself():
     loss = lambda w, x: sum(jnp.sum(jnp.sin(row @ w)) for row in x)
 
@@ -153,7 +150,6 @@ SHIPPED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "mistake", [m if m in ("dropout twice", "layout") else pytest.param(m, marks=pytest.mark.nightly) for m in SHIPPED]
 )
@@ -168,7 +164,6 @@ def test_the_mistakes_of_shipped_attention_are_named(mistake):
         assert "attention.py:" in leaf.causes[0].text or mistake == "layout"
 
 
-@pytest.mark.slow
 def test_a_search_that_fails_leaves_a_line(monkeypatch):
     def fail(*args):
         raise TypeError("no such line")

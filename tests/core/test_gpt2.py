@@ -13,6 +13,8 @@ from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models.gpt2 import TABLE, from_names, gpt2, load_gpt2, save_gpt2, to_names
 
+pytestmark = pytest.mark.slow
+
 SMALL = gpt2(outputs=61, width=24, depth=2, heads=3, context=16, dropout=0.0)
 TOLERANCE = 1e-4  # in float32, relative to the largest entry
 
@@ -48,7 +50,6 @@ def against_transformers(config, folder, rows, time):
     return error(logits, output.logits.detach().numpy()), errors
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_logits_and_every_gradient_of_a_small_one(tmp_path):
     logits, gradients = against_transformers(SMALL, tmp_path / "gpt2", 3, 11)
@@ -67,7 +68,6 @@ def test_logits_and_every_gradient_of_the_124m_shape(tmp_path):
     assert gradients[worst] <= TOLERANCE
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_transformers_writes_is_read(tmp_path):
     transformers = pytest.importorskip("transformers", reason="pip install transformers for this oracle")

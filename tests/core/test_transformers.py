@@ -22,6 +22,8 @@ from jaxbp.optim.objective import Objective
 from jaxbp.training.step import initial_state, make_step
 from tests.support.programs import compiled
 
+pytestmark = pytest.mark.slow
+
 ROWS, TIME = 3, 4
 SMALL = {"width": 4, "heads": 2, "depth": 2}
 IDS = np.random.default_rng(0).integers(0, 7, (ROWS, TIME)).astype(np.int32)
@@ -55,7 +57,6 @@ def built(name):
 
 
 @FLOAT64
-@pytest.mark.slow
 @EVERY
 def test_gradients_and_single_examples(name):
     """The gradient is autodiff's; the norms of single examples, clipping and J^T H J v are those of the definitions."""
@@ -88,7 +89,6 @@ def test_gradients_and_single_examples(name):
 
 
 @FLOAT64
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tied", pytest.param("inverse", marks=pytest.mark.nightly)])
 def test_a_step_of_kfac(name):
     """Its step makes the loss smaller on the batch that it was made for, or is not taken."""
@@ -112,7 +112,6 @@ def test_a_step_of_kfac(name):
 
 
 @FLOAT64
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tied", "norm after", "inverse"])
 def test_no_output_sees_a_later_input(name):
     """Outputs before the place of a changed input stay as they are, to the bit."""
@@ -145,7 +144,6 @@ def test_the_memory_of_reversible_blocks_does_not_grow_with_their_number():
 
 
 @FLOAT64
-@pytest.mark.slow
 def test_the_inverse_is_exact_to_rounding():
     """The activations after going back through 16 blocks are those that went in, to 1e-5 in float32."""
     model = Reversible(Chain(Dense(8), Tanh(), Dense(4)), Chain(Tanh(), Dense(4)), 16)
@@ -173,7 +171,6 @@ def test_what_does_not_fit():
 FIRST_TEN = [5.119692, 5.030156, 4.891622, 4.019533, 3.526208, 3.21153, 3.291999, 3.178814, 3.153259, 3.088838]
 
 
-@pytest.mark.slow
 def test_the_first_ten_losses_of_shakespeare_gpt():
     """On the text of the licence, so that no file is needed; each is the loss of a batch before its step."""
     root = Path(__file__).parents[2]

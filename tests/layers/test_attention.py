@@ -15,6 +15,8 @@ from jaxbp.ops.score_bias import by_place, diagonal_sums
 from jaxbp.ops.weighting import Weighting
 from tests.support import programs
 
+pytestmark = pytest.mark.slow
+
 N, T, HEADS, WIDTH = 2, 7, 4, 3
 FORMS = pytest.mark.parametrize("form", ["stored", "chunked"])
 
@@ -62,7 +64,6 @@ def set_up(causal, window, soft_cap, dropout, masked, key_heads, keys, bias):
     return {"causal": causal, "window": window, "soft_cap": soft_cap, "dropout": dropout}, (*qkv, b), fixed, do
 
 
-@pytest.mark.slow
 @FORMS
 @pytest.mark.parametrize("setting", list(settings()), ids=str)
 def test_every_pair_of_options_is_the_vjp_of_its_own_forward(strict, form, setting):
@@ -92,7 +93,6 @@ def test_a_bias_by_distance_and_its_transpose(queries, keys):
     np.testing.assert_allclose(diagonal_sums(db), np.stack(sums, -1), atol=1e-6)
 
 
-@pytest.mark.slow
 @FORMS
 @pytest.mark.parametrize("causal", [False, True])
 def test_it_is_that_of_jax(float64, form, causal):
@@ -147,7 +147,6 @@ def test_a_key_that_all_share_changes_nothing(float64, form):
     np.testing.assert_allclose(backward(weighting, cache, do)[1].sum(1), 0, atol=1e-13)
 
 
-@pytest.mark.slow
 def test_the_kernel_of_jax_in_our_place(float64):
     """On GPU cuDNN's. The form itself is tried on any device; JAX takes the softmax in float32."""
     q, k, v, do = drawn(key_heads=2)
@@ -164,7 +163,6 @@ def pulled(weighting, q, k, v, do):
     return o, *vjp(do)
 
 
-@pytest.mark.slow
 def test_a_program_for_cuda_has_the_kernel(monkeypatch):
     """Of itself in half precision where nothing else is asked. Lowered only: no GPU is needed."""
     cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
@@ -194,7 +192,6 @@ def test_a_constant_added_to_a_row_of_scores_changes_nothing(float64, form):
     np.testing.assert_allclose(backward(weighting, cache, do, constant)[3], 0, atol=1e-13)
 
 
-@pytest.mark.slow
 def test_alibi_is_the_slopes_of_its_paper():
     """For eight heads 1/2, 1/4, ... 1/256."""
     layer = Attention(8, alibi=True)
@@ -202,7 +199,6 @@ def test_alibi_is_the_slopes_of_its_paper():
     np.testing.assert_allclose(bias[0, :, 0], -2 * 0.5 ** np.arange(1, 9), rtol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_buckets_are_those_of_t5(causal):
     transformers = pytest.importorskip("transformers.models.t5.modeling_t5")
@@ -213,7 +209,6 @@ def test_buckets_are_those_of_t5(causal):
     np.testing.assert_array_equal(layer.distance.bucket(jnp.asarray(distances)), theirs)
 
 
-@pytest.mark.slow
 def test_rotary_scores_depend_on_the_distance_alone(float64):
     layer = Attention(2, rotary=100.0, causal=True, window=2, bias=False)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 4)))
@@ -222,7 +217,6 @@ def test_rotary_scores_depend_on_the_distance_alone(float64):
     np.testing.assert_allclose(layer.forward(params, x[:, 4:])[0][:, 1:], y[:, 5:], atol=1e-13)
 
 
-@pytest.mark.slow
 @FORMS
 def test_dropout_is_a_function_of_the_example_alone(form):
     q, k, v, _ = drawn(dtype=jnp.float32)
@@ -233,7 +227,6 @@ def test_dropout_is_a_function_of_the_example_alone(form):
     np.testing.assert_allclose(together[1:], alone, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_a_gpt_sees_no_later_class(float64):
     """Another class at a place changes the outputs from there on, and none before, to the bit."""
     model = GPT(outputs=5, width=8, depth=2, heads=2, context=6).build()
@@ -247,7 +240,6 @@ def test_a_gpt_sees_no_later_class(float64):
 # --- The program -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_chunked_form_is_linear_in_memory():
     def temporary(length, run):
         spec = shaped(1, length, 2, 16)

@@ -15,6 +15,8 @@ from jaxbp.check.truth import FLOAT64_TOLERANCE
 from jaxbp.core import cast
 from jaxbp.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 ROWS = 4
 
 
@@ -150,7 +152,6 @@ def pulled(f):
 for_all = pytest.mark.parametrize("name", TABLE)
 
 
-@pytest.mark.slow
 @for_all
 def test_value_and_gradient_are_those_of_the_formula(float64, name):
     operation = TABLE[name]
@@ -161,7 +162,6 @@ def test_value_and_gradient_are_those_of_the_formula(float64, name):
     assert worst(ours, theirs) <= FLOAT64_TOLERANCE
 
 
-@pytest.mark.slow
 @for_all
 def test_every_transform_gives_the_same(float64, name):
     """vmap, scan over examples, remat, a gradient of a gradient's norm, and rows on two devices: one program."""
@@ -202,7 +202,6 @@ def test_every_transform_gives_the_same(float64, name):
     assert worst(jax.jit(run)([*spread, *shared], jax.device_put(dy, rows)), expected) <= 1e-11
 
 
-@pytest.mark.slow
 @for_all
 def test_dtypes_stay(name):
     """Outputs and gradients have the dtype of the arguments; in bfloat16 they are those of float32 up to rounding."""

@@ -149,6 +149,7 @@ def test_a_start_over_of_the_folds_leaves_other_runs_beside_them(folder, tmp_pat
     assert load(tmp_path / "fold_00_backup").config.data == Fold(CONFIG.data, 0, 3)
 
 
+@pytest.mark.slow
 def test_folds_leave_a_run_and_files_of_others_alone(folder, tmp_path):
     run = shutil.copytree(folder / "fold_00", tmp_path / "run")
     with pytest.raises(jaxbp.InputError, match="run is the folder of a run, and folds need one of their own"):
