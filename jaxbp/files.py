@@ -33,9 +33,8 @@ def write_whole(path: Path, content: bytes) -> None:
             path.write_bytes(content)
             return
         target = path.resolve()
-        aside = target.with_name(
-            f".{os.getpid()}.{zlib.crc32(os.fsencode(target.name)):08x}"
-        )  # as long as any name may be
+        short = zlib.crc32(os.fsencode(target.name))  # the name itself may be as long as any may be
+        aside = target.with_name(f".{os.getpid()}.{short:08x}")
         try:
             with aside.open("wb") as file:
                 file.write(content)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.core import Case, Context, Layer, PyTree, Shared, register, require, shaped
-from jaxbp.errors import InputError, unknown
+from jaxbp.errors import InputError
 from jaxbp.factors import Factors
 from jaxbp.inits import Initializer
 from jaxbp.layers.dense import Dense
@@ -31,7 +31,7 @@ from jaxbp.ops import scaled_dot_product as operation
 from jaxbp.ops.chunked_attention import Chunked
 from jaxbp.ops.rotations import turned
 from jaxbp.ops.scaled_dot_product import Kernel, Stored
-from jaxbp.ops.weighting import FORMS, Form, Weighting, positions
+from jaxbp.ops.weighting import Form, Weighting, check_settings, positions
 
 
 @partial(register, data_fields=["position", "valid"], meta_fields=[])
@@ -97,17 +97,12 @@ class Attention(Layer):
         require(self, "heads", self.heads >= 1, "at least 1")
         require(self, "width", self.width is None or self.width >= 1, "at least 1")
         require(self, "key_heads", self.heads % (self.key_heads or 1) == 0, f"a divisor of heads={self.heads}")
-        require(self, "window", self.window is None or self.window >= 1, "at least 1")
-        require(self, "soft_cap", self.soft_cap is None or self.soft_cap > 0, "positive")
-        require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        check_settings(self)
         require(self, "rotary", self.rotary is None or self.rotary > 0, "positive")
-        require(self, "block", self.block >= 1, "at least 1")
         goes_on = self.carry > 0 and self.causal and not self.cross
         require(self, "carry", self.carry == 0 or goes_on, "0, or positive with causal and without cross")
         require(self, "buckets", self.buckets >= 0 and self.buckets % 2 == 0, "an even number")
         require(self, "reach", self.reach > self.buckets, f"larger than buckets={self.buckets}")
-        if self.form not in FORMS:
-            raise unknown("Attention form", self.form, FORMS)
         self.dense()
 
     @property

@@ -6,7 +6,7 @@ c_ts = cap tanh(scale q_t . k_s / cap),    z_ts = c_ts + b_ts,  or -inf where th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +39,7 @@ class Weighting:
     block: int = 256
 
     def __post_init__(self) -> None:
-        require(self, "window", self.window is None or self.window >= 1, "at least 1")
-        require(self, "soft_cap", self.soft_cap is None or self.soft_cap > 0, "positive")
-        require(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
-        require(self, "block", self.block >= 1, "at least 1")
-        if self.form not in FORMS:
-            raise unknown("Weighting form", self.form, FORMS)
+        check_settings(self)
 
     def is_chunked(self, queries: int, keys: int) -> bool:
         """Whether the chunked form is taken."""
@@ -146,3 +141,13 @@ def positions(count: int, start: jax.Array | None = None) -> jax.Array:
     """[count]: start, start + 1, ...; from 0 where there is no start."""
     steps = jnp.arange(count, dtype=jnp.int32)
     return steps if start is None else start + steps
+
+
+def check_settings(owner: Any) -> None:
+    """Raises InputError for a setting out of its range, of a Weighting or of a layer that has its settings."""
+    require(owner, "window", owner.window is None or owner.window >= 1, "at least 1")
+    require(owner, "soft_cap", owner.soft_cap is None or owner.soft_cap > 0, "positive")
+    require(owner, "dropout", 0 <= owner.dropout < 1, "in [0, 1)")
+    require(owner, "block", owner.block >= 1, "at least 1")
+    if owner.form not in FORMS:
+        raise unknown(f"{type(owner).__name__} form", owner.form, FORMS)

@@ -257,11 +257,10 @@ def test_members_of_an_archive_go_nowhere(tmp_path):
     inside = tmp_path / "inside"
     inside.mkdir()
     with zipfile.ZipFile(inside / "a.npz", "w") as file:
-        for name in ("../out", "/tmp/jaxbp-out", "x", "y", "../../x"):
+        for name in ("../out", str(tmp_path / "absolute"), "x", "y", "../../x"):
             file.writestr(f"{name}.npy", npy(Y if name == "y" else X))
     Npz(str(inside / "a.npz"), test_fraction=0.25).load()
     assert [path.name for path in tmp_path.rglob("*")] == ["inside", "a.npz"]
-    assert not Path("/tmp/jaxbp-out.npy").exists()
 
 
 def test_an_image_that_is_a_program_is_not_run(tmp_path):

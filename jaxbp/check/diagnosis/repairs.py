@@ -49,10 +49,10 @@ class Repairs:
         bad = frozenset(i for i, path in enumerate(self.paths) if not self._is(path, self.mends.wrong[path]))
         reached = self.mends.hand.reached()
         repairs = list(self._by_counts(reached, bad))
+        size = sum(self.mends.hand.flow.aval(n).size for op in self.mends.hand.flow.ops for n in op.outputs)
         for full in (True, False):
             for members in self._lines(reached, bad, full):
                 mends = list(self.mends.of_line(members))
-                size = sum(self.mends.hand.flow.aval(n).size for op in self.mends.hand.flow.ops for n in op.outputs)
                 for start in range(0, len(mends), TOGETHER):
                     part = mends[start : start + TOGETHER]
                     if size * len(part) <= LARGEST:
