@@ -158,14 +158,6 @@ class Checkpoints:
             else:
                 yield path, facts
 
-    def valid(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """(folder, facts) of the checkpoints that verify, newest first; a line is printed for each that does not."""
-        for path, facts in self.read():
-            if isinstance(facts, Damaged):
-                print(f"checkpoint {path.name} is skipped: {facts}", flush=True)
-            else:
-                yield path, facts
-
 
 def set_aside(path: Path) -> Path:
     """Renames what this run has not written, or cannot read any more, and says so; -> its new path."""

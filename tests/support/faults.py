@@ -137,7 +137,7 @@ class Warm:
     def bytes(self, folder: Path) -> bytes:
         """Every bit of what the run has kept: metrics, and the newest checkpoint's weights, moments and key."""
         run = RunFolder(folder)
-        newest, _ = next(run.checkpoints.valid())
+        newest = next(path for path, facts in run.checkpoints.read() if isinstance(facts, dict))
         arrays = load_arrays(newest / "arrays", checkpointed(self.state, self.config))
         leaves = [
             jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
