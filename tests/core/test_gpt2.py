@@ -115,6 +115,7 @@ def test_the_first_name_that_does_not_fit_is_named(change, line):
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):
+    pytest.importorskip("safetensors", reason="pip install safetensors for this test")
     save_gpt2(tmp_path / "gpt2", SMALL, drawn(SMALL))
     facts = json.loads((tmp_path / "gpt2/config.json").read_text())
     for name, value in {"activation_function": "relu", "scale_attn_weights": False, "n_inner": 7}.items():
