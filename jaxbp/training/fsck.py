@@ -15,7 +15,7 @@ from jaxbp.training.checkpoint import Checkpoints, Damaged, read_json, refuse_de
 from jaxbp.training.folder import SOURCES
 from jaxbp.training.identity import FILE, FILES, Identity, owner
 from jaxbp.training.lock import reading
-from jaxbp.training.logs import METRICS, TIMING, lost_rows
+from jaxbp.training.logs import HEALTH, METRICS, TIMING, lost_rows, rows_bytes
 
 State = Literal["whole", "damaged", "can be made again", "not needed"]
 AGAIN = "the training command writes it again"
@@ -111,8 +111,10 @@ def _logs(folder: Path, whole: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding(folder / METRICS, "can be made again", text)
     else:
         yield Finding(folder / METRICS, "damaged", problem)
-    problem = lost_rows(folder / TIMING, whole[0]) if "logs" in whole[0] else None
-    yield Finding(folder / TIMING, "not needed" if problem else "whole", problem or "")
+    for name in (TIMING, HEALTH):
+        if name == TIMING or rows_bytes(name, whole[0]):
+            problem = lost_rows(folder / name, whole[0]) if "logs" in whole[0] else None
+            yield Finding(folder / name, "not needed" if problem else "whole", problem or "")
 
 
 def _others(folder: Path) -> Iterator[Finding]:

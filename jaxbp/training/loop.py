@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxbp.backprop import penalized
-from jaxbp.config import Config
+from jaxbp.config import Config, to_json
 from jaxbp.core import Layer, PyTree
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
@@ -28,10 +28,14 @@ from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import StreamFeed, make_feeds
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
+from jaxbp.training.health import Health, make_health
+from jaxbp.training.logs import HEALTH
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
+from jaxbp.training.report.evidence import DataFacts
 from jaxbp.training.report.language import Pace, bits_per_byte
+from jaxbp.training.report.of_run import write_report
 from jaxbp.training.run import checkpointed, fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, say, signals
@@ -75,6 +79,7 @@ class Session:
     steps: int  # in an epoch
     pace: Pace | None  # None where the data are no text
     sampler: Sampler | None  # None where the run takes no samples
+    health: Health | None  # None where nobody looks at it
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -168,18 +173,23 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
     gradient = config.optimizer.gradient(model, config.loss)
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
     gradient = penalized(gradient, objective.penalties)
+    step = make_step(gradient, optimizer, config.data.augment)
+    classify = splits.classes is not None
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(make_step(gradient, optimizer, config.data.augment)),
-        make_evaluation(model, config.loss, splits.classes is not None),
+        make_program(step),
+        make_evaluation(model, config.loss, classify),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
+        make_health(model, config.loss, step, splits.train, classify, run.health_every, folder.path / HEALTH)
+        if run.health_every
+        else None,
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
@@ -220,11 +230,14 @@ def lost(when: str, seconds: float) -> str:
 
 
 def draw(session: Session, rows: list[Row]) -> None:
-    """curves.png of the rows so far, and deltas.png where there are recurrent layers."""
+    """curves.png of the rows so far, deltas.png where there are recurrent layers, and report.html."""
     if rows:
         curves.draw_curves(rows, session.folder.path / "curves.png")
         if session.delta_norms:
             draw_deltas(rows[-1]["delta_norms"], session.folder.path / "deltas.png")
+    run = session.config.run
+    facts = DataFacts.of(session.splits, session.batch_size, run.seed, run.shuffle)
+    write_report(session.folder.path, to_json(session.config), facts)
 
 
 def kept_weights(session: Session, last: int, best: Row) -> str:
@@ -277,10 +290,13 @@ def one_round(
     The progress bar and the check for finiteness read the previous call's sums, so the loop never waits for a result.
     """
     steps = feed.steps
-    per_call = session.config.run.steps_per_call
+    run = session.config.run
+    per_call = run.steps_per_call
     sums: Sums | None = None
-    for first, count in calls(int(state.step) - offset, steps, per_call, offset, session.config.run.sample_every):
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, run.sample_every, run.health_every):
         previous = sums
+        if session.health and session.health.due(offset + first):
+            session.health.write(state, feed, first)
         state, sums = session.program(state, *feed.call(first, per_call), jnp.int32(count))
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
@@ -299,11 +315,11 @@ def one_round(
     return state
 
 
-def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | None) -> Iterator[tuple[int, int]]:
-    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of stop_every."""
+def calls(first: int, steps: int, per_call: int, offset: int, *stops: int | None) -> Iterator[tuple[int, int]]:
+    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of a stop."""
     while first < steps:
-        left = per_call if stop_every is None else stop_every - (offset + first) % stop_every
-        count = min(per_call, steps - first, left)
+        left = [stop - (offset + first) % stop for stop in stops if stop]
+        count = min(per_call, steps - first, *left)
         yield first, count
         first += count
 
