@@ -1,7 +1,7 @@
 """The loss as a surface over the weights, and paths on it.
 
 bowl        of a linear neuron, L(w) = (1 / 2N) sum_n (w x_n - t_n)^2: a paraboloid with Hessian H = (1/N) X^T X.
-            Gradient descent makes w - w* shrink by 1 - rate * eigenvalue along each eigenvector, so it goes straight
+            Gradient descent makes w - w* shrink by 1 - rate * eigenvalue along each eigenvector: it goes straight
             down below 1 / largest eigenvalue, swings below 2 / largest, and diverges above (LeCun et al. 1998,
             Efficient BackProp, section 5.1)
 perceptron  w += t x for a point on the wrong side (Rosenblatt 1958): the line after each correction

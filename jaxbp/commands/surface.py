@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,9 @@ from jaxbp.training.report.curves import save_figure
 from jaxbp.training.retrace import Retrace
 from jaxbp.training.run import load
 from jaxbp.typed import Count, Positive, Range, Typed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KINDS = Literal["bowl", "perceptron", "weight", "line", "plane", "boundary", "compare"]
 NAMES = {"line": "slice_1d.png", "plane": "slice_2d.png"}
@@ -90,14 +93,14 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def bowl(options: Options, _: Sequence[str]) -> object:
+def bowl(options: Options, _: Sequence[str]) -> Figure:
     """Two inputs of different spread, so that the bowl is long."""
     rng = np.random.default_rng(options.seed)
     x = rng.normal(size=(100, 2)) * np.array([1.5, 0.6])
     return pictures.bowl_figure(surfaces.Bowl.of(x, x @ np.array([1.0, -0.5])), np.array([-1.0, 1.5]), 30)
 
 
-def perceptron(options: Options, overrides: Sequence[str]) -> object:
+def perceptron(options: Options, overrides: Sequence[str]) -> Figure:
     splits = configured(options, overrides).load_data()
     x, classes = plane_data(splits)
     path = surfaces.perceptron(x, classes, 100)
@@ -105,17 +108,17 @@ def perceptron(options: Options, overrides: Sequence[str]) -> object:
     return pictures.perceptron_figure(x, classes, path)
 
 
-def weight(options: Options, _: Sequence[str]) -> object:
-    path, *index = split_weight(options.weight)
+def weight(options: Options, _: Sequence[str]) -> Figure:
+    path, index = split_weight(options.weight)
     params, loss_of = loss_of_run(options)
-    direction = surfaces.one_weight(params, path, tuple(map(int, index)))
+    direction = surfaces.one_weight(params, path, index)
     here = float(dot(params, direction))
     places = np.linspace(-options.reach, options.reach, options.points)
     losses = surfaces.loss_slice(loss_of, params, [direction], [places])
     return pictures.line_figure(here + places, losses, options.weight, here)
 
 
-def line(options: Options, _: Sequence[str]) -> object:
+def line(options: Options, _: Sequence[str]) -> Figure:
     params, loss_of = loss_of_run(options)
     direction = surfaces.filter_normalized(jax.random.key(options.seed), params)
     places = np.linspace(-options.reach, options.reach, options.points)
@@ -123,7 +126,7 @@ def line(options: Options, _: Sequence[str]) -> object:
     return pictures.line_figure(places, losses, "along a random direction, in lengths of the filters", 0.0)
 
 
-def plane(options: Options, _: Sequence[str]) -> object:
+def plane(options: Options, _: Sequence[str]) -> Figure:
     params, loss_of = loss_of_run(options)
     run = load(str(options.run), options.code)
     _, way = Retrace.of(run.config, run.config.load_data()).weights(options.frames)
@@ -134,7 +137,7 @@ def plane(options: Options, _: Sequence[str]) -> object:
     return pictures.plane_figure(sides, losses, seen)
 
 
-def boundary(options: Options, _: Sequence[str]) -> object:
+def boundary(options: Options, _: Sequence[str]) -> Figure:
     run = load(str(options.run), options.code)
     splits = run.config.load_data()
     x, classes = plane_data(splits)
@@ -149,7 +152,7 @@ def boundary(options: Options, _: Sequence[str]) -> object:
     return pictures.boundary_figure(x, classes, sides, frames)
 
 
-def compare(options: Options, overrides: Sequence[str]) -> object:
+def compare(options: Options, overrides: Sequence[str]) -> Figure:
     config = configured(options, overrides)
     curves = {}
     for value in filter(None, options.values.split(",")):
@@ -163,7 +166,7 @@ def compare(options: Options, overrides: Sequence[str]) -> object:
     return pictures.comparison_figure(curves, f"{Path(options.config).stem} by {options.key}")
 
 
-DRAWN: dict[str, Callable] = {
+DRAWN: dict[str, Callable[[Options, Sequence[str]], Figure]] = {
     "bowl": bowl,
     "perceptron": perceptron,
     "weight": weight,
@@ -205,12 +208,12 @@ def loss_of_run(options: Options) -> tuple[PyTree, Callable[[PyTree], jax.Array]
     return run.params, loss_of
 
 
-def split_weight(text: str) -> list[str]:
-    """['00_dense/w', '0', '1'] of '00_dense/w/0/1'. Raises InputError where it does not end in numbers."""
+def split_weight(text: str) -> tuple[str, tuple[int, ...]]:
+    """('00_dense/w', (0, 1)) of '00_dense/w/0/1'. Raises InputError where it does not end in numbers."""
     words = text.split("/")
-    index = []
+    index: list[int] = []
     while words and words[-1].isdecimal():
-        index.insert(0, words.pop())
+        index.insert(0, int(words.pop()))
     if not words or not index:
         raise InputError(f"--weight must be a path and an index such as 00_dense/w/0/1, got '{text}'")
-    return ["/".join(words), *index]
+    return "/".join(words), tuple(index)

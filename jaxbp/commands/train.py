@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
     folder = located(options.workdir or f"runs/{Path(options.config).stem}{'_folds' if options.folds else ''}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--workdir: {folder} is a file, and must be a folder")
-    for package in ("matplotlib", "orbax"):  # imported late in a run: what is missing is told before it
+    for package in ("jinja2", "matplotlib", "orbax"):  # imported late in a run: what is missing is told before it
         if find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
     keep_programs(config)

@@ -21,6 +21,11 @@ State = Literal["whole", "damaged", "can be made again", "not needed"]
 AGAIN = "the training command writes it again"
 
 
+DRAWN_BY = {"curves.png": "training", "deltas.png": "training", "attention.png": "attention"} | dict.fromkeys(
+    ("slice_1d.png", "slice_2d.png", "boundary.png", "weight.png"), "surface"
+)  # a picture -> the command
+
+
 @dataclass(frozen=True)
 class Finding:
     """The state of one file of a run, or of one checkpoint. "damaged" is what the run needs and cannot make again."""
@@ -127,7 +132,7 @@ def _others(folder: Path) -> Iterator[Finding]:
         file = folder / name
         if file.suffix == ".png" and os.path.lexists(file):
             problem = _picture_problem(file)
-            command = "training" if name in ("curves.png", "deltas.png") else "evaluate"
+            command = DRAWN_BY.get(name, "evaluate")
             text = f"{problem}; the {command} command draws it again" if problem else ""
             yield Finding(file, "can be made again" if problem else "whole", text)
     if os.path.lexists(folder / "scores.json"):

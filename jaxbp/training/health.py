@@ -4,6 +4,7 @@ A compiled program of its own looks at the state before such a step. It makes th
 the updates, and one sweep on a probe: rows of the training part that stay the same. The training program does not know
 of it, so a run has the same bits with and without. Each look is a line of health.jsonl:
 
+    rows              of the probe
     loss              of the probe, in training mode
     doubled           loss with all weights doubled, over the loss: 2, since losses are linear in their weights
     doubled_delta     the same of the norm of the first delta
@@ -83,7 +84,9 @@ class Health:
         both, first = feed.call(index, 2)
         figures = jax.device_get(self.look(state, both, first, self.probe))
         layers = _by_layer(figures.pop("layers"))
-        line = {"step": int(state.step)} | {name: _short(value) for name, value in figures.items()}
+        line = {"step": int(state.step), "rows": len(self.probe["y"])} | {
+            name: _short(value) for name, value in figures.items()
+        }
         append_line(self.file, json.dumps(line | {"layers": layers}))
 
 

@@ -42,7 +42,8 @@ class Rule:
 
 def findings(evidence: Evidence) -> list[Finding]:
     """What is wrong with the run, in the order of RULES."""
-    texts = [(rule, rule.judge(evidence)) for rule in RULES]
+    with np.errstate(all="ignore"):  # a ratio to 0 is no figure
+        texts = [(rule, rule.judge(evidence)) for rule in RULES]
     return [Finding(rule.name, rule.picture, text) for rule, text in texts if text]
 
 
@@ -54,7 +55,7 @@ def failing(evidence: Evidence) -> str | None:
     if len(losses) < 2:
         return None
     first, last = losses[0], median_of_last(losses)
-    if not np.isfinite(last) or last > 2 * max(np.min(losses), 1e-3 * first):
+    if not np.isfinite(last) or last > 2 * max(np.min(losses), 0.05 * first):
         return f"the loss has risen from {np.min(losses):.3g} to {last:.3g}"
     return f"the loss went from {first:.3g} to {last:.3g}" if last > 0.9 * first else None
 
@@ -67,12 +68,17 @@ def not_finite(evidence: Evidence) -> str | None:
 
 
 def rate_too_high(evidence: Evidence) -> str | None:
-    """A step changes the weights by at most 1e-2 of their size, or does not undo the one before, where a run fails."""
+    """A step changes the weights by at most 1e-2 of their size, and does not undo the one before, where a run fails, or
+    up to where its loss doubles."""
     failed = failing(evidence)
-    if not evidence.health or not failed:
+    rise = first_rise(evidence.losses)
+    if not evidence.health or not (failed or rise):
         return None
-    ratio = middle(evidence.ratio)
-    cosine = middle(evidence.figures("cosine"))
+    looks = slice(rise + 1) if rise else slice(None)
+    if rise:
+        failed = f"by step {evidence.steps[rise]} the loss rose to {evidence.losses[rise]:.3g}"
+    ratio = middle(evidence.ratio[looks])
+    cosine = middle(evidence.figures("cosine")[looks])
     if ratio > BAND[1]:
         return (
             f"The learning rate is too high: a step changes the weights by {ratio:.1g} of their size, and {failed}. "
@@ -86,10 +92,20 @@ def rate_too_high(evidence: Evidence) -> str | None:
     return None
 
 
+def first_rise(losses: np.ndarray) -> int | None:
+    """The first look whose loss is twice the lowest before it, or not finite; a rise below 5 % of the first is none."""
+    for i in range(1, len(losses)):
+        if not np.isfinite(losses[i]) or losses[i] > 2 * max(np.min(losses[:i]), 0.05 * losses[0]):
+            return i
+    return None
+
+
 def rate_too_low(evidence: Evidence) -> str | None:
     """A step changes the weights by at least 1e-4 of their size, where the loss is above 0.3 of its first and falls."""
     losses = evidence.losses
     if len(losses) < 4 or not np.isfinite(losses).all():
+        return None
+    if dead_units(evidence) or saturated_units(evidence) or vanishing(evidence):  # whose consequence it is
         return None
     ratio = middle(evidence.ratio)
     last = median_of_last(losses)
@@ -141,7 +157,7 @@ def vanishing(evidence: Evidence) -> str | None:
     """The delta at the first layer is at least 1e-4 of that at the last."""
     first, last = ends(evidence, "delta")
     share = middle(first[: len(first) // 2 + 1] / last[: len(last) // 2 + 1]) if len(first) else np.nan
-    if not share < 1e-4:
+    if not share < 1e-4 or dead_units(evidence) or saturated_units(evidence):  # whose consequence it is
         return None
     layers = with_parameters(evidence)
     return (
@@ -179,7 +195,8 @@ def bad_start(evidence: Evidence) -> str | None:
     advice = "Take an initializer that keeps the spread: he_normal for ReLU, glorot_normal for tanh and sigmoid."
     for path in layers[:-1]:
         alike = start[path].get("alike")
-        if (alike is not None and alike < 1e-6) or start[path]["weight"] == 0:
+        idle = start[path].get("spread") == 0 and start[path]["gradient"] == 0
+        if idle or (alike is not None and alike < 1e-6):
             return f"Bad initial weights: at step 0 all units of {path} do the same, and will go on to. {advice}"
     spreads = [(path, start[path].get("spread")) for path in layers]
     known = [(path, spread) for path, spread in spreads if spread is not None]
@@ -263,16 +280,17 @@ def leak(evidence: Evidence) -> str | None:
 
 
 def wrong_labels(evidence: Evidence) -> str | None:
-    """Of the half that the model is surest of at most 5 % are wrong, or at most 0.6 of the share of all."""
+    """Of the half that the model is surest of at most 5 % are wrong, or at most 0.7 of the share of all."""
     errors, sure = evidence.figures("errors"), evidence.figures("sure_errors")
     told = (errors > 0.03) & (errors < 0.5)
-    cases = {"the probe": (errors[told].mean(), sure[told].mean(), 128 * told.sum())} if told.any() else {}
-    cases |= {f"the {part} part": (e, s, n) for part, (n, e, s) in evidence.scores.items() if 0.03 < e < 0.5}
-    for part, (error, sure_error, examples) in cases.items():
-        if sure_error > 0.05 and sure_error > 0.6 * error and sure_error * examples / 2 > 10:
+    cases = dict(evidence.scores)
+    if told.any():
+        cases["probe"] = (evidence.health[0]["rows"], float(errors[told].mean()), float(sure[told].mean()))
+    for part, (rows, error, sure_error) in cases.items():
+        if 0.03 < error < 0.5 and sure_error > max(0.05, 0.7 * error) and sure_error * rows / 2 > 5:
             return (
-                f"Labels are wrong: in {part} {sure_error:.0%} are wrong even of the half that the model is surest of, "
-                f"beside {error:.0%} of all; mistakes of a model gather where it is unsure. Look at the worst examples."
+                f"Labels are wrong: in the {part} part {sure_error:.0%} are wrong even of the half that the model is "
+                f"surest of, beside {error:.0%} of all; a model errs where it is unsure. Look at the worst examples."
             )
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,10 +86,14 @@ class Evidence:
     @classmethod
     def of(cls, folder: Path, config: dict[str, Any], data: DataFacts | None = None) -> Evidence:
         """What the folder of a run holds. A line that is damaged ends its file."""
+        rows = list(lines(folder / METRICS))
+        health = [line for line in lines(folder / HEALTH) if {"step", "loss", "rows", "layers"} <= line.keys()]
         stopped = ""
-        if (folder / "failure/facts.json").is_file():
-            stopped = str(json.loads((folder / "failure/facts.json").read_text()).get("first", ""))
-        return cls(list(lines(folder / METRICS)), list(lines(folder / HEALTH)), config, stopped, data)
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            facts = json.loads((folder / "failure/facts.json").read_text())
+            if not rows or facts["step"] >= rows[-1]["step"]:  # else the run has gone on since
+                stopped = str(facts["first"])
+        return cls(rows, health, config, stopped, data)
 
     @cached_property
     def steps(self) -> list[int]:
@@ -108,7 +113,7 @@ class Evidence:
     def table(self, name: str) -> tuple[list[str], np.ndarray]:
         """(paths of the layers that have a figure, [layers, lines]); nan where it is not known."""
         paths = [path for path in self.layers if name in self.health[0]["layers"][path]]
-        table = [[line["layers"][path].get(name) for line in self.health] for path in paths]
+        table = [[line["layers"].get(path, {}).get(name) for line in self.health] for path in paths]
         return paths, np.array(table, float).reshape(len(paths), len(self.health))
 
     def figures(self, name: str) -> np.ndarray:

@@ -66,7 +66,8 @@ def heat_map(paths: list[str], steps: list[int], table: np.ndarray, logarithmic:
     figure = new_figure(9, min(1.2 + 0.24 * len(paths), 9))
     axes = figure.subplots()
     if name == "update":
-        shown, norm = np.log10(np.maximum(table, 1e-12)), TwoSlopeNorm(-3, -6, 0)
+        shown = np.log10(np.maximum(table, 1e-12))
+        norm: Normalize = TwoSlopeNorm(-3, -6, 0)
     elif name == "cosine":
         shown, norm = table, Normalize(-1, 1)
     elif logarithmic and (table > 0).any():
@@ -79,7 +80,8 @@ def heat_map(paths: list[str], steps: list[int], table: np.ndarray, logarithmic:
     picture = axes.imshow(shown, aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
     places = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 8)).astype(int))
     axes.set_xticks(places, [str(steps[i]) for i in places])
-    axes.set_yticks(range(len(paths)) if few else [], paths if few else [], fontsize=7, parse_math=False)
+    names = [path[-40:] for path in paths] if few else []
+    axes.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
     axes.set_xlabel("step", fontsize=8)
     bar = figure.colorbar(picture, ax=axes)
     if name == "update":

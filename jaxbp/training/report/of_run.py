@@ -73,7 +73,7 @@ def last_rows(evidence: Evidence) -> list[list[str]]:
         return []
     judged = next((n for n in ("validation_loss", "test_loss", "train_loss") if n in rows[-1]), "epoch")
     best = min(rows, key=lambda row: row.get(judged, float("inf")))
-    head = ["", *(name.replace("_", " ") for name in rows[-1])]
+    head = ["", *(page.shortened(name).replace("_", " ") for name in rows[-1])]
     cells = lambda row: [as_text(row[k]) if isinstance(row.get(k), float) else str(row.get(k, "")) for k in rows[-1]]
     return [head, ["last", *cells(rows[-1])], [f"least {judged.replace('_', ' ')}", *cells(best)]]
 

@@ -78,6 +78,6 @@ def keys_of(data: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(data, dict) and data:
         flat: dict[str, str] = {}
         for key, value in data.items():
-            flat |= keys_of(value, f"{prefix}.{key}" if prefix else str(key))
+            flat |= keys_of(value, shortened(f"{prefix}.{key}" if prefix else key))
         return flat
     return {prefix: shortened(data)}

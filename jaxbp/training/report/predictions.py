@@ -113,13 +113,13 @@ def as_images(x: np.ndarray) -> np.ndarray | None:
     return x.reshape(-1, side, side, 1) if x.ndim == 2 and side >= 6 and side * side == x.shape[-1] else None
 
 
-def first_weights(params: PyTree) -> Part | None:
-    """The kernels of the convolutions, or else the first matrix of weights: each unit's as an image where it can be."""
+def first_weights(params: PyTree, x: np.ndarray) -> Part | None:
+    """The kernels of the convolutions, or else the first matrix of weights: as images where the inputs x can be."""
     if panels := filter_panels(params):
         return Part("Kernels", drawn(panels_figure(panels)))
     for keys, w in jax.tree_util.tree_leaves_with_path(params):
         if w.ndim == 2:
-            images = as_images(np.asarray(w))
+            images = as_images(np.asarray(w)) if w.shape[1] == x[0].size else None
             if images is not None:
                 return Part(f"First weights, {path_name(keys)}", drawn(panels_figure({"": tiles(images[..., 0])})))
             figure = new_figure(7, 3.5)

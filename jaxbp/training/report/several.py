@@ -69,8 +69,9 @@ def figures_part(names: Sequence[str], evidences: Sequence[Evidence], groups: Se
         cells = []
         for key in keys:
             last = [evidences[i].rows[-1][key] for i in group if evidences[i].rows and key in evidences[i].rows[-1]]
-            text = as_text(float(np.mean(last))) if last else ""
-            if len(last) > 1 and key not in ("epoch", "step"):
+            whole = key in ("epoch", "step")
+            text = (f"{np.mean(last):g}" if whole else as_text(float(np.mean(last)))) if last else ""
+            if len(last) > 1 and not whole:
                 half = t.ppf(0.975, len(last) - 1) * np.std(last, ddof=1) / np.sqrt(len(last))
                 text += f" ± {as_text(float(half))}"
             cells.append(text)

@@ -51,11 +51,11 @@ def perceptron_figure(x: np.ndarray, classes: np.ndarray, path: np.ndarray) -> F
     low, high = limits(x)
     ends = np.array([low[0], high[0]])
     for i, (w1, w2, b) in enumerate(path[1:], 1):
-        shade = {"color": "black", "alpha": 0.15 + 0.85 * i / (len(path) - 1), "linewidth": 1}
+        alpha = 0.15 + 0.85 * i / (len(path) - 1)
         if w2:
-            axes.plot(ends, -(w1 * ends + b) / w2, **shade)
+            axes.plot(ends, -(w1 * ends + b) / w2, color="black", alpha=alpha, linewidth=1)
         elif w1:
-            axes.axvline(-b / w1, **shade)
+            axes.axvline(-b / w1, color="black", alpha=alpha, linewidth=1)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=f"perceptron, {len(path) - 1} corrections")
     return figure
 
@@ -72,7 +72,7 @@ def line_figure(places: np.ndarray, losses: np.ndarray, label: str, mark: float)
     return figure
 
 
-def plane_figure(sides: Sequence[np.ndarray], losses: np.ndarray, plane: PathPlane | None) -> Figure:
+def plane_figure(sides: Sequence[np.ndarray], losses: np.ndarray, plane: PathPlane) -> Figure:
     """Contours of the loss over two directions, with the path, whose end is at 0."""
     figure = new_figure(6.5, 5.5)
     axes = figure.subplots()
@@ -82,11 +82,9 @@ def plane_figure(sides: Sequence[np.ndarray], losses: np.ndarray, plane: PathPla
     if high > low:
         figure.colorbar(axes.contourf(*sides, finite.T, np.unique(levels), cmap="viridis"), ax=axes, label="loss")
     axes.plot(0, 0, "+", color="white", markersize=12)
-    names = ("first direction", "second direction")
-    if plane is not None:
-        axes.plot(*plane.places.T, ".-", color="C3", linewidth=1)
-        names = tuple(f"{n}, {share:.0%} of the way" for n, share in zip(names, plane.shares, strict=True))
-    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.plot(*plane.places.T, ".-", color="C3", linewidth=1)
+    first, second = (f"{share:.0%} of the way's spread" for share in plane.shares)
+    axes.set(xlabel=f"first direction, {first}", ylabel=f"second direction, {second}")
     return figure
 
 

@@ -66,7 +66,7 @@ def report_of(
                 scores = {name: predictions.sure_errors(trained, part) for name, part in parts.items()}
                 evidence = replace(evidence, scores=scores)
             tested = predictions.of_test(trained, parts["test"]) if parts else []
-            weights = predictions.first_weights(trained.params)
+            weights = predictions.first_weights(trained.params, splits.test.x)
             tested += [weights] if weights else []
         else:
             tested = [Part(texts=[trained])]
