@@ -129,7 +129,7 @@ def line(options: Options, _: Sequence[str]) -> Figure:
 def plane(options: Options, _: Sequence[str]) -> Figure:
     params, loss_of = loss_of_run(options)
     run = load(str(options.run), options.code)
-    _, way = Retrace.of(run.config, run.config.load_data()).weights(options.frames)
+    way = Retrace.of(run.config, run.config.load_data()).weights(options.frames)[1]
     seen = surfaces.path_plane([*(weights["params"] for weights in way[:-1]), params])
     low, high = pictures.limits(seen.places)
     sides = [np.linspace(a, b, options.points) for a, b in zip(low, high, strict=True)]

@@ -103,7 +103,7 @@ class TimesN(Dense):
 
 
 def exploding() -> Config:
-    cell = SimpleCell(32, activation="relu", wh_init=Orthogonal(1.4))
+    cell = SimpleCell(32, activation="relu", wh_init=Orthogonal(2.0))
     return Config(
         data=Adding(length=40, examples=600, test_examples=50),
         model=LayerModel.of(Chain(Recurrent(cell, output="last"), Dense(1))),
