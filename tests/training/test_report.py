@@ -152,11 +152,10 @@ def named_in(config, folder):
 
 
 SICK = sick()
-IN_CI = ("label noise", "1/N missing")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in IN_CI else pytest.mark.nightly) for n in SICK]
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "label noise" else pytest.mark.nightly) for n in SICK]
 )
 def test_a_sick_run_is_named(name, tmp_path):
     config, rule = SICK[name]

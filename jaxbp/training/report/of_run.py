@@ -42,7 +42,7 @@ def summary(evidence: Evidence, wrong: list[Finding]) -> Section:
     texts = []
     if not evidence.health:
         texts.append(
-            "Nobody has looked at the health of its layers: --config.run.health_every=200 does, every 200 steps."
+            "Nobody has looked at the health of its layers: --config.run.health_every=400 does, every 400 steps."
         )
     if evidence.data is None:
         texts.append("Nobody has looked at its data: jaxbp report does.")
