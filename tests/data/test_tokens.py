@@ -259,7 +259,11 @@ def test_a_long_text_has_the_ids_that_it_has_in_one_piece(tmp_path, tokenizer, m
     assert files[0].read(np.array([0]), files[0].count)[0].tolist() == expected
 
 
-@pytest.mark.parametrize("text", ["the cock crows, " * 40, "a  b   c d\te " * 40, "ab" * 300, "\0" * 500], ids=repr)
+@pytest.mark.parametrize(
+    "text",
+    ["the cock crows, " * 40, "a  b   c d\te " * 40, "ab" * 300, "\0" * 500],
+    ids=["words", "runs of blanks", "letters", "zeros"],
+)
 @pytest.mark.parametrize("anywhere", [False, True])
 def test_a_text_without_ends_of_lines_is_never_gathered(anywhere, text, tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(tokenize, "BLOCK", 37)

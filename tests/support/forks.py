@@ -41,8 +41,7 @@ class Forks:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.stdin.close()
-        self.server.wait()
+        self.server.communicate()  # closes both, and waits
 
     def run(self, *children: dict[str, Any], hold: bool = False) -> list[dict[str, Any]]:
         """What became of the children, which begin at once."""
