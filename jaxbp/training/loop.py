@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,9 +23,12 @@ from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.machine import header, machine
+from jaxbp.parallel.feed import MeshFeed, make_mesh_feeds
+from jaxbp.parallel.placement import Placement, placed
+from jaxbp.parallel.report import compiled
 from jaxbp.training import failure
 from jaxbp.training.evaluate import Evaluation, make_evaluation
-from jaxbp.training.feeds import StreamFeed, make_feeds
+from jaxbp.training.feeds import StreamFeed, calls, make_feeds, rounds
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
@@ -48,6 +51,7 @@ from jaxbp.training.step import (
     prepared,
 )
 
+AnyFeed = Feed | StreamFeed | MeshFeed
 YOUNG = 60.0  # seconds: the first minute of a process, in which less work may be lost
 EARLY = 10.0  # seconds between checkpoints in it
 
@@ -75,6 +79,7 @@ class Session:
     steps: int  # in an epoch
     pace: Pace | None  # None where the data are no text
     sampler: Sampler | None  # None where the run takes no samples
+    placement: Placement | None  # None on one device
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -93,6 +98,12 @@ class Session:
         """Examples in a step."""
         return self.config.run.batch_size or len(self.splits.train)
 
+    def feeds(self) -> Callable[[int, int], AnyFeed]:
+        """(first, last) -> the steps of the epochs from `first` to before `last`."""
+        run = self.config.run
+        order = (self.splits.train, run.seed, run.shuffle, self.batch_size)
+        return make_mesh_feeds(*order, self.placement) if self.placement else make_feeds(*order)
+
     def save(self, state: State, ended: bool = False) -> None:
         """Writes a checkpoint; `ended` says that nothing is done after it."""
         spec = batch_spec(self.splits, self.batch_size)
@@ -103,9 +114,13 @@ class Session:
             "input": [list(spec.shape), str(spec.dtype)],
             "classes": self.splits.classes,
         }
-        tree = {"state": state, "best": self.best}
+        tree = self.on_host({"state": state, "best": self.best})
         self.folder.save(self.records, int(state.step), tree, facts, self.config.run.keep_checkpoints)
         self.saved = time.monotonic()
+
+    def on_host(self, tree: PyTree) -> PyTree:
+        """The tree with whole arrays where a mesh splits them; else as it is."""
+        return self.placement.fetched(tree) if self.placement else tree
 
     def interval(self) -> float:
         """Seconds between two checkpoints: fewer in a process's first minute."""
@@ -164,22 +179,29 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
     steps = -(-len(splits.train) // batch)
     objective = config.objective(batch_spec(splits, batch))
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
-    state = initial_state(model, optimizer, objective.spec, run.seed)
-    gradient = config.optimizer.gradient(model, config.loss)
+    placement = placed(config, model, objective.spec, len(splits.train))
+    shardings = placement.state_shardings if placement else None
+    state = initial_state(model, optimizer, objective.spec, run.seed, shardings)
+    gradient = config.optimizer.gradient(placement.model if placement else model, config.loss)
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
+    gradient = placement.gradient(gradient) if placement else gradient
     gradient = penalized(gradient, objective.penalties)
+    augment = placement.augment(config.data.augment) if placement else config.data.augment
+    step = make_step(gradient, optimizer, augment)
+    step = placement.settled(step) if placement else step
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(make_step(gradient, optimizer, config.data.augment)),
-        make_evaluation(model, config.loss, splits.classes is not None),
+        make_program(step),
+        make_evaluation(model, config.loss, splits.classes is not None, placement),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
+        placement,
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
@@ -200,6 +222,7 @@ def resumed(session: Session, state: State) -> State:
             print(f"begun again: an earlier start ended before its first checkpoint{again}", flush=True)
         return state
     arrays, facts = checkpoint
+    arrays = session.placement.placed(arrays, state) if session.placement else arrays
     state = arrays["state"]
     done = int(state.step)
     check_length(config, session.model, session.splits, folder.stored()["run"]["epochs"], done)
@@ -240,7 +263,7 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     """Rounds of `evaluate_every` epochs, each followed by an evaluation, from the state's own step on."""
     run = session.config.run
     steps = session.steps
-    feeds = make_feeds(session.splits.train, run.seed, run.shuffle, session.batch_size)
+    feeds = session.feeds()
     done = int(state.step)
     evaluated_already = state.examples == 0  # an evaluation sets the sums to zero
     pending = [
@@ -250,6 +273,10 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     ]
     if not pending or session.facts["finished"]:
         return
+    if session.placement:
+        session.program = compiled(
+            session.program, session.placement.mesh, state, feeds(0, 1).call(0, run.steps_per_call)
+        )
     with tqdm(total=run.epochs * steps, initial=done, unit="step", disable=None, dynamic_ncols=True) as bar:
         for first, last in pending:
             start_time = time.perf_counter()
@@ -269,9 +296,7 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
             leave(caught, int(state.step))
 
 
-def one_round(
-    session: Session, state: State, feed: Feed | StreamFeed, offset: int, caught: list[Cause], bar: tqdm
-) -> State:
+def one_round(session: Session, state: State, feed: AnyFeed, offset: int, caught: list[Cause], bar: tqdm) -> State:
     """The steps of the feed from the state's own step on, steps_per_call a call. The feed begins at the run's `offset`.
 
     The progress bar and the check for finiteness read the previous call's sums, so the loop never waits for a result.
@@ -281,10 +306,10 @@ def one_round(
     sums: Sums | None = None
     for first, count in calls(int(state.step) - offset, steps, per_call, offset, session.config.run.sample_every):
         previous = sums
-        state, sums = session.program(state, *feed.call(first, per_call), jnp.int32(count))
+        state, sums = session.program(state, *feed.call(first, per_call), np.int32(count))
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
-            session.sampler.write(state)
+            session.sampler.write(session.on_host(state))
         if previous is not None:
             loss_sum, examples, finite = jax.device_get(previous)
             bar.set_postfix(loss=curves.as_text(loss_sum / max(examples, 1)), refresh=False)
@@ -299,19 +324,11 @@ def one_round(
     return state
 
 
-def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | None) -> Iterator[tuple[int, int]]:
-    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of stop_every."""
-    while first < steps:
-        left = per_call if stop_every is None else stop_every - (offset + first) % stop_every
-        count = min(per_call, steps - first, left)
-        yield first, count
-        first += count
-
-
-def stop_if_not_finite(session: Session, state: State, feed: Feed | StreamFeed, offset: int) -> None:
+def stop_if_not_finite(session: Session, state: State, feed: AnyFeed, offset: int) -> None:
     """Raises NotFinite at a step that was not finite; for a loss or gradient after writing what replays it."""
     if state.finite:
         return
+    state = session.on_host(state)
     if not is_finite(state.kept):
         first = failure.first_not_finite(state.kept) or "the sum of the weights"
         raise NotFinite(
@@ -354,7 +371,8 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
         state = replace(state, optimizer=(measured.cleared(), *state.optimizer[1:]))
     if session.delta_norms:
         first_batch = session.splits.train.batch(slice(session.batch_size))
-        row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch)
+        weights = session.on_host(state.weights)
+        row["delta_norms"] = session.delta_norms(weights["params"], weights["model"], first_batch)
     for name, value in row.items():
         if not np.isfinite(jax.tree.leaves(value)).all():
             step = int(state.step)
@@ -373,9 +391,3 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
         facts["finished"] = facts["waited"] >= patience
     cleared = replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
     return cleared, curves.line(row, session.config.run.epochs, speed, pace)
-
-
-def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:
-    """(first, last) epochs between evaluations."""
-    for first in range(0, epochs, every):
-        yield first, min(first + every, epochs)
