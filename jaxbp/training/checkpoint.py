@@ -204,7 +204,10 @@ def read_facts(path: Path) -> dict[str, Any]:
 def save_arrays(path: Path, tree: PyTree) -> None:
     """A tree of arrays, random keys among them, by orbax. Raises OSError, which names `path`, where it cannot write."""
     with checkpointer_of(path, "written") as (checkpointer, plainly):
-        checkpointer.save(plainly, plain(tree))
+        arrays = plain(tree)
+        if jax.process_count() > 1:  # orbax takes an array of one process for a mistake
+            arrays = jax.tree.map(np.asarray, arrays)
+        checkpointer.save(plainly, arrays)
 
 
 def load_arrays(path: Path, like: PyTree) -> PyTree:
@@ -221,8 +224,15 @@ def checkpointer_of(path: Path, done: str) -> Iterator[tuple[Any, Path]]:
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").addFilter(is_not_of_orbax)
+    own = jax.process_index()  # each process reads and writes for itself, and waits for no other
+    alone = ocp.options.MultiprocessingOptions(own, {own}, str(own)) if jax.process_count() > 1 else None
+    options = {} if alone is None else {"multiprocessing_options": alone}
     try:
-        with naming(path, done), plainly_named(path.absolute()) as plainly, ocp.StandardCheckpointer() as checkpointer:
+        with (
+            naming(path, done),
+            plainly_named(path.absolute()) as plainly,
+            ocp.StandardCheckpointer(**options) as checkpointer,
+        ):
             yield checkpointer, plainly
     except (ValueError, RuntimeError) as error:  # TensorStore's; it has the system's error number in its text
         number = re.search(r"os_error_code='(\d+)'", str(error))
@@ -260,7 +270,9 @@ def is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
 
 def on_device(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """The spec with the device on which it is to be restored."""
-    return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    return jax.ShapeDtypeStruct(
+        spec.shape, spec.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    )
 
 
 def same_bits(stored: PyTree, tree: PyTree) -> bool:
