@@ -95,7 +95,7 @@ def _optimizer(start: Setting, rates: int) -> dict[str, Any] | None:
     group = lambda i: optimizer.groups[i].learning_rate_factor if optimizer.groups else 1.0
     groups = jax.tree_util.tree_leaves_with_path(optimizer.group_of(start.params))
     common = {
-        "rates": [float(rate(jnp.asarray(step))) for step in range(rates)],
+        "rates": [float(rate(jnp.asarray(step, jnp.int32))) for step in range(rates)],
         "factors": {path_name(path): group(i) for path, i in groups},
     }
     if isinstance(optimizer, SGD):

@@ -4,7 +4,7 @@
   const { LINES, brief, curves, element, equation, factor, recordedTable, shape, short, show, sum, table } = parts;
   const byId = (id) => document.getElementById(id);
   const { net } = data, updates = data.passes.length - 1;
-  const LABELS = 60, SPACE = 190, HEIGHT = 84;
+  const LABELS = 60, RADIUS = 27;
 
   // --- what there is to step through ------------------------------------------------------------------------------
   const seen = net ? net.layers.map((_, l) => l).filter((l) => net.layers[l].kind !== "identity") : [];
@@ -65,7 +65,7 @@
   function explain(item) {
     const { c, o, i } = item, now = stage(), n = state.example, column = columns[c], lines = [], from = [];
     const examples = state.batch.x.map((_, n) => n);
-    if (item.type === "unit") {
+    if (item.type === "unit" || item.type === "input") {
       lines.push(`${name(c, o)}, example ${n + 1}`);
       if (c > 0 && forwardAt(column.dense) <= at()) {
         const x = output(column.dense - 1, n), { w, b } = weights(c);
@@ -110,8 +110,8 @@
   // --- drawing -----------------------------------------------------------------------------------------------------
   function drawNetwork() {
     const tall = Math.max(...columns.map((column) => column.size));
-    const width = (columns.length - 1) * SPACE + 90, height = tall * HEIGHT + 20;
-    const place = (c, j) => [45 + c * SPACE, (height * (j + 0.5)) / columns[c].size];
+    const apart = Math.max(190, 45 * tall), width = (columns.length - 1) * apart + 90, height = tall * 84 + 20;
+    const place = (c, j) => [45 + c * apart, (height * (j + 0.5)) / columns[c].size];
     const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "units and weights", width: "100%" });
     Object.assign(svg.style, { minWidth: `${Math.min(width, 108 * columns.length)}px`, maxHeight: "70vh" });
     const now = stage(), active = now.layer === undefined ? -1 : columns.findIndex((column) => column.dense === now.layer || column.acts.includes(now.layer));
@@ -128,7 +128,7 @@
     for (let c = 1; c < columns.length; c++) {
       const { w } = weights(c), knowsGradient = backwardAt(columns[c].dense) <= at();
       w.forEach((row, o) => row.forEach((v, i) => {
-        const [x1, y1] = place(c - 1, i), [x2, y2] = place(c, o), f = row.length > 1 ? 0.24 + (0.52 * i) / (row.length - 1) : 0.5;
+        const [x1, y1] = place(c - 1, i), [x2, y2] = place(c, o), f = row.length > 1 ? 0.3 + (0.4 * i) / (row.length - 1) : 0.5;
         const ends = { x1, y1, x2, y2 }, label = `weight ${show(v)} from ${name(c - 1, i)} to ${name(c, o)}${knowsGradient ? `, gradient ${show(gradients(c).w[o][i])}` : ""}`;
         const thin = element("line", { ...ends, class: "thin", "stroke-width": Math.min(9, 1 + 2.5 * Math.abs(v)) });
         const children = [element("line", { ...ends, class: "wide" }), thin];
@@ -142,7 +142,7 @@
     }
     columns.forEach((column, c) => {
       for (let j = 0; j < column.size; j++) {
-        const [x, y] = place(c, j), known = unit(c, j), children = [element("circle", { cx: x, cy: y, r: 27 })];
+        const [x, y] = place(c, j), known = unit(c, j), children = [element("circle", { cx: x, cy: y, r: RADIUS })];
         if ("value" in known) children.push(element("text", { x, y: y + ("derivative" in known ? -3 : 4), class: "number" }, brief(known.value)));
         if ("derivative" in known) children.push(element("text", { x, y: y + 12, class: "number delta" }, brief(known.derivative)));
         const words = `${name(c, j)}${"value" in known ? `, ${known.what} ${show(known.value)}` : ""}${"derivative" in known ? `, ${known.whose} ${show(known.derivative)}` : ""}`;
@@ -162,7 +162,7 @@
   function focusOn(item) {
     if (JSON.stringify(item) === JSON.stringify(state.focus)) return;
     state.focus = item;
-    const { lines, from } = explain(item.type === "input" ? { ...item, type: "unit" } : item);
+    const { lines, from } = explain(item);
     byId("detail").replaceChildren(...lines.map((line) => element("p", { class: "line" }, line)));
     for (const node of byId("network").querySelectorAll("g[id]")) node.classList.toggle("lit", from.includes(node.id));
   }
@@ -305,9 +305,9 @@
     if (!mistake) return;
     const steps = mistake.losses.length - 1;
     const run = (planted, recorded) => (net ? engine.train(net, state.params, state.batch, steps, planted).map((pass) => pass.value) : recorded.map(Number));
-    const right = run(null, data.right), wrong = run(mistake, mistake.losses);
+    const right = run(null, data.right), wrong = run(mistake, mistake.losses), exact = (v) => Number(v.toPrecision(8));
     byId("planted-title").textContent = `Planted: ${mistake.title}`;
-    byId("planted-text").textContent = `Here ${mistake.text}. After ${steps} steps the loss is ${show(wrong.at(-1))} (dashed); with the right gradient it is ${show(right.at(-1))}.`;
+    byId("planted-text").textContent = `Here ${mistake.text}. After ${steps} steps the loss is ${exact(wrong.at(-1))} (dashed); with the right gradient it is ${exact(right.at(-1))}.`;
     byId("curve").replaceChildren(curves(right, wrong));
     byId("report").textContent = mistake.report;
   }
@@ -333,7 +333,7 @@
       drawNetwork();
       describe();
     } else describeRecorded();
-    const lines = net && state.focus ? explain(state.focus.type === "input" ? { ...state.focus, type: "unit" } : state.focus).lines : [];
+    const lines = net && state.focus ? explain(state.focus).lines : [];
     byId("detail").replaceChildren(...lines.map((line) => element("p", { class: "line" }, line)));
     drawPlanted();
     if (byId("all").parentElement.open) drawAll();

@@ -51,7 +51,7 @@ EXPERIMENTS = {
     "square": config(
         rows(NUMBERS),
         Chain(Dense(2, b_init="ones"), Sigmoid(), Dense(2, b_init="ones"), Tanh()),
-        SquaredError("mean"),
+        AbsoluteError(),
         SGD(0.5, momentum=0.9, nesterov=True, schedule=Cosine(warmup=0.2)),
     ),
     "classes": config(
@@ -64,7 +64,7 @@ EXPERIMENTS = {
         rows(BITS), Chain(Dense(3), Softplus(), Dense(2)), BinaryCrossEntropy(), AdamW(0.1, weight_decay=0.1)
     ),
     "simplex": config(
-        rows(NUMBERS), Chain(Dense(3), ReLU(), Dense(3), Tanh(), Dense(2), Softmax()), AbsoluteError(), Adam(0.05)
+        rows(NUMBERS), Chain(Dense(3), ReLU(), Dense(3), Tanh(), Dense(2), Softmax()), SquaredError("mean"), Adam(0.05)
     ),
 }
 
