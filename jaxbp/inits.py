@@ -82,6 +82,13 @@ class Given(Initializer):
 
     values: tuple
 
+    def __post_init__(self) -> None:
+        try:
+            np.array(self.values, float)
+        except (TypeError, ValueError):
+            message = f"Given: values must be numbers, in rows of one length, got {self.values!r}"
+            raise InputError(message) from None
+
     def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
         values = np.array(self.values, float)
         if values.shape != shape:

@@ -23,7 +23,7 @@ from jaxbp.page.network import network
 from jaxbp.page.setting import Setting
 from jaxbp.typed import Typed
 
-NUMBERS = 20_000  # in all passes of a page together; above, it has shapes and norms alone
+NUMBERS = 20_000  # in all passes of a page together; above, it has shapes and norms alone, and no planted mistakes
 SHOWN = 10_000  # letters of the config
 
 
@@ -36,22 +36,22 @@ def contents(start: Setting, title: str, updates: int) -> dict[str, Any]:
     """Everything on the page: the passes before and after each of so many updates, and the planted mistakes."""
     passes = recorded(start, updates)
     names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(start.params)}
-    numbers = sum(3 * row.value.size for table in passes for row in table.rows)
+    is_small = sum(3 * row.value.size for table in passes for row in table.rows) <= NUMBERS
     return {
         "title": title,
         "version": jaxbp.__version__,
         "config": json.dumps(to_json(start.config), indent=1)[:SHOWN],
-        "model": repr(start.model),
+        "model": repr(start.model)[:SHOWN],
         "loss": brief(start.config.loss),
         "optimizer": brief(start.config.optimizer),
         "penalized": start.penalized,
         "classes": start.classes,
         "examples": len(start.batch["x"]),
         "net": network(start, max(updates, STEPS) + 1),
-        "passes": [_pass(table, names, numbers <= NUMBERS) for table in passes],
+        "passes": [_pass(table, names, is_small) for table in passes],
         "limit": NUMBERS,
-        "right": losses(start, gradient_with(start, None)),
-        "mistakes": planted(start),
+        "right": losses(start, gradient_with(start, None)) if is_small else [],
+        "mistakes": planted(start) if is_small else [],
         "rate": start.rate,
     }
 

@@ -110,10 +110,10 @@
   // --- drawing -----------------------------------------------------------------------------------------------------
   function drawNetwork() {
     const tall = Math.max(...columns.map((column) => column.size));
-    const apart = Math.max(190, 45 * tall), width = (columns.length - 1) * apart + 90, height = tall * 84 + 20;
+    const apart = Math.max(190, 24 * tall), width = (columns.length - 1) * apart + 90, height = tall * 84 + 20;
     const place = (c, j) => [45 + c * apart, (height * (j + 0.5)) / columns[c].size];
     const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "units and weights", width: "100%" });
-    Object.assign(svg.style, { minWidth: `${Math.min(width, 108 * columns.length)}px`, maxHeight: "70vh" });
+    Object.assign(svg.style, { minWidth: `${Math.min(width, 108 * columns.length)}px`, maxHeight: tall > 6 ? "none" : "70vh" });
     const now = stage(), active = now.layer === undefined ? -1 : columns.findIndex((column) => column.dense === now.layer || column.acts.includes(now.layer));
     const lit = new Set(state.focus ? explain(state.focus).from : []);
     const many = sum(columns.slice(1).map((column, c) => column.size * columns[c].size)) > LABELS;
@@ -313,7 +313,7 @@
   }
 
   function agreement() {
-    if (!net) return `Recorded by jaxbp ${data.version} in float64; this model is not computed here, so nothing can be dragged. ${data.passes[0].rows[0].value ? "" : `Above ${data.limit} numbers the page has shapes and norms alone.`}`;
+    if (!net) return `Recorded by jaxbp ${data.version} in float64; this model is not computed here, so nothing can be dragged. ${data.passes[0].rows[0].value ? "" : `Above ${data.limit} numbers the page has shapes and norms alone, and no mistakes to plant.`}`;
     const computed = engine.train(net, net.params, net.batch, updates);
     const errors = data.passes.flatMap((pass, t) => pass.rows.filter((row) => row.is_parameter).map((row) => {
       const cut = row.name.lastIndexOf("/"), ours = [computed[t].gradients[row.name.slice(0, cut)][row.name.slice(cut + 1)]].flat(2);
@@ -357,7 +357,7 @@
 
   byId("title").textContent = data.title;
   byId("position").max = last;
-  byId("config").replaceChildren(element("p", {}, data.model.slice(0, 10000)), element("pre", {}, data.config));
+  byId("config").replaceChildren(element("p", {}, data.model), element("pre", {}, data.config));
   byId("hint").textContent = `${net ? "Blue weights are positive, orange ones negative; violet numbers are derivatives of the loss." : ""}${data.penalized ? " The config's penalty is left out here." : ""}`;
   for (let n = 0; n < data.examples; n++) byId("example").append(element("option", { value: n }, `${n + 1} of ${data.examples}`));
   data.mistakes.forEach((mistake, k) => byId("mistake").append(element("option", { value: k }, mistake.title)));

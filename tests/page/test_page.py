@@ -257,13 +257,13 @@ def test_a_model_that_is_not_drawn_has_its_recorded_numbers(opened, data, has_nu
 
 
 def test_many_numbers_become_norms_and_infinities_texts(monkeypatch):
-    monkeypatch.setattr(contents, "planted", lambda start: [])
     monkeypatch.setattr(contents, "NUMBERS", 10)
     with jax.enable_x64(True):
         start = setting(load(EXAMPLE))
         table = record(start.model, start.config.loss, start.params, start.batch, start.ctx)
         monkeypatch.setattr(contents, "recorded", lambda start, updates: [table])
         held = contents.contents(start, "title", 0)
+    assert held["mistakes"] == []
     assert all("value" not in row and row["norm"] > 0 for row in held["passes"][0]["rows"])
     page = contents.page({**held, "right": [float("nan"), float("-inf")]}).decode()
     assert '"right": ["NaN", "-Infinity"]' in page
