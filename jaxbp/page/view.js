@@ -17,11 +17,10 @@
     ...[...units].reverse().map((layer) => ({ kind: "backward", layer })),
     { kind: "update" },
   ];
-  const lossStage = units.length;
+  const lossStage = units.length, depth = net ? net.layers.length : layerRows.length;
   const last = updates * stages.length + lossStage;
   const stageOf = (kind, layer) => stages.findIndex((stage) => stage.kind === kind && stage.layer === layer);
   const forwardAt = (l) => (l < 0 ? -1 : units.includes(l) ? stageOf("forward", l) : forwardAt(l - 1));
-  const depth = net ? net.layers.length : layerRows.length;
   const backwardAt = (l) => (l >= depth ? lossStage + 1 : units.includes(l) ? stageOf("backward", l) : backwardAt(l + 1));
 
   // Columns of units: the inputs, and every dense layer with the activations after it.
@@ -33,10 +32,8 @@
 
   const state = { position: 0, example: 0, mistake: null, focus: null, params: net?.params, batch: net?.batch, edited: false };
   let passes = [];
-  const pass = () => passes[Math.floor(state.position / stages.length)];
-  const stage = () => stages[state.position % stages.length];
-  const at = () => state.position % stages.length;
-  const time = () => Math.floor(state.position / stages.length);
+  const at = () => state.position % stages.length, time = () => Math.floor(state.position / stages.length);
+  const pass = () => passes[time()], stage = () => stages[at()];
 
   function compute() {
     if (net) passes = engine.train(net, state.params, state.batch, updates, state.mistake);
@@ -264,15 +261,20 @@
     return ["differences", engine.differences(net, pass().params, state.batch, layer, leaf)];
   }
 
+  // The gradients of a layer; of a few examples also the share of each, whose sum they are.
   function leafTables(c) {
+    const l = columns[c].dense, each = state.batch.x.length > 1 && state.batch.x.length <= 4 ? [...state.batch.x.keys()] : [];
     return Object.entries(gradients(c)).map(([leaf, hand]) => {
-      const [who, right] = truth(c, leaf), flat = (a) => a.flat(), places = hand.flatMap((row, o) => (leaf === "w" ? row.map((_, i) => `${o + 1},${i + 1}`) : [`${o + 1}`]));
-      const bound = who === "autodiff" ? 1e-10 : 1e-6, scale = Math.max(...flat(right).map(Math.abs), 1e-300);
-      const rows = flat(hand).map((h, k) => {
-        const difference = h - flat(right)[k], bad = Math.abs(difference) > bound * scale;
-        return [places[k], show(h), show(flat(right)[k]), { text: difference === 0 ? "0" : difference.toExponential(1), bad }];
+      const places = hand.flatMap((row, o) => (leaf === "w" ? row.map((_, i) => [o, i]) : [[o]])), [who, right] = truth(c, leaf);
+      const share = (n, [o, i]) => deltaAfter(l, n)[o] * (leaf === "w" ? output(l - 1, n)[i] : 1);
+      const bound = who === "autodiff" ? 1e-10 : 1e-6, scale = Math.max(...right.flat().map(Math.abs), 1e-300);
+      const rows = hand.flat().map((h, k) => {
+        const difference = h - right.flat()[k], bad = Math.abs(difference) > bound * scale;
+        const shares = each.map((n) => show(share(n, places[k])));
+        return [places[k].map((v) => v + 1).join(), ...shares, show(h), show(right.flat()[k]), { text: difference === 0 ? "0" : difference.toExponential(1), bad }];
       });
-      return table(`dL/d${leaf} [${shape(hand).join(" × ")}]`, ["entry", "by hand", who, "difference"], rows.slice(0, 4 * LINES));
+      const head = ["entry", ...each.map((n) => `example ${n + 1}`), each.length ? "sum, by hand" : "by hand", who, "difference"];
+      return table(`dL/d${leaf} [${shape(hand).join(" × ")}]`, head, rows.slice(0, 4 * LINES));
     });
   }
 
@@ -340,9 +342,8 @@
   }
 
   function drawAll() {
-    const rows = data.passes[time()].rows.map((row) => recordedTable(row, false));
     const note = state.edited || state.mistake ? "These are the recorded numbers, without your changes and without the mistake." : "As jaxbp recorded them.";
-    byId("all").replaceChildren(element("p", {}, note), ...rows);
+    byId("all").replaceChildren(element("p", {}, note), ...data.passes[time()].rows.map((row) => recordedTable(row, false)));
   }
 
   const go = (position) => {
@@ -355,7 +356,6 @@
     return { title: data.title, version: data.version, model: data.model, updates: time(), stage: stage(), mistake: state.mistake?.name ?? null, edited: state.edited, ...numbers };
   }
 
-  byId("title").textContent = data.title;
   byId("position").max = last;
   byId("config").replaceChildren(element("p", {}, data.model), element("pre", {}, data.config));
   byId("hint").textContent = `${net ? "Blue weights are positive, orange ones negative; violet numbers are derivatives of the loss." : ""}${data.penalized ? " The config's penalty is left out here." : ""}`;

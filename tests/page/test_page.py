@@ -183,6 +183,21 @@ def test_focus_shows_where_a_number_comes_from(opened, page_file):
     assert page.evaluate("document.activeElement.id") == "w1.0.0"  # the network follows the controls
 
 
+def test_the_shares_of_several_examples_and_their_sum(opened, data):
+    batch = data["net"]["batch"]
+    two = {"x": [*batch["x"], [0.3, -0.2]], "y": batch["y"] * 2, "weight": [0.5, 0.5]}
+    page = opened({**data, "examples": 2, "net": {**data["net"], "batch": two}})
+    page.fill("#position", "7")
+    head, first = (page.locator("#tables tr").nth(row).inner_text().split("\t") for row in (0, 1))
+    assert head[:4] == ["entry", "example 1", "example 2", "sum, by hand"]
+    shares = [float(share) for share in first[1:4]]
+    assert shares[0] + shares[1] == pytest.approx(shares[2], rel=1e-3)
+    assert shares[0] == pytest.approx(0.082167 / 2, rel=1e-3)
+    before = page.locator("[id='u0.0']").get_attribute("aria-label")
+    page.select_option("#example", "1")
+    assert (before, page.locator("[id='u0.0']").get_attribute("aria-label")) == ("input 1, x 0.05", "input 1, x 0.3")
+
+
 def test_every_planted_mistake_is_named_and_shown(opened, page_file, data):
     page = opened(page_file)
     causes = {
