@@ -176,7 +176,7 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     Rows(((0.0, 1.0), (2.0, 3.0)), ((0.0,), (1.0,)), ("a", "b")): {
         "x": ((0.0, 1.0), (2.0, 4.0)),
         "y": ((1.0,), (0.0,)),
-        "classes": ("a", "c"),
+        "classes": (),
     },
     Reconstruction(Embedded("wine")): {"data": Embedded("iris")},
     Curve(examples=50, test_examples=20): {
