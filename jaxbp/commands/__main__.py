@@ -30,7 +30,7 @@ COMMANDS = {
     "check": "checks a gradient against jax.grad and differences",
     "bench": "measures a suite against jax.grad",
 }
-EXTRAS = dict.fromkeys(("matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
+EXTRAS = dict.fromkeys(("jinja2", "matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
 LESS_MEMORY = "lower run.batch_size, raise run.micro_batches, or make the model smaller"
 
 

@@ -21,6 +21,7 @@ from jaxbp.data import (
     Logic,
     Reber,
     Reconstruction,
+    Rows,
     Text,
     Tokens,
 )
@@ -174,6 +175,11 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     Reber(examples=50, test_examples=20): {"embedded": False, "examples": 51, "test_examples": 21, "seed": 1},
     Adding(examples=50, test_examples=20): {"length": 50, "examples": 51, "test_examples": 21, "seed": 1},
     Encoder(): {"size": 7},
+    Rows(((0.0, 1.0), (2.0, 3.0)), ((0.0,), (1.0,)), ("a", "b")): {
+        "x": ((0.0, 1.0), (2.0, 4.0)),
+        "y": ((1.0,), (0.0,)),
+        "classes": (),
+    },
     Reconstruction(Embedded("wine")): {"data": Embedded("iris")},
     Curve(examples=50, test_examples=20): {
         "name": "eight",
