@@ -1,25 +1,25 @@
 """The square root of positive definite matrices and its gradient, in products of matrices alone.
 
-Forward, with B = A / c for c = |A| (Frobenius), the coupled Newton-Schulz iteration, scaled by r:
+Forward, with B = A / c for c = |A| (Frobenius), the coupled Newton-Schulz iteration (Higham 2008, Functions of
+Matrices, eq. 6.35):
 
-    Y = B,  Z = I       T = r (3 I - r^2 Z Y) / 2,  Y <- Y T,  Z <- T Z          Y -> B^(1/2),  Z -> B^(-1/2)
-
-(Higham 2008, Functions of Matrices, eq. 6.35.) A step takes an eigenvalue x^2 of Z Y to that of r x (3 - r^2 x^2) / 2.
-With all x in [l, 1] the scale r^2 = 3 / (1 + l + l^2) gives both ends one value, the next l, and 1 stays the largest.
-It is kept below 1.5, for rounding grows where 1 goes to nearly 0 (Chen & Chow 2014, A stable scaling of Newton-Schulz
-for improving the sign function computation). r falls to 1.
+    Y = B,  Z = I       T = (3 I - Z Y) / 2,  Y <- Y T,  Z <- T Z              Y -> B^(1/2),  Z -> B^(-1/2)
 
 Backward, X = dA solves the Lyapunov equation Y X + X Y = dY (Lin & Maji 2017, arXiv 1707.06772). It is half of the
 upper right block of the sign of [[Y, dY], [0, -Y]], and the same iteration gives that sign (Song et al. 2022, arXiv
 2201.08663):
 
-    Y <- r Y (3 I - r^2 Y^2) / 2        X <- r (3 X - r^2 (Y^2 X - Y X Y + X Y^2)) / 2        from B^(1/2) and dY
+    Y <- Y (3 I - Y^2) / 2,    X <- (3 X - (Y^2 X - Y X Y + X Y^2)) / 2        from B^(1/2) and dY
 
-Keeps Y. Costs three products a step forward and five backward; X Y^2 is the transpose of Y^2 X. The steps are as many
-as the smallest eigenvalue asks for: 13 in float32 for eigenvalues from 1e-6 c on.
+Keeps B^(1/2). Costs three products a step forward and five backward; Y^2 X + X Y^2 is twice the symmetric part of
+Y^2 X. X is made symmetric at every step: a skew part, which rounding leaves, would double at each. A step multiplies
+small eigenvalues of Y by 1.5, and near the end it squares the error. The loop stops by itself. It needs no library of
+linear algebra, so batches of small matrices run at the speed of products.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +27,8 @@ import jax.numpy as jnp
 from jaxbp.core import wide
 from jaxbp.ops.spectral_functions import product, symmetric
 
-LOWEST = 1e-3  # of B^(1/2): the eigenvalues of A are at least its square times c
+MOST_STEPS = 50  # an eigenvalue of zero never gets to one
 Kept = tuple[jax.Array, jax.Array]
-
-
-def scales(dtype: jnp.dtype) -> jax.Array:
-    """The scale r of each step, until all x of [LOWEST, 1] are within the rounding of 1."""
-    low, chosen = LOWEST, []
-    while low < 1 - float(jnp.finfo(dtype).eps):
-        r = min(1.5, (3 / (1 + low + low * low)) ** 0.5)
-        chosen.append(r)
-        low = min(r * x * (3 - r * r * x * x) / 2 for x in (low, 1))
-    return jnp.asarray(chosen, dtype)
 
 
 def times(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -46,40 +36,55 @@ def times(a: jax.Array, b: jax.Array) -> jax.Array:
     return product("...ij,...jk->...ik", a, b)
 
 
+def converged(step: Callable[[Kept], tuple[Kept, jax.Array]], pair: Kept) -> Kept:
+    """The pair after steps, until the square that goes to I was so near to it that the last step left rounding alone.
+
+    step(pair) -> (the next pair, the square before).
+    """
+    enough = float(jnp.finfo(pair[0].dtype).eps) ** 0.5 / 4
+    identity = jnp.eye(pair[0].shape[-1], dtype=pair[0].dtype)
+
+    def body(carry: tuple[Kept, jax.Array, int]) -> tuple[Kept, jax.Array, int]:
+        pair, square = step(carry[0])
+        return pair, jnp.max(jnp.abs(square - identity)), carry[2] + 1
+
+    far = jnp.asarray(jnp.inf, pair[0].dtype)
+    return jax.lax.while_loop(lambda carry: (carry[1] > enough) & (carry[2] < MOST_STEPS), body, (pair, far, 0))[0]
+
+
 def sqrtm_forward(a: jax.Array) -> tuple[jax.Array, Kept]:
     """-> (Y, (B^(1/2), sqrt c))."""
     s = symmetric(wide(a))
-    identity = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), s.shape)
     c = jnp.sqrt(product("...ij,...ij->...", s, s))[..., None, None]
 
-    def step(pair: Kept, r: jax.Array) -> tuple[Kept, None]:
+    def step(pair: Kept) -> tuple[Kept, jax.Array]:
         y, z = pair
-        t = 1.5 * r * identity - 0.5 * r**3 * times(z, y)
-        return (times(y, t), times(t, z)), None
+        square = times(z, y)
+        t = 1.5 * identity - 0.5 * square
+        return (times(y, t), times(t, z)), square
 
-    y, _ = jax.lax.scan(step, (s / c, identity), scales(s.dtype))[0]
-    root = jnp.sqrt(c)
-    return (root * y).astype(a.dtype), (y, root)
+    identity = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), s.shape)
+    y, _ = converged(step, (s / c, identity))
+    return (jnp.sqrt(c) * y).astype(a.dtype), (y, jnp.sqrt(c))
 
 
 def sqrtm_backward(kept: Kept, dy: jax.Array) -> tuple[jax.Array]:
     """-> (dA,)."""
     y, root = kept
 
-    def step(pair: Kept, r: jax.Array) -> tuple[Kept, None]:
+    def step(pair: Kept) -> tuple[Kept, jax.Array]:
         y, x = pair
-        y2 = times(y, y)
-        y2x = times(y2, x)
-        bracket = y2x + jnp.swapaxes(y2x, -1, -2) - times(y, times(x, y))
-        return (1.5 * r * y - 0.5 * r**3 * times(y2, y), 1.5 * r * x - 0.5 * r**3 * bracket), None
+        square = times(y, y)
+        bracket = symmetric(2 * times(square, x) - times(times(y, x), y))
+        return (1.5 * y - 0.5 * times(square, y), 1.5 * x - 0.5 * bracket), square
 
-    _, x = jax.lax.scan(step, (y, symmetric(dy.astype(y.dtype))), scales(y.dtype))[0]
+    _, x = converged(step, (y, symmetric(dy.astype(y.dtype))))
     return ((x / (2 * root)).astype(dy.dtype),)
 
 
 @jax.custom_vjp
 def sqrtm_by_products(a: jax.Array) -> jax.Array:
-    """The square root of the symmetric part of a [..., D, D], whose eigenvalues are positive, at least 1e-6 |A|."""
+    """The square root of the symmetric part of a [..., D, D], whose eigenvalues are positive."""
     return sqrtm_forward(a)[0]
 
 
