@@ -31,6 +31,7 @@ from jaxbp.layers.gated import GEGLU, SwiGLU
 from jaxbp.layers.join import Add, Concatenate
 from jaxbp.layers.layer_norm import GroupNorm, LayerNorm, RMSNorm
 from jaxbp.layers.locally_connected import LocallyConnected
+from jaxbp.layers.matrix_capsules import MatrixCapsules
 from jaxbp.layers.multiplicative import Bilinear, SigmaPi
 from jaxbp.layers.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from jaxbp.layers.positions import Positions, SinusoidalPositions
@@ -78,6 +79,7 @@ __all__ = [
     "LeakyReLU",
     "Lengths",
     "LocallyConnected",
+    "MatrixCapsules",
     "MaxPool",
     "OneHot",
     "Positions",
