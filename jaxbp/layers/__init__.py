@@ -32,6 +32,7 @@ from jaxbp.layers.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, 
 from jaxbp.layers.positions import Positions, SinusoidalPositions
 from jaxbp.layers.recurrent import Recurrent
 from jaxbp.layers.reshape import Flatten, Reshape
+from jaxbp.layers.sigma_pi import SigmaPi
 from jaxbp.layers.tapped_delay import TappedDelay
 from jaxbp.layers.tokens import ClassToken, First
 
@@ -73,6 +74,7 @@ __all__ = [
     "Recurrent",
     "Reshape",
     "SiLU",
+    "SigmaPi",
     "Sigmoid",
     "SimpleCell",
     "SinusoidalPositions",

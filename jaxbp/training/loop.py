@@ -19,6 +19,7 @@ from tqdm import tqdm
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
+from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
@@ -29,6 +30,7 @@ from jaxbp.training.feeds import StreamFeed, make_feeds
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
+from jaxbp.training.report.alignment import draw_alignments
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
 from jaxbp.training.report.language import Pace, bits_per_byte
@@ -75,6 +77,7 @@ class Session:
     steps: int  # in an epoch
     pace: Pace | None  # None where the data are no text
     sampler: Sampler | None  # None where the run takes no samples
+    alignments: Alignments | None  # None where the credit rule is exact
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -164,8 +167,8 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
     steps = -(-len(splits.train) // batch)
     objective = config.objective(batch_spec(splits, batch))
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
-    state = initial_state(model, optimizer, objective.spec, run.seed)
-    gradient = config.optimizer.gradient(model, config.loss)
+    state = initial_state(model, optimizer, objective.spec, run.seed, config.credit)
+    gradient = config.gradient(model)
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
     gradient = penalized(gradient, objective.penalties)
     session = Session(
@@ -173,13 +176,14 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
         splits,
         folder,
         model,
-        make_program(make_step(gradient, optimizer, config.data.augment)),
+        make_program(make_step(gradient, optimizer, config.data.augment, config.credit)),
         make_evaluation(model, config.loss, splits.classes is not None),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
+        None if config.credit.exact else make_alignments(config.credit, model, config.loss),
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
@@ -225,6 +229,8 @@ def draw(session: Session, rows: list[Row]) -> None:
         curves.draw_curves(rows, session.folder.path / "curves.png")
         if session.delta_norms:
             draw_deltas(rows[-1]["delta_norms"], session.folder.path / "deltas.png")
+        if session.alignments:
+            draw_alignments(rows, session.folder.path / "alignment.png")
 
 
 def kept_weights(session: Session, last: int, best: Row) -> str:
@@ -355,6 +361,9 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
     if session.delta_norms:
         first_batch = session.splits.train.batch(slice(session.batch_size))
         row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch)
+    if session.alignments:
+        first_batch = session.splits.train.batch(slice(session.batch_size))
+        row["alignment"] = session.alignments(state.params, state.model, state.credit, first_batch, state.key)
     for name, value in row.items():
         if not np.isfinite(jax.tree.leaves(value)).all():
             step = int(state.step)
