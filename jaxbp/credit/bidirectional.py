@@ -60,7 +60,7 @@ class Bidirectional:
 
     def params_of(self, params: PyTree) -> tuple[PyTree, PyTree]:
         """The parameters of the two chains."""
-        links = list(params.values())
+        links = [params[name] for name in sorted(params)]
         forward = [{"w": link["w"], "b": link["b"]} for link in links]
         back = [{"w": link["w"].T, "b": link["back"]} for link in reversed(links)]
         return tuple(
@@ -78,8 +78,8 @@ class Bidirectional:
                 one_way(own, rows)
                 for one_way, own, rows in zip(passes, self.params_of(params), (batch, turned), strict=True)
             )
-            of_links = lambda grads: [leaf for leaf in grads.values() if leaf]
-            both = zip(params, of_links(there.grads), reversed(of_links(back.grads)), strict=True)
+            of_links = lambda grads: [grads[name] for name in sorted(grads) if grads[name]]
+            both = zip(sorted(params), of_links(there.grads), reversed(of_links(back.grads)), strict=True)
             grads = {name: {"w": f["w"] + b["w"].T, "b": f["b"], "back": b["b"]} for name, f, b in both}
             return Result(there.value + back.value, grads, None, (there.output, back.output))
 

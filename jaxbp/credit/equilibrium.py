@@ -79,7 +79,7 @@ class Contrast(Credit):
         top = len(params)
         total = jax.tree.map(jnp.zeros_like, params)
         for factor, states in self.pull(delta, net, params, x, free):
-            for k, name in enumerate(params):
+            for k, name in enumerate(sorted(params)):
                 scale = factor * net.feedback ** (k + 1 - top)
                 above = scale * weight[:, None] * states[k]
                 below = (x, *states)[k]

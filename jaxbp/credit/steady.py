@@ -144,7 +144,7 @@ class FeedbackNet(Steady):
 
     def step(self, params: PyTree, states: States, x: jax.Array, ctx: Context) -> tuple[States, PyTree]:
         f, _ = FROM_OUTPUT[self.activation]
-        layers = list(params.values())
+        layers = [params[name] for name in sorted(params)]
         after = []
         for k, (below, layer) in enumerate(zip((x, *states[:-1]), layers, strict=True)):
             z = jnp.einsum("ni,oi->no", below, layer["w"].astype(x.dtype)) + layer["b"].astype(x.dtype)
@@ -156,14 +156,14 @@ class FeedbackNet(Steady):
     def step_backward(self, params: PyTree, cache: PyTree, ds: States) -> tuple[States, jax.Array, PyTree]:
         x, states, after = cache
         _, slope = FROM_OUTPUT[self.activation]
-        layers = list(params.values())
+        layers = [params[name] for name in sorted(params)]
         deltas = (*(d * slope(s) for d, s in zip(ds[:-1], after[:-1], strict=True)), ds[-1])
         below = [
             jnp.einsum("no,oi->ni", d, layer["w"].astype(d.dtype)) for d, layer in zip(deltas, layers, strict=True)
         ]
         before = [*below[1:], jnp.zeros_like(deltas[-1])]
         grads = {}
-        for k, (name, layer) in enumerate(params.items()):
+        for k, (name, layer) in enumerate(zip(sorted(params), layers, strict=True)):
             dw = jnp.einsum("no,ni->oi", deltas[k], (x, *states)[k])
             if k:
                 dw += self.feedback * jnp.einsum("no,ni->oi", states[k], deltas[k - 1])

@@ -1,6 +1,7 @@
 """Credit rules that are a sweep: where theory says that they are backpropagation, they are."""
 
 import functools
+from dataclasses import fields, replace
 
 import jax
 import jax.numpy as jnp
@@ -232,3 +233,53 @@ def test_what_is_not_defined_is_refused_with_its_reason(line):
         jax.eval_shape(lambda params: rule.init_state(KEY, params, model, spec), params)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+KEYS = {  # rule: its keys' other values, each of which must change what three steps lead to
+    credit.FeedbackAlignment(): {"scale": 2.0},
+    credit.SignSymmetric(): {"magnitudes": "fixed"},
+    credit.KolenPollack(): {"decay": 0.1, "scale": 2.0},
+    credit.WeightMirror(): {"rate": 0.5, "scale": 2.0},
+    credit.DirectFeedbackAlignment(): {"scale": 2.0},
+    credit.ErrorSplit(): {"share": "transpose"},
+    credit.ForwardGradient(): {"directions": 2},
+    credit.PredictiveCoding(): {"predictions": "fixed", "nudge": 2.0, "relaxer": credit.Relaxer(steps=1)},
+    credit.DifferenceTargetPropagation(): {"activation": "identity", "rate": 1.0, "inverse_rate": 1.0, "noise": 1.0},
+    credit.EquilibriumPropagation(): {"nudge": 1.0, "sides": "one"},
+    credit.ContrastiveHebbian(): {},
+    credit.RealTime(): {},
+}
+NETS = {credit.EquilibriumPropagation(): jaxbp.Chain(credit.FeedbackNet((4, 3)))}
+
+
+def test_every_rule_and_key_is_in_the_table():
+    rules = {kind for kind in vars(credit).values() if isinstance(kind, type) and issubclass(kind, credit.Credit)}
+    keys = {kind: {field.name for field in fields(kind)} for kind in rules - {credit.Credit, credit.Backpropagation}}
+    assert keys == {type(rule): others.keys() for rule, others in KEYS.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [rule for rule in KEYS if KEYS[rule]], ids=lambda rule: type(rule).__name__)
+def test_another_value_of_a_key_changes_something(rule):
+    _, _, batch, _, spec, _ = setting("dense")
+    model = NETS.get(rule, DENSE)
+    params = cast(model.init(KEY, spec), jnp.float64)
+
+    def end(rule):
+        kept = cast(rule.init_state(KEY, params, model, spec), jnp.float64)
+        gradient = rule.gradient(model, LOSS)
+
+        def step(carry, key):
+            w, kept = carry
+            result = gradient(w, batch, credit.carrying(jaxbp.Context(key, model.init_state(spec)), kept))
+            updates = jax.tree.map(lambda g: -0.1 * g, result.grads)
+            updates, kept = rule.update(updates, w, result.state.credit)
+            return (jax.tree.map(jnp.add, w, updates), kept), None
+
+        (w, _), _ = jax.lax.scan(step, (params, kept), jax.random.split(KEY, 3))
+        return w
+
+    rules = [rule, *(replace(rule, **{key: value}) for key, value in KEYS[rule].items())]
+    before, *others = jax.jit(lambda: [end(rule) for rule in rules])()
+    for key, other in zip(KEYS[rule], others, strict=True):
+        assert worst(other, before) > 1e-6, key

@@ -34,6 +34,12 @@ RULES = [
 XOR = configuration.load(ROOT / "configs/xor.py")
 
 
+def for_rules(ci):
+    """The test of every rule; in CI of these."""
+    nightly = lambda rule: () if rule in ci else pytest.mark.nightly
+    return pytest.mark.parametrize("rule", [pytest.param(rule, id=str(rule), marks=nightly(rule)) for rule in RULES])
+
+
 def test_the_default_leaves_the_step_as_it_was():
     """Its program is that of value_and_grad and the optimizer, to the letter."""
     config = XOR
@@ -48,7 +54,7 @@ def test_the_default_leaves_the_step_as_it_was():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@for_rules(ci=(credit.KolenPollack(), credit.WeightMirror()))
 def test_a_killed_run_ends_with_the_same_bytes(rule, tmp_path, monkeypatch):
     config = replace(small(steps_per_call=2, checkpoint_seconds=0.0), credit=rule)
     whole = train(config, tmp_path / "whole")
@@ -89,7 +95,7 @@ def solved(rule, seeds=20, epochs=1000):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@for_rules(ci=(credit.FeedbackAlignment(), credit.KolenPollack(), credit.PredictiveCoding()))
 def test_xor_from_twenty_seeds_in_one_program(rule):
     share = solved(rule)
     print(f"XOR: {rule} {share:.0%}")
