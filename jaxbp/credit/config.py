@@ -16,6 +16,7 @@ import jax
 
 from jaxbp.backprop import Result, item_weights, value_and_grad
 from jaxbp.core import Batch, Context, Layer, PyTree, entry, register, state_after
+from jaxbp.errors import InputError
 from jaxbp.losses import Loss
 from jaxbp.typed import Typed
 
@@ -37,6 +38,14 @@ def carrying(ctx: Context, credit: PyTree) -> Context:
 def parted(state: PyTree) -> tuple[PyTree, PyTree]:
     """-> (the model's state, what the credit rule keeps); None where there is no such rule."""
     return (state.model, state.credit) if isinstance(state, Carried) else (state, None)
+
+
+def example_weights(rule: str, batch: Batch, y: jax.Array) -> jax.Array:
+    """[N]: the weight of each example's loss. Raises InputError where an example has several, as a sequence has."""
+    weight = item_weights(batch, y)
+    if weight.ndim != 1:
+        raise InputError(f"{rule} needs outputs [N, O], one loss for each example, got {list(y.shape)}")
+    return weight
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxbp.backprop import Result, item_weights
+from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, entry, state_after
-from jaxbp.credit.config import Carried, Credit, parted
+from jaxbp.credit.config import Carried, Credit, example_weights, parted
 from jaxbp.credit.steady import FeedbackNet, States
 from jaxbp.errors import InputError
 from jaxbp.losses import Loss, SquaredError
@@ -55,7 +55,7 @@ class Contrast(Credit):
             x, ctx = replace(ctx, state=own).counted(batch)
             target = entry(batch, "y")
             y, cache = model.forward(params, x, ctx)
-            weight = item_weights(batch, y)
+            weight = example_weights(type(self).__name__, batch, y)
             value, _ = loss.forward(y, target, weight)
             counts = (weight != 0).astype(weight.dtype)
             delta = lambda y: loss.backward(loss.forward(y, target, counts)[1])

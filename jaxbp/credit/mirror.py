@@ -46,11 +46,11 @@ class WeightMirror(OtherWeights):
         self, model: Layer, params: PyTree, cache: PyTree, dy: jax.Array, kept: PyTree, ctx: Context
     ) -> tuple[PyTree, PyTree]:
         grads, _ = super().backward(model, params, cache, dy, kept, ctx)
-        rule = Rule(self._mirror(ctx.draw("noise")), merge=lambda output, other: output)
-        seen = model.sweep(rule, params, cache, dy)[1]
+        seen = model.sweep(self._mirror(ctx.draw("noise")), params, cache, dy)[1]
         return grads, jax.tree.map(lambda b, w: (1 - self.rate) * b + self.rate * w, kept, seen)
 
     def _mirror(self, key: jax.Array) -> Rule:
+        """The rule that takes, at every link weight, what noise of its own says of it."""
         count = itertools.count()  # a layer's number in the sweep, for noise of its own
 
         def take(layer: Layer, params: PyTree, x: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -63,4 +63,4 @@ class WeightMirror(OtherWeights):
             positions = y.size // y.shape[-1]
             return dx, {"w": layer.backward(bare, noise, y)[1]["w"] / positions}
 
-        return Rule(take)
+        return Rule(take, merge=lambda output, other: output)

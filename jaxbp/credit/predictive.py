@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from jaxbp.backprop import Result, item_weights
+from jaxbp.backprop import Result
 from jaxbp.compose import Chain
 from jaxbp.core import Batch, Context, Layer, PyTree, entry
-from jaxbp.credit.config import Carried, Credit, parted
+from jaxbp.credit.config import Carried, Credit, example_weights, parted
 from jaxbp.credit.relax import Relaxer
 from jaxbp.errors import InputError
 from jaxbp.losses import Loss
@@ -97,7 +97,7 @@ class PredictiveCoding(Credit):
                 values.append(y)
                 caches.append(cache)
             y = values.pop()
-            weight = item_weights(batch, y)
+            weight = example_weights(type(self).__name__, batch, y)
             value, _ = loss.forward(y, target, weight)
             counts = (weight != 0).astype(weight.dtype)
             top = lambda y: self.nudge * loss.backward(loss.forward(y, target, counts)[1])

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxbp.backprop import Result, item_weights
+from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, entry, output_spec
-from jaxbp.credit.config import Carried, Credit, parted
+from jaxbp.credit.config import Carried, Credit, example_weights, parted
 from jaxbp.credit.predictive import next_states, stage_backward, stage_forward, stages_of
 from jaxbp.errors import InputError
 from jaxbp.inits import weight_and_bias
@@ -78,7 +78,7 @@ class DifferenceTargetPropagation(Credit):
                 y, cache = stage_forward(stage, params, values[-1], ctx)
                 values.append(y)
                 caches.append(cache)
-            weight = item_weights(batch, y)
+            weight = example_weights(type(self).__name__, batch, y)
             value, loss_cache = loss.forward(y, entry(batch, "y"), weight)
             dy, grads = stage_backward(stages[-1], params, caches[-1], loss.backward(loss_cache))
             shares = jnp.where(weight > 0, weight, 1).reshape(-1, 1)
