@@ -45,7 +45,7 @@ NETS: dict[str, ModelConfig] = {
     "lenet": CNN(
         outputs=10, channels=(6, 16), padding=(2, 0), hidden=(120, 84), activation="tanh", w_init="glorot_normal"
     ),
-    "feedback": FeedbackMLP(outputs=10, hidden=(500,), feedback=1.0),
+    "feedback": FeedbackMLP(outputs=10, hidden=(500,)),
 }
 RULES: dict[str, Credit] = {
     "Backpropagation": Backpropagation(),

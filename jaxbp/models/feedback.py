@@ -27,7 +27,7 @@ class FeedbackMLP(ModelConfig):
 
     outputs: Count
     hidden: tuple[Count, ...] = ()
-    feedback: NotNegative = 1.0
+    feedback: NotNegative = 0.3
     activation: Literal["sigmoid", "tanh"] = "sigmoid"
     relaxer: Relaxer = Relaxer(rate=0.5, tolerance=1e-4)
 
