@@ -38,7 +38,7 @@ from jaxbp.machine import machine
 from jaxbp.models import CNN, MLP, FeedbackMLP, ModelConfig
 from jaxbp.optim import SGD, Cosine
 from jaxbp.training.loop import train
-from jaxbp.typed import Count, Positive, Typed
+from jaxbp.typed import Count, Positive, Typed, parse
 
 NETS: dict[str, ModelConfig] = {
     "dense": MLP(outputs=10, hidden=(500,), activation="tanh", w_init="glorot_normal"),
@@ -72,8 +72,8 @@ class Options(Typed):
         workdir: the folder of all the runs
         path: folder with MNIST's four files
         net: dense: 784-500-10; lenet: LeNet-5; feedback: 784-500-10 that settles, for EquilibriumPropagation
-        rules: names of rules; none: all that are defined for the net
-        rates: learning rates that are tried with the first seed
+        rules: names of rules, separated by commas; None: all that are defined for the net
+        rates: learning rates that are tried with the first seed, separated by commas
         seeds: runs with the best rate
         epochs: of every run
         json: also write machine and rows to this file
@@ -82,8 +82,8 @@ class Options(Typed):
     workdir: str
     path: str
     net: Literal["dense", "lenet", "feedback"] = "dense"
-    rules: tuple[str, ...] = ()
-    rates: tuple[Positive, ...] = (0.01, 0.03, 0.1)
+    rules: str | None = None
+    rates: str = "0.01,0.03,0.1"
     seeds: Count = 5
     epochs: Count = 20
     json: cli.OutputFile | None = None
@@ -93,12 +93,14 @@ def main(words: Sequence[str]) -> int:
     """Compares what the words say, and returns the exit status."""
     options = cli.read_all(Options, words)
     defined = [name for name in RULES if (name in STEADY) == (options.net == "feedback") or name == "Backpropagation"]
-    for name in options.rules:
+    rules = defined if options.rules is None else options.rules.split(",")
+    rates = parse("--rates", options.rates, tuple[Positive, ...])
+    for name in rules:
         if name not in defined:
             raise unknown(f"credit rule of the net {options.net}:", name, defined)
     rows = []
-    for name in options.rules or defined:
-        rows.append(compare(options, name))
+    for name in rules:
+        rows.append(compare(options, name, rates))
         print(show(rows[-1]), flush=True)
     if options.json:
         write_json(Path(options.json), {"machine": machine(), "rows": rows})
@@ -117,7 +119,7 @@ def configured(options: Options, name: str, rate: float, seed: int) -> Config:
     )
 
 
-def compare(options: Options, name: str) -> dict[str, Any]:
+def compare(options: Options, name: str, rates: Sequence[float]) -> dict[str, Any]:
     """The row of one rule: errors in percent over the seeds, and how far its last direction is from the gradient."""
 
     def result(rate: float, seed: int) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def compare(options: Options, name: str) -> dict[str, Any]:
         row = train(configured(options, name, rate, seed), folder)
         return row | json.loads((folder / "timing.jsonl").read_text().splitlines()[-1])
 
-    held_out = {rate: error(result(rate, 0), "validation") for rate in options.rates}
+    held_out = {rate: error(result(rate, 0), "validation") for rate in rates}
     rate = min(held_out, key=lambda rate: held_out[rate])
     ends = [result(rate, seed) for seed in range(options.seeds)]
     test = [error(row, "test") for row in ends]

@@ -29,7 +29,7 @@ class FeedbackMLP(ModelConfig):
     hidden: tuple[Count, ...] = ()
     feedback: NotNegative = 0.3
     activation: Literal["sigmoid", "tanh"] = "sigmoid"
-    relaxer: Relaxer = Relaxer(rate=0.5, tolerance=1e-4)
+    relaxer: Relaxer = Relaxer(rate=0.5, tolerance=1e-4, steps=2000)
 
     def build(self) -> Chain:
         net = FeedbackNet((*self.hidden, self.outputs), self.feedback, self.activation, self.relaxer)
