@@ -95,7 +95,8 @@ class Relaxer(Typed):
         states, changes = past[0].at[place].set(s), past[1].at[place].set(change)
         known = jnp.arange(self.memory) <= count
         gram = jnp.where(known[:, None] & known, changes @ changes.T, 0)
-        ridge = 1e-10 * jnp.trace(gram) + jnp.finfo(s.dtype).tiny
+        gram = gram / jnp.maximum(jnp.trace(gram), jnp.finfo(s.dtype).tiny)
+        ridge = 10 * jnp.finfo(s.dtype).eps  # changes that are nearly parallel leave the gram matrix singular
         weights = jnp.linalg.solve(gram + jnp.diag(jnp.where(known, ridge, 1)), known.astype(s.dtype))
         weights = weights / jnp.sum(weights)
         return weights @ (states + self.rate * changes), (states, changes)

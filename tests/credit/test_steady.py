@@ -49,6 +49,8 @@ def test_the_relaxer_finds_where_cosine_meets_itself(method):
     np.testing.assert_allclose(settled.required()["s"], 0.7390851332151607, rtol=1e-11)
     assert settled.residual <= 1e-12
     assert settled.steps < 60
+    single = Relaxer(method).settle(jnp.cos, jnp.zeros((), jnp.float32))
+    np.testing.assert_allclose(single.required(), 0.7390851, rtol=2e-6)
 
 
 @pytest.mark.parametrize("method", ["damped", "ode", "anderson"])
