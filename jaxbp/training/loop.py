@@ -19,6 +19,7 @@ from tqdm import tqdm
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
+from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
@@ -34,6 +35,7 @@ from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, round
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
+from jaxbp.training.report.alignment import draw_alignments
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
 from jaxbp.training.report.language import Pace, bits_per_byte
@@ -82,6 +84,7 @@ class Session:
     sampler: Sampler | None  # None where the run takes no samples
     placement: Placement | None  # None on one device
     team: Team
+    alignments: Alignments | None  # None where the credit rule is exact
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -192,13 +195,13 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
     placement = placed(config, model, objective.spec, len(splits.train))
     shardings = placement.state_shardings if placement else None
-    state = initial_state(model, optimizer, objective.spec, run.seed, shardings)
-    gradient = config.optimizer.gradient(placement.model if placement else model, config.loss)
+    state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
+    gradient = config.gradient(placement.model if placement else model)
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
     gradient = placement.gradient(gradient) if placement else gradient
     gradient = penalized(gradient, objective.penalties)
     augment = placement.augment(config.data.augment) if placement else config.data.augment
-    step = make_step(gradient, optimizer, augment)
+    step = make_step(gradient, optimizer, augment, config.credit)
     step = placement.settled(step) if placement else step
     session = Session(
         config,
@@ -214,6 +217,7 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
         make_sampler(config, model, splits, folder.path),
         placement,
         team,
+        None if config.credit.exact else make_alignments(config.credit, model, config.loss),
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
@@ -274,6 +278,8 @@ def draw(session: Session, rows: list[Row]) -> None:
         curves.draw_curves(rows, session.folder.path / "curves.png")
         if session.delta_norms:
             draw_deltas(rows[-1]["delta_norms"], session.folder.path / "deltas.png")
+        if session.alignments:
+            draw_alignments(rows, session.folder.path / "alignment.png")
 
 
 def kept_weights(session: Session, last: int, best: Row) -> str:
@@ -410,6 +416,9 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
         first_batch = session.splits.train.batch(slice(session.batch_size))
         weights = session.on_host(state.weights)
         row["delta_norms"] = session.delta_norms(weights["params"], weights["model"], first_batch)
+    if session.alignments:
+        first_batch = session.splits.train.batch(slice(session.batch_size))
+        row["alignment"] = session.alignments(state.params, state.model, state.credit, first_batch, state.key)
     for name, value in row.items():
         if not np.isfinite(jax.tree.leaves(value)).all():
             step = int(state.step)

@@ -11,6 +11,7 @@ import pytest
 
 from jaxbp import config as configuration
 from jaxbp import data, models, optim
+from jaxbp.credit import Relaxer
 from jaxbp.data import (
     Adding,
     Characters,
@@ -26,7 +27,7 @@ from jaxbp.data import (
     Tokens,
 )
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
-from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, LayerModel, ResNet, TransformerEncoder, ViT
+from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, FeedbackMLP, LayerModel, ResNet, TransformerEncoder, ViT
 from jaxbp.training.loop import train
 from jaxbp.training.run import fingerprint
 from tests.support.runs import weights
@@ -134,6 +135,13 @@ MODELS = {  # model: its keys' other values, each of which must change a layer
     TransformerEncoder(outputs=3, dropout=0.1): TRANSFORMER | {"classes": 5, "pooling": "token"},
     ViT(outputs=3, dropout=0.1): TRANSFORMER | {"pooling": "token", "patch": 2},
     TDNN(outputs=3): {"outputs": 4, "taps": 3, "hidden": (9,), "activation": "relu"},
+    FeedbackMLP(outputs=3): {
+        "outputs": 4,
+        "hidden": (9,),
+        "feedback": 0.5,
+        "activation": "tanh",
+        "relaxer": Relaxer("ode"),
+    },
 }
 DATA = {  # data set: its keys' other values, each of which must change a part or its batches
     Embedded("digits", image=True, scaling="standard", validation_fraction=0.2, shift=1): {
