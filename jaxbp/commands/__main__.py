@@ -32,6 +32,7 @@ COMMANDS = {
     "trace": "every number of one forward and backward pass",
     "check": "checks a gradient against jax.grad and differences",
     "bench": "measures a suite against jax.grad",
+    "compare_credit": "compares credit rules on MNIST",
 }
 EXTRAS = dict.fromkeys(("jinja2", "matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
 LESS_MEMORY = "lower run.batch_size, raise run.micro_batches, or make the model smaller"
@@ -99,7 +100,7 @@ def run(words: Sequence[str]) -> int:
     if not words or words[0] in ("--help", "-h"):
         print("jaxbp COMMAND [OPTION ...], where jaxbp COMMAND --help shows the options\n")
         for name, meaning in COMMANDS.items():
-            print(f"  {name:11s}{meaning}")
+            print(f"  {name:16s}{meaning}")
         return 0
     if words[0] == "--version":
         print(jaxbp.__version__)

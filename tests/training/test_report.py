@@ -127,7 +127,7 @@ HOSTILE = "<script>alert('x')</script>\"'&" + "a" * 10_000
 
 def test_a_page_shows_hostile_names_as_text_and_asks_for_nothing(tmp_path):
     parts = [Part(HOSTILE, wrong=[HOSTILE], right=HOSTILE, texts=[HOSTILE], table=[[HOSTILE], [HOSTILE]])]
-    page.write(tmp_path / "a.html", HOSTILE, [Section(HOSTILE, parts)])
+    (tmp_path / "a.html").write_bytes(page.page(HOSTILE, [Section(HOSTILE, parts)]))
     config = {"run": {"batch_size": 4, HOSTILE: HOSTILE}, "model": {"layer": HOSTILE}}
     (tmp_path / "provenance.json").write_text(json.dumps([{"commit": HOSTILE}]))
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "train_loss": 1.0, HOSTILE: 2.0}))

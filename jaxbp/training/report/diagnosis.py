@@ -72,7 +72,7 @@ def rate_too_high(evidence: Evidence) -> str | None:
     up to where its loss doubles."""
     failed = failing(evidence)
     rise = first_rise(evidence.losses)
-    if not evidence.health or not (failed or rise):
+    if not evidence.health or not (failed or rise) or exploding(evidence):  # whose consequence it is
         return None
     looks = slice(rise + 1) if rise else slice(None)
     if rise:
@@ -218,7 +218,7 @@ def bad_start(evidence: Evidence) -> str | None:
 def lost_updates(evidence: Evidence) -> str | None:
     """A step changes at least half of the weights that have a gradient."""
     share = lost_share(evidence)
-    if not share > 0.5:
+    if not share > 0.5 or vanishing(evidence):  # whose consequence it is
         return None
     return (
         f"Updates are lost: {share:.0%} of the weights with a gradient are the same after a step, since it is smaller "
