@@ -198,6 +198,8 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     objective = config.objective(batch_spec(splits, batch))
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
     placement = placed(config, model, objective.spec, len(splits.train))
+    if placement and run.health_every:
+        raise InputError("run.health_every looks at a run on one device: with run.mesh it must be None")
     shardings = placement.state_shardings if placement else None
     state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
     gradient = config.gradient(placement.model if placement else model)
