@@ -36,14 +36,12 @@ from jaxbp.backprop import value_and_grad
 from jaxbp.config import Config
 from jaxbp.core import Batch, Context, Layer, PyTree, dot, leaf_layers, map_leaves, path_name
 from jaxbp.data import Dataset, Splits
-from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.layers import Recurrent
 from jaxbp.layers.activations import Activation, Softmax
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss
 from jaxbp.parallel.feed import MeshFeed
-from jaxbp.parallel.placement import Placement
 from jaxbp.rules import Rule
 from jaxbp.training.evaluate import correct
 from jaxbp.training.feeds import EpochFeed, StreamFeed
@@ -99,15 +97,11 @@ class Health:
         append_line(self.file, json.dumps(line | {"layers": layers}))
 
 
-def make_looks(
-    config: Config, model: Layer, splits: Splits, step: Step, folder: RunFolder, placement: Placement | None
-) -> Health | None:
-    """The looks at a run; None where it asks for none. Raises InputError where it runs on a mesh of devices."""
+def make_looks(config: Config, model: Layer, splits: Splits, step: Step, folder: RunFolder) -> Health | None:
+    """The looks at a run; None where it asks for none."""
     every = config.run.health_every
     if every is None:
         return None
-    if placement is not None:
-        raise InputError("run.health_every needs a run on one device: --config.run.health_every=none leaves it out")
     classify = splits.classes is not None
     return make_health(model, config.loss, step, splits.train, classify, every, folder.path / HEALTH)
 
