@@ -22,22 +22,22 @@ from jaxbp.core import Layer, PyTree
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
-from jaxbp.machine import header, machine
+from jaxbp.machine import machine
 from jaxbp.parallel.feed import MeshFeed, make_mesh_feeds
 from jaxbp.parallel.placement import Placement, placed
 from jaxbp.parallel.processes import ALONE, Team
 from jaxbp.parallel.report import compiled
 from jaxbp.training import failure
-from jaxbp.training.checkpoint import load_arrays
 from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds
-from jaxbp.training.fit import batch_spec, check_fit, check_length
+from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
 from jaxbp.training.report.language import Pace, bits_per_byte
-from jaxbp.training.run import checkpointed, fingerprint
+from jaxbp.training.resumption import following, resumed
+from jaxbp.training.run import fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
 from jaxbp.training.step import (
@@ -218,54 +218,6 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
     return session, state
-
-
-def resumed(session: Session, state: State) -> State:
-    """The state of the run in the folder, or `state` where there is none; writes what describes the run."""
-    config = session.config
-    folder = session.folder
-    killed = folder.metrics.is_file()  # a process before this one made steps
-    checkpoint = folder.resume(checkpointed(state, config), session.data)
-    if checkpoint is None:
-        session.records = folder.write(config, session.splits.preparation, None)
-        print(header(state.params), flush=True)
-        if killed:
-            again = lost("before it", session.interval())
-            print(f"begun again: an earlier start ended before its first checkpoint{again}", flush=True)
-        session.team.agree(None)
-        return state
-    arrays, facts = checkpoint
-    session.team.agree(int(arrays["state"].step))
-    arrays = session.placement.placed(arrays, state) if session.placement else arrays
-    state = arrays["state"]
-    done = int(state.step)
-    check_length(config, session.model, session.splits, folder.stored()["run"]["epochs"], done)
-    session.best = arrays["best"]
-    session.facts = {key: facts[key] for key in session.facts}
-    session.records = folder.write(config, session.splits.preparation, facts)
-    if "run" not in facts and not session.team.lines:
-        session.save(state)  # the checkpoint of an older version is not bound to its run
-    print(header(state.params), flush=True)
-    again = lost("after it", facts.get("at_risk", 0.0))
-    print(f"resumed at step {done} of {config.run.epochs * session.steps}{again}", flush=True)
-    return state
-
-
-def following(session: Session, state: State) -> State:
-    """The state that process 0 has resumed, or `state` where there is none."""
-    step = session.team.agree(None)[0]
-    if step is None or session.placement is None:
-        return state
-    path, facts = session.folder.newest(step)
-    arrays = session.placement.placed(load_arrays(path / "arrays", checkpointed(state, session.config)), state)
-    session.best = arrays["best"]
-    session.facts = {key: facts[key] for key in session.facts}
-    return arrays["state"]
-
-
-def lost(when: str, seconds: float) -> str:
-    """What a process that was killed has lost, for the end of a line; nothing where it had saved all."""
-    return f"; what was done {when}, up to {seconds:g} seconds of work, is done again" if seconds else ""
 
 
 def draw(session: Session, rows: list[Row]) -> None:

@@ -14,12 +14,12 @@ from jaxbp.backprop import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.commands.__main__ import main
 from jaxbp.core import Context, cast
-from jaxbp.layers import BatchNorm, BatchNormReLU
 from jaxbp.parallel.mesh import AXES, MeshShape, check_batch
 from jaxbp.parallel.placement import ROWS, WHOLE, Placement
 from jaxbp.parallel.report import collectives, device_bytes
 from jaxbp.training.loop import train
 from jaxbp.training.step import accumulated
+from tests.support.conformance import all_cases
 from tests.support.meshes import CONFIGS, losses, on, session_of
 from tests.support.runs import weights
 
@@ -54,13 +54,14 @@ def sharded_layer(layer, mesh):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("layer", [BatchNorm(), BatchNormReLU()], ids=lambda layer: type(layer).__name__)
+@pytest.mark.parametrize("case", [case for case in all_cases() if case.layer.couples_batch], ids=str)
 @pytest.mark.parametrize("counting", ["all", "some", "none"])
-def test_batch_norm_is_that_of_the_whole_batch(layer, counting):
+def test_a_layer_that_couples_its_batch_sees_the_whole_batch(case, counting):
     """The oracle is jax.vjp of the forward pass of one device. With "some" a device has no row that counts."""
-    x, dy = jax.random.normal(jax.random.key(0), (2, 16, 3, 5), jnp.float64) + 1
+    layer = case.layer
+    x, dy = jax.random.normal(jax.random.key(0), (2, 16, *case.spec.shape[1:]), jnp.float64) + 1
     counts = None if counting == "all" else jnp.arange(16) < (11 if counting == "some" else 0)
-    params = cast(jax.tree.map(lambda a: a + 0.3, layer.init(None, x)), jnp.float64)
+    params = cast(jax.tree.map(lambda a: a + 0.3, layer.init(jax.random.key(1), x)), jnp.float64)
     state = cast(layer.init_state(x), jnp.float64)
     ctx = Context(state=state, counts=counts)
     y, back, cache = jax.vjp(lambda p, x: layer.forward(p, x, ctx), params, x, has_aux=True)

@@ -13,7 +13,8 @@ from jaxbp.commands.__main__ import main
 from jaxbp.training.run import load
 from tests.support.processes import ended, free_port, start
 
-WORDS = ("--config.model.hidden=16", "--config.run.epochs=2", "--config.run.mesh.data=4", "--config.run.mesh.fsdp=2")
+WORDS = ("--config.model.hidden=16", "--config.run.mesh.data=4", "--config.run.mesh.fsdp=2")
+SHORT = (*WORDS, "--config.run.epochs=2")
 
 
 def rows_of(folder):
@@ -24,12 +25,12 @@ def rows_of(folder):
 def test_two_processes_of_four_devices_are_one_run(tmp_path):
     """Their rows are those of one device, process 0 writes, and any number of devices goes on with what they left."""
     port = free_port()
-    team = [start(tmp_path / "run", process, port, *WORDS) for process in (0, 1)]
+    team = [start(tmp_path / "run", process, port, *SHORT) for process in (0, 1)]
     (status, out, error), (quiet_status, quiet_out, quiet_error) = map(ended, team)
     assert (status, quiet_status) == (0, 0), error + quiet_error
     assert (error, quiet_out, quiet_error) == ("", "", "")
     assert "mesh data=4 x fsdp=2 of 8 devices" in out
-    assert main(["train", "digits_mlp", f"--workdir={tmp_path / 'alone'}", *WORDS[:2]]) == 0
+    assert main(["train", "digits_mlp", f"--workdir={tmp_path / 'alone'}", SHORT[0], SHORT[-1]]) == 0
     for row, expected in zip(rows_of(tmp_path / "run"), rows_of(tmp_path / "alone"), strict=True):
         assert row == pytest.approx(expected, rel=1e-6)
     assert list(tmp_path.glob("*.log")) == []
@@ -58,7 +59,7 @@ def test_what_is_refused_takes_one_line(words, line, tmp_path, capsys):
 @pytest.mark.nightly
 def test_a_coordinator_that_does_not_answer(tmp_path):
     began = time.monotonic()
-    status, _, error = ended(start(tmp_path / "run", 1, free_port(), *WORDS))
+    status, _, error = ended(start(tmp_path / "run", 1, free_port(), *SHORT))
     assert status == 2
     assert error.count("\n") == 1
     assert "does not answer" in error
@@ -69,7 +70,7 @@ def test_a_coordinator_that_does_not_answer(tmp_path):
 def test_a_process_of_another_config(tmp_path):
     port = free_port()
     began = time.monotonic()
-    team = [start(tmp_path / "run", process, port, *WORDS, f"--config.run.seed={process}") for process in (0, 1)]
+    team = [start(tmp_path / "run", process, port, *SHORT, f"--config.run.seed={process}") for process in (0, 1)]
     for status, _, error in map(ended, team):
         assert status == 2
         assert error == "error: process 1 has run.seed=1, and process 0 has 0\n"
