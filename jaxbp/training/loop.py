@@ -22,7 +22,7 @@ from jaxbp.core import Layer, PyTree
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
-from jaxbp.machine import machine
+from jaxbp.machine import check_devices, machine
 from jaxbp.parallel.feed import MeshFeed, make_mesh_feeds
 from jaxbp.parallel.placement import Placement, placed
 from jaxbp.parallel.processes import ALONE, Team
@@ -152,6 +152,7 @@ def train(
     """
     if not isinstance(config, Config):
         raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
+    check_devices()
     folder = RunFolder(Path(path))
     with folder.locked() if team.first else nullcontext():
         folder.check_place()  # before anything compiles

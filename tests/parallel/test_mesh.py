@@ -238,3 +238,14 @@ def test_a_run_goes_on_on_other_devices(tmp_path, monkeypatch, capsys):
     assert weights(tmp_path / "same") == weights(tmp_path / "whole")
     for row, expected in zip([*rows["one"], *rows["other"]], 2 * rows["same"], strict=True):
         assert row == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_device_kind_that_is_not_there_takes_one_line(monkeypatch, tmp_path, capsys):
+    """JAX raises an error without words where the plug-in is not installed."""
+
+    def devices():
+        raise AssertionError
+
+    monkeypatch.setattr("jaxbp.machine.jax.devices", devices)
+    assert main(["train", "digits_mlp", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err.endswith(": this machine has no such device; JAX_PLATFORMS=cpu works\n")
