@@ -19,6 +19,7 @@ from tqdm import tqdm
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
+from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
@@ -28,13 +29,16 @@ from jaxbp.parallel.placement import Placement, placed
 from jaxbp.parallel.processes import ALONE, Team
 from jaxbp.parallel.report import compiled
 from jaxbp.training import failure
+from jaxbp.training.ending import draw, kept_weights
 from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds
 from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.training.folder import Records, RunFolder
+from jaxbp.training.health import Health, make_health
+from jaxbp.training.logs import HEALTH
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
-from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
+from jaxbp.training.report.deltas import DeltaNorms, make_delta_norms
 from jaxbp.training.report.language import Pace, bits_per_byte
 from jaxbp.training.resumption import following, resumed
 from jaxbp.training.run import fingerprint
@@ -82,6 +86,8 @@ class Session:
     sampler: Sampler | None  # None where the run takes no samples
     placement: Placement | None  # None on one device
     team: Team
+    alignments: Alignments | None  # None where the credit rule is exact
+    health: Health | None  # None where nobody looks at it
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -193,21 +199,21 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
     placement = placed(config, model, objective.spec, len(splits.train))
     shardings = placement.state_shardings if placement else None
-    state = initial_state(model, optimizer, objective.spec, run.seed, shardings)
-    gradient = config.optimizer.gradient(placement.model if placement else model, config.loss)
+    state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
+    gradient = config.gradient(placement.model if placement else model)
     gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
     gradient = placement.gradient(gradient) if placement else gradient
     gradient = penalized(gradient, objective.penalties)
     augment = placement.augment(config.data.augment) if placement else config.data.augment
-    step = make_step(gradient, optimizer, augment)
-    step = placement.settled(step) if placement else step
+    step = make_step(gradient, optimizer, augment, config.credit)
+    classify = splits.classes is not None
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(step),
-        make_evaluation(model, config.loss, splits.classes is not None, placement),
+        make_program(placement.settled(step) if placement else step),
+        make_evaluation(model, config.loss, classify, placement),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
@@ -215,27 +221,14 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
         make_sampler(config, model, splits, folder.path),
         placement,
         team,
+        None if config.credit.exact else make_alignments(config.credit, model, config.loss),
+        make_health(model, config.loss, step, splits.train, classify, run.health_every, folder.path / HEALTH)
+        if run.health_every
+        else None,
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
     return session, state
-
-
-def draw(session: Session, rows: list[Row]) -> None:
-    """curves.png of the rows so far, and deltas.png where there are recurrent layers."""
-    if rows and session.team.first:
-        curves.draw_curves(rows, session.folder.path / "curves.png")
-        if session.delta_norms:
-            draw_deltas(rows[-1]["delta_norms"], session.folder.path / "deltas.png")
-
-
-def kept_weights(session: Session, last: int, best: Row) -> str:
-    """The last line of a run with patience: whether it stopped early, and whose weights it keeps."""
-    run = session.config.run
-    stopped = f"stopped early after epoch {last} of {run.epochs}, {run.patience} evaluations without a better loss; "
-    loss = curves.as_text(best["validation_loss"])
-    kept = f"kept the weights of epoch {best['epoch']}, whose validation loss of {loss} is the lowest"
-    return (stopped if session.facts["finished"] else "") + kept
 
 
 def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
@@ -288,10 +281,13 @@ def one_round(session: Session, state: State, feed: AnyFeed, offset: int, caught
     The progress bar and the check for finiteness read the previous call's sums, so the loop never waits for a result.
     """
     steps = feed.steps
-    per_call = session.config.run.steps_per_call
+    run = session.config.run
+    per_call = run.steps_per_call
     sums: Sums | None = None
-    for first, count in calls(int(state.step) - offset, steps, per_call, offset, session.config.run.sample_every):
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, run.sample_every, run.health_every):
         previous = sums
+        if session.health and not isinstance(feed, MeshFeed) and session.health.due(offset + first):
+            session.health.write(state, feed, first)
         state, sums = session.program(state, *feed.call(first, per_call), np.int32(count))
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
@@ -363,6 +359,9 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
         first_batch = session.splits.train.batch(slice(session.batch_size))
         weights = session.on_host(state.weights)
         row["delta_norms"] = session.delta_norms(weights["params"], weights["model"], first_batch)
+    if session.alignments:
+        first_batch = session.splits.train.batch(slice(session.batch_size))
+        row["alignment"] = session.alignments(state.params, state.model, state.credit, first_batch, state.key)
     for name, value in row.items():
         if not np.isfinite(jax.tree.leaves(value)).all():
             step = int(state.step)
