@@ -295,7 +295,7 @@
     const titles = { forward: `Forward through ${at}`, loss: "The loss", error: "Backward: the error of the outputs", backward: `Backward through ${at}`, update: "Update" };
     byId("stage").textContent = titles[now.kind];
     const concerned = rows.filter((row) => (at ? row.name === at || (row.is_parameter && row.name.startsWith(`${at}/`)) : now.kind === "update" ? row.is_parameter : row.name === layerRows.at(-1).name));
-    const tag = { error: "BP1", backward: "BP2, BP3, BP4" }[now.kind];
+    const tag = { error: "BP1", backward: concerned.some((row) => row.is_parameter) ? "BP2, BP3, BP4" : "BP2" }[now.kind];
     byId("equations").replaceChildren(equation(tag, now.kind === "loss" ? `L = ${show(data.passes[time()].loss)}, ${data.loss}` : concerned[0]?.formula || data.optimizer));
     byId("tables").replaceChildren(...concerned.map((row) => recordedTable(row, now.kind === "forward")));
   }
