@@ -81,7 +81,7 @@ def _mean_bias(layer: Keep, params: PyTree, cache: Any, dy: jax.Array) -> tuple[
 
 
 def _stepped(rate: float) -> Take:
-    def take(layer: Keep, params: PyTree, cache: Any, dy: jax.Array) -> tuple[PyTree, PyTree]:
+    def take(layer: Any, params: PyTree, cache: Any, dy: jax.Array) -> tuple[PyTree, PyTree]:
         grads = layer.backward(params, cache, dy)[1]
         later = jax.tree.map(lambda p, g: p - rate * g, params, grads)
         return layer.backward(later, cache, dy)[0], grads
@@ -92,7 +92,7 @@ def _stepped(rate: float) -> Take:
 def gradient_with(start: Setting, mistake: Mistake | None) -> Callable[[PyTree, Batch], PyTree]:
     """(params, batch) -> the gradient with this mistake in it."""
 
-    def take(layer: Keep, params: PyTree, cache: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
+    def take(layer: Any, params: PyTree, cache: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
         if mistake and mistake.take and mistake.layer == layer.index:
             return mistake.take(layer, params, cache, dy)
         return layer.backward(params, cache, dy)
@@ -117,7 +117,7 @@ def _leaves(start: Setting) -> list[tuple[int, str, Layer, PyTree]]:
     """(number, path, leaf layer, the shapes of its parameters) in forward order."""
     layers = {}
 
-    def take(layer: Keep, params: PyTree, cache: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
+    def take(layer: Any, params: PyTree, cache: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
         layers[layer.index] = (layer.inner, jax.tree.map(jax.typeof, params))
         return layer.backward(params, cache, dy)[0], jnp.zeros(layer.index)  # the length tells the number
 
