@@ -16,11 +16,14 @@ import optax
 
 from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, add, register
+from jaxbp.credit.config import Backpropagation, Credit, carrying, parted
+
+CREDIT = 2**32 - 1  # no step is so late: the key of what the credit rule draws at the start
 
 
 @partial(
     register,
-    data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite"],
+    data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite", "credit"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class State:
     loss_sum: jax.Array  # of loss times examples since the last report
     examples: jax.Array  # since the last report
     finite: jax.Array  # False where the last loss or gradient was not, and its update was not made; or else the weights
+    credit: PyTree = None  # what the credit rule keeps, such as backward weights; None of backpropagation
 
     @property
     def weights(self) -> dict[str, PyTree]:
@@ -44,7 +48,8 @@ class State:
     @property
     def kept(self) -> dict[str, PyTree]:
         """What must be finite: weights, and what the optimizer keeps but scalars, such as an infinite best loss."""
-        return self.weights | {"optimizer": jax.tree.map(lambda leaf: leaf if leaf.ndim else None, self.optimizer)}
+        optimizer = jax.tree.map(lambda leaf: leaf if leaf.ndim else None, self.optimizer)
+        return self.weights | {"optimizer": optimizer, "credit": self.credit}
 
 
 def initial_state(
@@ -52,6 +57,7 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     spec: PyTree,
     seed: int,
+    credit: Credit = Backpropagation(),
     shardings: Callable[[State], State] | None = None,
 ) -> State:
     """The state before the first step, a pure function of its arguments. spec: one batch of inputs.
@@ -72,6 +78,7 @@ def initial_state(
             zero,
             zero,
             jnp.array(True),
+            credit.init_state(jax.random.fold_in(run_key, CREDIT), params, model, spec),
         )
 
     out = None if shardings is None else shardings(jax.eval_shape(make, key, run_key))
@@ -82,34 +89,39 @@ def make_step(
     gradient: Callable[..., Result],
     optimizer: optax.GradientTransformation,
     augment: Callable[[jax.Array, jax.Array], jax.Array] = lambda key, x: x,
+    credit: Credit = Backpropagation(),
 ) -> Callable[[State, Batch], State]:
     """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] or [N, T] is 0 for what does not count.
 
-    gradient is a value_and_grad(model, loss). augment(key, x) changes the inputs; every step has a key of its own. The
-    loss is the mean over what counts. Where it or a gradient is not finite, only `finite` changes. Where the update
-    makes a weight that is not, the state holds it, and `finite` says so: that costs one more sum, and no copy.
+    gradient is a value_and_grad(model, loss), or that of the credit rule. augment(key, x) changes the inputs; every
+    step has a key of its own. The loss is the mean over what counts. Where it or a gradient is not finite, only
+    `finite` changes. Where the update makes a weight that is not, the state holds it, and `finite` says so: that costs
+    one more sum, and no copy.
     """
 
     def step(state: State, batch: Batch) -> State:
         examples = counted(batch)
         inputs, ctx = prepared(state, batch, augment)
-        result = gradient(state.params, inputs, ctx)
+        result = gradient(state.params, inputs, carrying(ctx, state.credit))
+        model, kept = parted(result.state)
         finite = is_finite((result.value, result.grads))
 
         def update() -> State:
             updates, moments = optimizer.update(
                 result.grads, state.optimizer, state.params, value=result.value, batch=inputs, ctx=ctx
             )
+            updates, after = credit.update(updates, state.params, kept)
             params = optax.apply_updates(state.params, updates)
             return State(
                 state.step + 1,
                 params,
                 moments,
-                result.state,
+                model,
                 state.key,
                 state.loss_sum + result.value * examples,
                 state.examples + examples,
-                is_finite((params, result.state)),
+                is_finite((params, model, after)),
+                after,
             )
 
         return jax.lax.cond(finite, update, lambda: replace(state, finite=finite))
