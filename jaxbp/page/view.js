@@ -358,7 +358,7 @@
 
   byId("position").max = last;
   byId("config").replaceChildren(element("p", {}, data.model), element("pre", {}, data.config));
-  byId("hint").textContent = `${net ? "Blue weights are positive, orange ones negative; violet numbers are derivatives of the loss." : ""}${data.penalized ? " The config's penalty is left out here." : ""}`;
+  byId("hint").textContent = `${net ? "Blue weights are positive, orange ones negative; violet numbers are derivatives of the loss." : ""}${data.left_out.length ? ` Left out here: the config's ${data.left_out.join(" and ")}.` : ""}`;
   for (let n = 0; n < data.examples; n++) byId("example").append(element("option", { value: n }, `${n + 1} of ${data.examples}`));
   data.mistakes.forEach((mistake, k) => byId("mistake").append(element("option", { value: k }, mistake.title)));
   byId("agreement").textContent = agreement();

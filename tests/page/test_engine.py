@@ -117,9 +117,11 @@ def test_what_it_cannot_compute_is_shown_as_recorded():
         config(base.data, base.model, BinaryCrossEntropy(label_smoothing=0.1), base.optimizer),
         config(base.data, base.model, base.loss, SGD(0.1, clip_norm=1.0)),
         config(base.data, base.model, base.loss, LBFGS()),
-        config(base.data, base.model, base.loss, base.optimizer, penalty=Penalty(l2=0.1)),
     ]
     assert network(setting(base, 3), 2)
+    assert setting(config(base.data, base.model, base.loss, base.optimizer, penalty=Penalty(l2=0.1))).left_out == (
+        "penalty",
+    )
     for other in others:
         assert network(setting(other, 3), 2) is None, other
 
