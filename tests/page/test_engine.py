@@ -119,9 +119,8 @@ def test_what_it_cannot_compute_is_shown_as_recorded():
         config(base.data, base.model, base.loss, LBFGS()),
     ]
     assert network(setting(base, 3), 2)
-    assert setting(config(base.data, base.model, base.loss, base.optimizer, penalty=Penalty(l2=0.1))).left_out == (
-        "penalty",
-    )
+    penalized = config(base.data, base.model, base.loss, base.optimizer, penalty=Penalty(l2=0.1))
+    assert setting(penalized).left_out == ("penalty",)
     for other in others:
         assert network(setting(other, 3), 2) is None, other
 
