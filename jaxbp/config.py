@@ -39,6 +39,7 @@ from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import LayerModel, ModelConfig
 from jaxbp.optim import Objective, OptimizerConfig, noise_meter  # this import defines the optimizers that JSON names
+from jaxbp.parallel.mesh import MeshShape
 from jaxbp.typed import (
     Count,
     NotNegative,
@@ -72,6 +73,7 @@ class Run(Typed):
         noise_scale_every: steps between measurements of the gradient noise scale; None: never
         sample_every: steps between samples of a model of text, in the folder samples; None: never
         keep_programs: whether commands keep compiled programs in the user's cache, so that the next start is quick
+        mesh: the devices that share the work
     """
 
     epochs: Count
@@ -87,6 +89,7 @@ class Run(Typed):
     noise_scale_every: Count | None = None
     sample_every: Count | None = None
     keep_programs: bool = True
+    mesh: MeshShape = MeshShape()
 
     def __post_init__(self) -> None:
         super().__post_init__()

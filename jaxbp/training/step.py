@@ -53,12 +53,19 @@ class State:
 
 
 def initial_state(
-    model: Layer, optimizer: optax.GradientTransformation, spec: PyTree, seed: int, credit: Credit = Backpropagation()
+    model: Layer,
+    optimizer: optax.GradientTransformation,
+    spec: PyTree,
+    seed: int,
+    shardings: Callable[[State], State] | None = None,
+    credit: Credit = Backpropagation(),
 ) -> State:
-    """The state before the first step, a pure function of its arguments. spec: one batch of inputs."""
+    """The state before the first step, a pure function of its arguments. spec: one batch of inputs.
+
+    shardings: where its arrays lie on a mesh, from their specs; None: on one device.
+    """
     key, run_key = jax.random.split(jax.random.key(seed))
 
-    @jax.jit  # one program: every leaf is a buffer of its own, so that all can be donated
     def make(key: jax.Array, run_key: jax.Array) -> State:
         params = model.init(key, spec)
         zero = jnp.zeros((), jnp.float32)
@@ -74,7 +81,8 @@ def initial_state(
             credit.init_state(jax.random.fold_in(run_key, CREDIT), params, model, spec),
         )
 
-    return make(key, run_key)
+    out = None if shardings is None else shardings(jax.eval_shape(make, key, run_key))
+    return jax.jit(make, out_shardings=out)(key, run_key)  # every leaf is a buffer of its own, so all can be donated
 
 
 def make_step(
@@ -92,7 +100,7 @@ def make_step(
     """
 
     def step(state: State, batch: Batch) -> State:
-        examples = jnp.sum(batch["mask"])
+        examples = counted(batch)
         inputs, ctx = prepared(state, batch, augment)
         result = gradient(state.params, inputs, carrying(ctx, state.credit))
         model, kept = parted(result.state)
@@ -124,8 +132,13 @@ def make_step(
 def prepared(state: State, batch: Batch, augment: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[Batch, Context]:
     """The gradient's arguments in this step: the batch with its weights, and a context with the step's key."""
     ctx = Context(jax.random.fold_in(state.key, state.step), state.model)
-    weight = batch["mask"] / jnp.maximum(jnp.sum(batch["mask"]), 1)
+    weight = batch["mask"] / jnp.maximum(counted(batch), 1)
     return {"x": augment(ctx.draw("augment"), batch["x"]), "y": batch["y"], "weight": weight}, ctx
+
+
+def counted(batch: Batch) -> jax.Array:
+    """The sum of the batch's mask, which a batch that devices share brings along as "examples"."""
+    return batch["examples"] if "examples" in batch else jnp.sum(batch["mask"])
 
 
 def is_finite(tree: PyTree) -> jax.Array:
@@ -148,7 +161,7 @@ def accumulated(gradient: Callable[..., Result], micro_batches: int) -> Callable
             value, grads, state = carry
             i, batch = part
             key = None if ctx.key is None else jax.random.fold_in(ctx.key, i)
-            result = gradient(params, batch, Context(key, state, ctx.train))
+            result = gradient(params, batch, replace(ctx, key=key, state=state))
             return (value + result.value, add(grads, result.grads), result.state), result.output
 
         first = (jnp.zeros((), batch["weight"].dtype), jax.tree.map(jnp.zeros_like, params), ctx.state)
@@ -189,7 +202,7 @@ class Feed:
 
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]  # loss_sum, examples and finite of a State
-Program = Callable[[State, Feed, jax.Array, jax.Array], tuple[State, Sums]]
+Program = Callable[..., tuple[State, Sums]]  # of a state, a feed, its first step, and how many
 
 
 def make_program(step: Callable[[State, Batch], State]) -> Program:

@@ -46,7 +46,7 @@ def test_the_default_leaves_the_step_as_it_was():
     model, spec = config.build_model(), jax.ShapeDtypeStruct((4, 2), jnp.float32)
     optimizer = config.build_optimizer(10, spec)
     batch = {"x": jnp.ones((4, 2)), "y": jnp.ones((4, 1)), "mask": jnp.ones(4)}
-    state = jax.eval_shape(lambda: initial_state(model, optimizer, spec, 0, config.credit))
+    state = jax.eval_shape(lambda: initial_state(model, optimizer, spec, 0, credit=config.credit))
     assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(replace(state, credit=())))
     ours = jax.make_jaxpr(make_step(config.gradient(model), optimizer, credit=config.credit))(state, batch)
     plain = jax.make_jaxpr(make_step(jaxbp.value_and_grad(model, config.loss), optimizer))(state, batch)
@@ -86,7 +86,7 @@ def solved(rule, seeds=20, epochs=1000):
     step = make_step(rule.gradient(model, XOR.loss), optimizer, credit=rule)
 
     def solves(seed):
-        state = initial_state(model, optimizer, jax.ShapeDtypeStruct((4, 2), jnp.float32), seed, rule)
+        state = initial_state(model, optimizer, jax.ShapeDtypeStruct((4, 2), jnp.float32), seed, credit=rule)
         state = jax.lax.fori_loop(0, epochs, lambda i, s: step(s, batch), state)
         y, _ = model.forward(state.params, batch["x"], jaxbp.Context(train=False))
         return jnp.all(jnp.abs(y - batch["y"]) < 0.1)
