@@ -126,6 +126,7 @@ def test_the_check_says_departs_on_purpose(capsys, tmp_path):
     assert "credit Backpropagation(): the gradient itself" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
