@@ -71,6 +71,7 @@ class Run(Typed):
         keep_checkpoints: how many checkpoints stay, the newest
         noise_scale_every: steps between measurements of the gradient noise scale; None: never
         sample_every: steps between samples of a model of text, in the folder samples; None: never
+        health_every: steps between looks at the health of the layers, for the report; None: never
         keep_programs: whether commands keep compiled programs in the user's cache, so that the next start is quick
         mesh: the devices that share the work
     """
@@ -87,6 +88,7 @@ class Run(Typed):
     keep_checkpoints: Count = 2
     noise_scale_every: Count | None = None
     sample_every: Count | None = None
+    health_every: Count | None = None
     keep_programs: bool = True
     mesh: MeshShape = MeshShape()
 

@@ -24,6 +24,9 @@ COMMANDS = {
     "predict": "predictions of a finished run for new rows",
     "sample": "text from a trained language model",
     "attention": "what the attention of a trained language model looks at",
+    "report": "what runs show and what is wrong with them, as a page",
+    "surface": "the loss as a surface, with the way that training takes",
+    "rate": "finds a learning rate",
     "replay": "repeats the step at which a run stopped",
     "fsck": "checks run folders for damage",
     "trace": "every number of one forward and backward pass",
@@ -31,7 +34,7 @@ COMMANDS = {
     "bench": "measures a suite against jax.grad",
     "compare_credit": "compares credit rules on MNIST",
 }
-EXTRAS = dict.fromkeys(("matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
+EXTRAS = dict.fromkeys(("jinja2", "matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
 LESS_MEMORY = "lower run.batch_size, raise run.micro_batches, or make the model smaller"
 
 

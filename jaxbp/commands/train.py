@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
         raise InputError(f"--workdir: {folder} is a file, and must be a folder")
     if options.folds and options.coordinator:
         raise InputError("--folds trains in one process, and --coordinator is given")
-    for package in ("matplotlib", "orbax"):  # imported late in a run: what is missing is told before it
+    for package in ("jinja2", "matplotlib", "orbax"):  # imported late in a run: what is missing is told before it
         if find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
     keep_programs(config)

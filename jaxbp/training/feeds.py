@@ -140,11 +140,11 @@ class StreamFeed:
         return feed.batch(first)
 
 
-def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | None) -> Iterator[tuple[int, int]]:
-    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of stop_every."""
+def calls(first: int, steps: int, per_call: int, offset: int, *stops: int | None) -> Iterator[tuple[int, int]]:
+    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of a stop."""
     while first < steps:
-        left = per_call if stop_every is None else stop_every - (offset + first) % stop_every
-        count = min(per_call, steps - first, left)
+        left = [stop - (offset + first) % stop for stop in stops if stop]
+        count = min(per_call, steps - first, *left)
         yield first, count
         first += count
 

@@ -57,8 +57,8 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     spec: PyTree,
     seed: int,
-    shardings: Callable[[State], State] | None = None,
     credit: Credit = Backpropagation(),
+    shardings: Callable[[State], State] | None = None,
 ) -> State:
     """The state before the first step, a pure function of its arguments. spec: one batch of inputs.
 
