@@ -54,7 +54,7 @@ def test_the_default_leaves_the_step_as_it_was():
 
 
 @pytest.mark.slow
-@for_rules(ci=(credit.KolenPollack(), credit.WeightMirror()))
+@for_rules(ci=(credit.KolenPollack(),))
 def test_a_killed_run_ends_with_the_same_bytes(rule, tmp_path, monkeypatch):
     config = replace(small(steps_per_call=2, checkpoint_seconds=0.0), credit=rule)
     whole = train(config, tmp_path / "whole")
@@ -95,7 +95,7 @@ def solved(rule, seeds=20, epochs=1000):
 
 
 @pytest.mark.slow
-@for_rules(ci=(credit.FeedbackAlignment(), credit.KolenPollack(), credit.PredictiveCoding()))
+@for_rules(ci=(credit.FeedbackAlignment(),))
 def test_xor_from_twenty_seeds_in_one_program(rule):
     share = solved(rule)
     print(f"XOR: {rule} {share:.0%}")
@@ -122,8 +122,6 @@ def test_the_check_says_departs_on_purpose(capsys, tmp_path):
     figures = json.loads((tmp_path / "report.json").read_text())["credit"]
     assert figures["03_dense/w"] == pytest.approx({"cosine": 1, "signs": 1, "ratio": 1})
     assert abs(figures["01_dense/w"]["cosine"]) < 0.999
-    assert main(["check", "xor", "--credit"]) == 0
-    assert "credit Backpropagation(): the gradient itself" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ PREDICTED = {
 }
 
 
-@pytest.mark.parametrize("name", PREDICTED)
+@pytest.mark.parametrize("name", ["dense", pytest.param("conv", marks=pytest.mark.nightly)])
 def test_predictive_coding_with_fixed_predictions_is_backpropagation(name):
     model, shape = PREDICTED[name]
     params = cast(model.init(KEY, jax.ShapeDtypeStruct(shape, jnp.float64)), jnp.float64)
