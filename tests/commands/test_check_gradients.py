@@ -18,6 +18,7 @@ FILES = sorted(ROOT.glob("configs/*.py"))
 DEEP = ["digits_resnet", "mnist_resnet"]  # the tests' XLA settings make code that takes minutes to run for them
 COSTLY = [  # others have their layers
     "adding_encoder",
+    "digits_bilinear",
     "digits_log_covariance",
     "digits_vit",
     "mnist_capsules",

@@ -89,6 +89,7 @@ def test_a_hessian_product_costs_at_most_three_and_a_half_gradients():
     assert 2 < operations(products.hessian(gradient), params, batch, params) / one <= 3.5
 
 
+@pytest.mark.slow
 def test_paths_grow_exponentially_and_a_pass_does_not():
     """The gradient of one output by one input is a sum over the paths between them: width^(depth - 1) of them.
 
