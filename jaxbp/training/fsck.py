@@ -13,12 +13,17 @@ from PIL import Image
 from jaxbp.errors import InputError
 from jaxbp.training.checkpoint import Checkpoints, Damaged, read_json, refuse_devices, verify
 from jaxbp.training.folder import SOURCES
-from jaxbp.training.identity import FILE, FILES, Identity, owner
+from jaxbp.training.identity import FILE, FILES, Identity, is_config, owner
 from jaxbp.training.lock import reading
-from jaxbp.training.logs import METRICS, TIMING, lost_rows
+from jaxbp.training.logs import HEALTH, METRICS, TIMING, lost_rows, rows_bytes
 
 State = Literal["whole", "damaged", "can be made again", "not needed"]
 AGAIN = "the training command writes it again"
+
+
+DRAWN_BY = {"curves.png": "training", "deltas.png": "training", "attention.png": "attention"} | dict.fromkeys(
+    ("slice_1d.png", "slice_2d.png", "boundary.png", "weight.png"), "surface"
+)  # a picture -> the command
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,17 @@ class Finding:
 
 
 def run_folders(path: Path) -> list[Path]:
-    """The folder itself where a run is in it, else all folders below it in which there are runs."""
-    if any(os.path.lexists(path / name) for name in (FILE, "config.json", "checkpoints")):
-        return [path]
-    below = {file.parent for name in (FILE, "config.json") for file in path.rglob(name)}
-    below |= {folder.parents[1] for folder in path.rglob("checkpoints/" + "[0-9]" * 10)}
-    return sorted(folder for folder in below if folder.name not in ("checkpoints", "failure"))
+    """The folders in which there is a run, or what is left of one: `path` itself, and all below it.
+
+    The folders that a run keeps its own files in are not looked through.
+    """
+    runs = []
+    for name, below, _ in os.walk(path):
+        folder = Path(name)
+        if os.path.lexists(folder / FILE) or is_config(folder) or Checkpoints(folder / "checkpoints").paths():
+            runs.append(folder)
+            below[:] = [name for name in below if name not in FILES]
+    return sorted(runs)
 
 
 def inspect(folder: Path) -> list[Finding]:
@@ -111,8 +121,10 @@ def _logs(folder: Path, whole: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding(folder / METRICS, "can be made again", text)
     else:
         yield Finding(folder / METRICS, "damaged", problem)
-    problem = lost_rows(folder / TIMING, whole[0]) if "logs" in whole[0] else None
-    yield Finding(folder / TIMING, "not needed" if problem else "whole", problem or "")
+    for name in (TIMING, HEALTH):
+        if name == TIMING or rows_bytes(name, whole[0]):
+            problem = lost_rows(folder / name, whole[0]) if "logs" in whole[0] else None
+            yield Finding(folder / name, "not needed" if problem else "whole", problem or "")
 
 
 def _others(folder: Path) -> Iterator[Finding]:
@@ -125,7 +137,7 @@ def _others(folder: Path) -> Iterator[Finding]:
         file = folder / name
         if file.suffix == ".png" and os.path.lexists(file):
             problem = _picture_problem(file)
-            command = "training" if name in ("curves.png", "deltas.png") else "evaluate"
+            command = DRAWN_BY.get(name, "evaluate")
             text = f"{problem}; the {command} command draws it again" if problem else ""
             yield Finding(file, "can be made again" if problem else "whole", text)
     if os.path.lexists(folder / "scores.json"):
