@@ -61,7 +61,7 @@ def gradient(name: str, model: Layer, inputs: int, rows: int) -> Race:
     forms = {"hand": hand, "autodiff": autodiff(model, loss), "forward": value, "examples": by_examples}
     if rows * sum(p.size for p in jax.tree.leaves(params)) <= MOST_DIFFERENCES:
         forms["differences"] = by_differences
-    return compiled(name, {form: (f, (params, batch)) for form, f in forms.items()})
+    return compiled(name, {form: (f, (params, batch)) for form, f in forms.items()}, peer_repeats=5)
 
 
 def square_roots() -> Race:
@@ -83,4 +83,6 @@ def square_roots() -> Race:
 
     roots = {"hand": ops.sqrtm_psd, "autodiff": by_eigh, "products": lambda a: ops.sqrtm_psd(a, "products")}
     arguments = a, jax.random.normal(keys[1], a.shape)
-    return compiled("square roots of 64 x 64", {form: (pulled(f), arguments) for form, f in roots.items()})
+    return compiled(
+        "square roots of 64 x 64", {form: (pulled(f), arguments) for form, f in roots.items()}, peer_repeats=10
+    )
