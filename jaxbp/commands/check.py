@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
 def check_config(config: Config, level: Level = "default") -> Report:
     """The report on the gradient of a config's initial weights. Raises InputError where its parts do not fit."""
     splits = config.load_data()
-    model = config.build_model()
+    model = config.build_model("float32")
     check_fit(config, model, splits)
     batch = splits.train.batch(slice(ROWS))
     spec = batch_spec(splits, len(batch["x"]))

@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     config = cli.override(cli.load(options.config), overrides, options)
     keep_programs(config)
     splits = config.load_data()
-    model = config.build_model()
+    model = config.build_model("float32")
     check_fit(config, model, splits)
     batch = splits.train.batch(slice(options.examples))
     spec = batch_spec(splits, len(batch["x"]))

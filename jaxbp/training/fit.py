@@ -123,6 +123,9 @@ def check_optimizer(config: Config, model: Layer, params: PyTree, batch: Batch) 
     private = isinstance(optimizer, FirstOrder) and optimizer.private is not None
     if not (optimizer.second_order or private or measured):
         return
+    if config.run.dtype != "float32":
+        who = "run.noise_scale_every" if measured else "optimizer.private" if private else type(optimizer).__name__
+        raise InputError(f"{who} sums products of its own, which needs run.dtype=float32, got {config.run.dtype}")
     if config.run.micro_batches > 1 and (optimizer.second_order or measured):
         who = "run.noise_scale_every" if measured else type(optimizer).__name__
         raise InputError(f"{who} takes the whole batch: run.micro_batches must be 1, got {config.run.micro_batches}")

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
-from jaxbp.core import Layer, PyTree
+from jaxbp.core import Batch, Layer, PyTree
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.machine import header, machine
+from jaxbp.optim import Objective
+from jaxbp.parallel.cost import activation_bytes
 from jaxbp.training import failure
+from jaxbp.training.calls import Profiler, calls, rounds
 from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import StreamFeed, make_feeds
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
+from jaxbp.training.precision import loss_scaled
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
@@ -47,6 +52,7 @@ from jaxbp.training.step import (
     make_step,
     prepared,
 )
+from jaxbp.training.writers import Writers, make_writers
 
 YOUNG = 60.0  # seconds: the first minute of a process, in which less work may be lost
 EARLY = 10.0  # seconds between checkpoints in it
@@ -75,6 +81,8 @@ class Session:
     steps: int  # in an epoch
     pace: Pace | None  # None where the data are no text
     sampler: Sampler | None  # None where the run takes no samples
+    profiler: Profiler
+    writers: Writers = Writers()
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -139,8 +147,9 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
             folder.finish_start_over()
             folder.check(config)
         state = resumed(session, state)
+        session.writers = make_writers(config, folder.path, session.records.identity.runs[0], int(state.step))
         try:
-            with signals() as caught:
+            with signals() as caught, closing(session.writers):
                 all_rounds(session, state, caught)
         except (Interrupted, NotFinite):
             with suppress(OSError):  # what ended the run counts
@@ -165,25 +174,34 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
     objective = config.objective(batch_spec(splits, batch))
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
     state = initial_state(model, optimizer, objective.spec, run.seed)
-    gradient = config.optimizer.gradient(model, config.loss)
-    gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
-    gradient = penalized(gradient, objective.penalties)
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(make_step(gradient, optimizer, config.data.augment)),
+        make_program(training_step(config, model, optimizer, objective)),
         make_evaluation(model, config.loss, splits.classes is not None),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
+        Profiler(run.profile_step, folder.path / "profile"),
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
     return session, state
+
+
+def training_step(
+    config: Config, model: Layer, optimizer: optax.GradientTransformation, objective: Objective
+) -> Callable[[State, Batch], State]:
+    """(state, batch) -> state: the gradient that the config asks for, and its optimizer."""
+    gradient = config.optimizer.gradient(model, config.loss)
+    gradient = accumulated(gradient, config.run.micro_batches) if config.run.micro_batches > 1 else gradient
+    gradient = loss_scaled(gradient) if config.run.dtype == "float16" else gradient
+    gradient = penalized(gradient, objective.penalties)
+    return make_step(gradient, optimizer, config.data.augment)
 
 
 def resumed(session: Session, state: State) -> State:
@@ -194,7 +212,7 @@ def resumed(session: Session, state: State) -> State:
     checkpoint = folder.resume(checkpointed(state, config), session.data)
     if checkpoint is None:
         session.records = folder.write(config, session.splits.preparation, None)
-        print(header(state.params), flush=True)
+        print(first_line(session, state), flush=True)
         if killed:
             again = lost("before it", session.interval())
             print(f"begun again: an earlier start ended before its first checkpoint{again}", flush=True)
@@ -208,10 +226,18 @@ def resumed(session: Session, state: State) -> State:
     session.records = folder.write(config, session.splits.preparation, facts)
     if "run" not in facts:
         session.save(state)  # the checkpoint of an older version is not bound to its run
-    print(header(state.params), flush=True)
+    print(first_line(session, state), flush=True)
     again = lost("after it", facts.get("at_risk", 0.0))
     print(f"resumed at step {done} of {config.run.epochs * session.steps}{again}", flush=True)
     return state
+
+
+def first_line(session: Session, state: State) -> str:
+    """The header of a run: what it runs on, and what a device keeps between the two passes."""
+    config = session.config
+    rows = session.batch_size // config.run.micro_batches
+    kept = activation_bytes(config.loss.prepared(session.model), batch_spec(session.splits, rows))
+    return f"{header(state.params)}, {kept:,} bytes of activations"
 
 
 def lost(when: str, seconds: float) -> str:
@@ -279,9 +305,12 @@ def one_round(
     steps = feed.steps
     per_call = session.config.run.steps_per_call
     sums: Sums | None = None
-    for first, count in calls(int(state.step) - offset, steps, per_call, offset, session.config.run.sample_every):
+    profiler = session.profiler
+    done = int(state.step) - offset
+    for first, count in calls(done, steps, per_call, offset, session.config.run.sample_every, profiler.stops):
         previous = sums
-        state, sums = session.program(state, *feed.call(first, per_call), jnp.int32(count))
+        steps_of_call = partial(session.program, state, *feed.call(first, per_call), jnp.int32(count))
+        state, sums = profiler.run(offset + first, steps_of_call)
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
             session.sampler.write(state)
@@ -297,15 +326,6 @@ def one_round(
         reached("call")
     stop_if_not_finite(session, state, feed, offset)
     return state
-
-
-def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | None) -> Iterator[tuple[int, int]]:
-    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of stop_every."""
-    while first < steps:
-        left = per_call if stop_every is None else stop_every - (offset + first) % stop_every
-        count = min(per_call, steps - first, left)
-        yield first, count
-        first += count
 
 
 def stop_if_not_finite(session: Session, state: State, feed: Feed | StreamFeed, offset: int) -> None:
@@ -361,6 +381,7 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
             raise NotFinite(f"step {step}: {name} is not finite, and no row is kept: {remedy(session.config)}")
     append_line(session.folder.metrics, json.dumps(row))
     pace = session.pace.figures(speed) if session.pace else {}
+    session.writers.write(int(state.step), row | {"steps_per_second": speed} | pace)
     append_line(session.folder.path / "timing.jsonl", json.dumps({"epoch": epoch, "steps_per_second": speed} | pace))
     patience = session.config.run.patience
     facts = session.facts
@@ -373,9 +394,3 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
         facts["finished"] = facts["waited"] >= patience
     cleared = replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
     return cleared, curves.line(row, session.config.run.epochs, speed, pace)
-
-
-def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:
-    """(first, last) epochs between evaluations."""
-    for first in range(0, epochs, every):
-        yield first, min(first + every, epochs)

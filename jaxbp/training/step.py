@@ -16,11 +16,12 @@ import optax
 
 from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, add, register
+from jaxbp.training.precision import Scaling
 
 
 @partial(
     register,
-    data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite"],
+    data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite", "scaling"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class State:
     loss_sum: jax.Array  # of loss times examples since the last report
     examples: jax.Array  # since the last report
     finite: jax.Array  # False where the last loss or gradient was not, and its update was not made; or else the weights
+    scaling: Scaling | None = None  # of the loss, in float16
 
     @property
     def weights(self) -> dict[str, PyTree]:
@@ -64,6 +66,7 @@ def initial_state(model: Layer, optimizer: optax.GradientTransformation, spec: P
             zero,
             zero,
             jnp.array(True),
+            Scaling.of(model),
         )
 
     return make(key, run_key)
@@ -77,8 +80,9 @@ def make_step(
     """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] or [N, T] is 0 for what does not count.
 
     gradient is a value_and_grad(model, loss). augment(key, x) changes the inputs; every step has a key of its own. The
-    loss is the mean over what counts. Where it or a gradient is not finite, only `finite` changes. Where the update
-    makes a weight that is not, the state holds it, and `finite` says so: that costs one more sum, and no copy.
+    loss is the mean over what counts. Where it or a gradient is not finite, only `finite` changes; with a scaling, a
+    gradient that is not finite skips the step and lowers the scale. Where the update makes a weight that is not, the
+    state holds it, and `finite` says so: that costs one more sum, and no copy.
     """
 
     def step(state: State, batch: Batch) -> State:
@@ -101,18 +105,41 @@ def make_step(
                 state.loss_sum + result.value * examples,
                 state.examples + examples,
                 is_finite((params, result.state)),
+                state.scaling and state.scaling.after_finite(),
             )
 
-        return jax.lax.cond(finite, update, lambda: replace(state, finite=finite))
+        def keep() -> State:
+            if state.scaling is None:
+                return replace(state, finite=finite)
+            return skipped(state, result.value, examples)
+
+        return jax.lax.cond(finite, update, keep)
 
     return step
+
+
+def skipped(state: State, value: jax.Array, examples: jax.Array) -> State:
+    """The state after a step whose gradient overflowed: it counts, and changes the scale of the loss alone.
+
+    A loss that is not finite, or a gradient that overflows at the smallest scale, is no matter of the scale.
+    """
+    helps = jnp.isfinite(value) & state.scaling.can_fall
+    after = replace(
+        state,
+        step=state.step + 1,
+        loss_sum=state.loss_sum + value * examples,
+        examples=state.examples + examples,
+        scaling=state.scaling.after_overflow(),
+    )
+    return jax.tree.map(partial(jnp.where, helps), after, replace(state, finite=jnp.array(False)))
 
 
 def prepared(state: State, batch: Batch, augment: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[Batch, Context]:
     """The gradient's arguments in this step: the batch with its weights, and a context with the step's key."""
     ctx = Context(jax.random.fold_in(state.key, state.step), state.model)
     weight = batch["mask"] / jnp.maximum(jnp.sum(batch["mask"]), 1)
-    return {"x": augment(ctx.draw("augment"), batch["x"]), "y": batch["y"], "weight": weight}, ctx
+    inputs = {"x": augment(ctx.draw("augment"), batch["x"]), "y": batch["y"], "weight": weight}
+    return inputs if state.scaling is None else inputs | {"scale": state.scaling.scale}, ctx
 
 
 def is_finite(tree: PyTree) -> jax.Array:
