@@ -83,7 +83,7 @@ def works() -> Iterator[Work]:
     recurrent = Chain(Recurrent(LSTMCell(hidden)), Dense(classes))
     every = (
         Work("dense", MLP(10, (width,) * 3).build(), (rows, width), 10),
-        Work("convolution", CNN(10, channels, (256,)).build(), images, 10),
+        Work("convolution", CNN(outputs=10, channels=channels, hidden=(256,)).build(), images, 10),
         Work("residual", ResNet(10, channels, 2).build(), images, 10),
         Work("recurrent", recurrent, (size(256, 4), steps, hidden), classes),
         Work("gpt", gpt.build(), (batch, length), classes, ids=True),

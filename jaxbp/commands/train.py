@@ -19,6 +19,7 @@ from jaxbp.programs import keep_programs
 from jaxbp.training.cross_validate import cross_validate
 from jaxbp.training.loop import NotFinite, train
 from jaxbp.training.report.curves import as_text
+from jaxbp.training.writers import MODULES
 from jaxbp.typed import Range, Typed
 
 
@@ -46,7 +47,11 @@ def main(words: Sequence[str]) -> int:
     folder = located(options.workdir or f"runs/{Path(options.config).stem}{'_folds' if options.folds else ''}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--workdir: {folder} is a file, and must be a folder")
-    for package in ("matplotlib", "orbax"):  # imported late in a run: what is missing is told before it
+    for package in (
+        "matplotlib",
+        "orbax",
+        *(MODULES[name] for name in config.run.writers),
+    ):  # imported late in a run: what is missing is told before it
         if find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
     keep_programs(config)

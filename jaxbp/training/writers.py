@@ -60,6 +60,7 @@ class WeightsAndBiases:
         self.session.finish()
 
 
+MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # what each needs
 WRITERS: dict[str, Callable[[Config, Path, str, int], Writer]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 

@@ -27,7 +27,7 @@ FOR_THE_CPU = {"Attention", "Conv", "ConvTranspose", "Embedding", "Recurrent"} |
 
 
 @pytest.fixture(scope="module")
-def folder:
+def folder(tmp_path_factory):
     """Small files in place of those that a user downloads."""
     folder = tmp_path_factory.mktemp("data")
     write_images(folder, 28)
@@ -42,6 +42,8 @@ def step_forms(path, folder, **run):
         config = replace_keys(config, {"data.path": str(folder), "data.train_size": None})
     if isinstance(config.data, Csv):
         config = replace_keys(config, {"data.path": str(folder / "seeds.csv")})
+    if hasattr(config.data, "rotation"):  # the images are turned by a product, before the model
+        config = replace_keys(config, {"data.shift": 0, "data.rotation": 0.0})
     splits = config.load_data()
     rows = min(config.run.batch_size or len(splits.train), len(splits.train))
     config = replace_keys(config, {"run.batch_size": rows} | {f"run.{key}": value for key, value in run.items()})
