@@ -156,7 +156,7 @@ FORMULAS = {
     "parameters": "4 P / (f t)",
     "optimizer": "8 P / (f t)",
     "gradients": "4 P / (f t), twice with micro-batches",
-    "activations": "(kept + block) N / (d f t m)",
+    "activations": "(kept + block / t) N / (d f m)",
     "operations": "C N / (d f t)",
     "gathers": "2 m (f - 1) / f x 4 P / t",
     "scatters": "m (f - 1) / f x 4 P / t",
@@ -189,9 +189,10 @@ class Cost:
 
     @property
     def activations(self) -> float:
-        """Bytes of one micro-batch."""
+        """Bytes of one micro-batch. The vectors between blocks are whole on every device of the tensor axis."""
         counts = self.size.counts
-        return (counts.kept + counts.block) * self.size.rows / self.split.devices / self.split.micro_batches
+        rows = self.size.rows / (self.split.data * self.split.fsdp) / self.split.micro_batches
+        return (counts.kept + counts.block / self.split.tensor) * rows
 
     @property
     def memory(self) -> float:

@@ -46,7 +46,7 @@ def test_formulas():
     assert of.parameters == 4 * 1000 / 8
     assert of.optimizer == 2 * of.parameters
     assert of.gradients == 2 * of.parameters
-    assert of.activations == 320 * 64 / 16 / 4
+    assert of.activations == (300 + 20 / 2) * 64 / 8 / 4
     assert of.operations == 2000 * 64 / 16
     assert of.gathers == 2 * 4 * 3 / 4 * 4 * 1000 / 2
     assert of.scatters == of.gathers / 2

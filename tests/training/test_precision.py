@@ -135,7 +135,7 @@ def test_a_run_in_float16_goes_on_after_overflows_and_resumes_with_its_scale(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.nightly)])
 def test_a_run_evaluates_in_its_dtype(dtype, tmp_path):
     config = replace_keys(small(epochs=1), {"run.dtype": dtype})
     row = train(config, tmp_path)
