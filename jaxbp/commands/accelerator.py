@@ -51,7 +51,7 @@ def main(words: Sequence[str]) -> int:
     """Tries the device, and returns the exit status: 1 where a gradient is further off than allowed."""
     options = cli.read_all(Options, words)
     enter_clone()
-    if "cpu" not in (jax.config.jax_platforms or "cpu"):
+    if "cpu" not in (jax.config.values["jax_platforms"] or "cpu"):
         raise InputError("float64 is computed on the CPU: add it to JAX_PLATFORMS, as in JAX_PLATFORMS=cuda,cpu")
     device = jax.devices()[0]
     facts = machine() | {"date": datetime.now(UTC).date().isoformat()}

@@ -18,6 +18,7 @@ from itertools import product
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxbp.core import Context, Layer, PyTree
@@ -120,7 +121,7 @@ def activation_bytes(model: Layer, spec: PyTree, train: bool = True) -> int:
     return sum(
         aval.size * aval.dtype.itemsize
         for source, aval in arrays.items()
-        if source not in inputs and not jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
+        if source not in inputs and not jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
     )
 
 

@@ -111,25 +111,25 @@ def make_step(
         def keep() -> State:
             if state.scaling is None:
                 return replace(state, finite=finite)
-            return skipped(state, result.value, examples)
+            return skipped(state, state.scaling, result.value, examples)
 
         return jax.lax.cond(finite, update, keep)
 
     return step
 
 
-def skipped(state: State, value: jax.Array, examples: jax.Array) -> State:
+def skipped(state: State, scaling: Scaling, value: jax.Array, examples: jax.Array) -> State:
     """The state after a step whose gradient overflowed: it counts, and changes the scale of the loss alone.
 
     A loss that is not finite, or a gradient that overflows at the smallest scale, is no matter of the scale.
     """
-    helps = jnp.isfinite(value) & state.scaling.can_fall
+    helps = jnp.isfinite(value) & scaling.can_fall
     after = replace(
         state,
         step=state.step + 1,
         loss_sum=state.loss_sum + value * examples,
         examples=state.examples + examples,
-        scaling=state.scaling.after_overflow(),
+        scaling=scaling.after_overflow(),
     )
     return jax.tree.map(partial(jnp.where, helps), after, replace(state, finite=jnp.array(False)))
 
