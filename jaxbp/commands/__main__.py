@@ -30,8 +30,9 @@ COMMANDS = {
     "check": "checks a gradient against jax.grad and differences",
     "bench": "measures a suite against jax.grad",
     "accelerator": "tries the device: gradients, speed, memory",
+    "compare_credit": "compares credit rules on MNIST",
 }
-EXTRAS = dict.fromkeys(("matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
+EXTRAS = dict.fromkeys(("jinja2", "matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
 EXTRAS |= {"tensorboardX": "tensorboard", "wandb": "wandb"}
 LESS_MEMORY = "lower run.batch_size, raise run.micro_batches, or make the model smaller"
 
@@ -98,7 +99,7 @@ def run(words: Sequence[str]) -> int:
     if not words or words[0] in ("--help", "-h"):
         print("jaxbp COMMAND [OPTION ...], where jaxbp COMMAND --help shows the options\n")
         for name, meaning in COMMANDS.items():
-            print(f"  {name:11s}{meaning}")
+            print(f"  {name:16s}{meaning}")
         return 0
     if words[0] == "--version":
         print(jaxbp.__version__)

@@ -25,6 +25,7 @@ from jaxbp.data.preparation import Preparation
 from jaxbp.data.prepare import Prepared, Tabular, cross_validation
 from jaxbp.data.reber import Reber
 from jaxbp.data.reconstruction import Encoder, Reconstruction
+from jaxbp.data.rows import Rows
 from jaxbp.data.table import Table
 from jaxbp.data.text import Text
 from jaxbp.data.tokens import Tokens
@@ -52,6 +53,7 @@ __all__ = [
     "Prepared",
     "Reber",
     "Reconstruction",
+    "Rows",
     "Splits",
     "Table",
     "Tabular",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxbp.config import Config, Run
 from jaxbp.core import Batch, Context, Layer, PyTree, leaf_layers, output_spec
+from jaxbp.credit.config import Backpropagation, carrying
 from jaxbp.data import Splits
 from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
@@ -17,6 +18,7 @@ from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
 from jaxbp.machine import device_memory
 from jaxbp.optim import FirstOrder
+from jaxbp.training.feeds import epochs_at_once
 from jaxbp.training.folder import OVER
 from jaxbp.training.run import Trained
 
@@ -59,14 +61,16 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
     for penalty in config.objective(batch["x"]).penalties:
         penalty.chosen(params)
     check_optimizer(config, model, params, batch)
+    check_credit(config, model, params, batch)
 
 
 def check_size(run: Run, params: PyTree, splits: Splits) -> None:
     """Raises InputError for more steps than can be counted, and where weights or the order of examples fill the memory.
 
-    The loop makes the order of all examples up to the next evaluation at once.
+    The loop makes the order of the examples for many epochs at once.
     """
-    steps = run.epochs * -(-len(splits.train) // (run.batch_size or len(splits.train)))
+    batch_size = run.batch_size or len(splits.train)
+    steps = run.epochs * -(-len(splits.train) // batch_size)
     if steps >= 2**31:
         raise InputError(f"run.epochs={run.epochs} makes {steps:,} steps, and a run has fewer than {2**31:,}")
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
@@ -75,11 +79,11 @@ def check_size(run: Run, params: PyTree, splits: Splits) -> None:
             f"the model has {weights:,} bytes of weights and as many of gradients, and there are {memory:,} bytes of "
             "memory: lower the sizes of its layers"
         )
-    epochs = min(run.evaluate_every, run.epochs)
+    epochs = epochs_at_once(len(splits.train), batch_size, run.steps_per_call, min(run.evaluate_every, run.epochs))
     order = 0 if isinstance(splits.train, Stream) else ORDER * epochs * len(splits.train)
     if order > memory:
         raise InputError(
-            f"run.evaluate_every={run.evaluate_every}: the order of the examples of {epochs:,} epochs takes {order:,} "
+            f"run.steps_per_call={run.steps_per_call}: the order of the examples of {epochs:,} epochs takes {order:,} "
             f"bytes, and there are {memory:,} bytes of memory"
         )
 
@@ -138,6 +142,32 @@ def check_optimizer(config: Config, model: Layer, params: PyTree, batch: Batch) 
         ctx = Context(key, model.init_state(batch["x"]))
         result = optimizer.gradient(model, config.loss)(params, batch, ctx)
         return update(result.grads, params, result.value, batch, key)
+
+    jax.eval_shape(step, params, batch, jax.random.key(0))
+
+
+def check_credit(config: Config, model: Layer, params: PyTree, batch: Batch) -> None:
+    """Raises InputError where a credit rule is not defined for the model, or the optimizer needs the gradient."""
+    optimizer = config.optimizer
+    name = type(config.credit).__name__
+    if isinstance(config.credit, Backpropagation):
+        return
+    if optimizer.second_order or (isinstance(optimizer, FirstOrder) and optimizer.private):
+        what = "optimizer.private" if isinstance(optimizer, FirstOrder) else type(optimizer).__name__
+        raise InputError(f"credit={name} goes with an optimizer that takes a direction alone, not with {what}")
+    if config.run.noise_scale_every is not None:
+        raise InputError(f"credit={name} gives no gradient of the loss: run.noise_scale_every must be None")
+    if config.run.dtype != "float32":
+        raise InputError(
+            f"credit={name} sends deltas of its own, which needs run.dtype=float32, got {config.run.dtype}"
+        )
+    if config.loss.prepared(model) is not model:
+        raise InputError(f"credit={name} needs all logits at once: loss.chunk must be None")
+
+    def step(params: PyTree, batch: Batch, key: jax.Array) -> PyTree:
+        kept = config.credit.init_state(key, params, model, batch["x"])
+        ctx = carrying(Context(key, model.init_state(batch["x"])), kept)
+        return config.gradient(model)(params, batch, ctx).grads
 
     jax.eval_shape(step, params, batch, jax.random.key(0))
 

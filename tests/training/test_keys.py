@@ -11,6 +11,7 @@ import pytest
 
 from jaxbp import config as configuration
 from jaxbp import data, models, optim
+from jaxbp.credit import Relaxer
 from jaxbp.data import (
     Adding,
     Characters,
@@ -21,11 +22,12 @@ from jaxbp.data import (
     Logic,
     Reber,
     Reconstruction,
+    Rows,
     Text,
     Tokens,
 )
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
-from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, LayerModel, ResNet, TransformerEncoder, ViT
+from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, FeedbackMLP, LayerModel, ResNet, TransformerEncoder, ViT
 from jaxbp.training.loop import train
 from jaxbp.training.run import fingerprint
 from tests.support.runs import weights
@@ -78,6 +80,8 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.sample_every": "only runs on text have samples; tests/training/test_samples.py",
     "run.profile_step": "a trace stands beside the run; tests/training/test_writers.py",
     "run.writers": "figures go to other places; tests/training/test_writers.py",
+    "run.mesh.data": "losses must not depend on the devices; tests/parallel",
+    "run.mesh.fsdp": "losses must not depend on the devices; tests/parallel",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {
@@ -134,6 +138,13 @@ MODELS = {  # model: its keys' other values, each of which must change a layer
     TransformerEncoder(outputs=3, dropout=0.1): TRANSFORMER | {"classes": 5, "pooling": "token"},
     ViT(outputs=3, dropout=0.1): TRANSFORMER | {"pooling": "token", "patch": 2},
     TDNN(outputs=3): {"outputs": 4, "taps": 3, "hidden": (9,), "activation": "relu"},
+    FeedbackMLP(outputs=3): {
+        "outputs": 4,
+        "hidden": (9,),
+        "feedback": 0.5,
+        "activation": "tanh",
+        "relaxer": Relaxer("ode"),
+    },
 }
 DATA = {  # data set: its keys' other values, each of which must change a part or its batches
     Embedded("digits", image=True, scaling="standard", validation_fraction=0.2, shift=1): {
@@ -175,6 +186,11 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     Reber(examples=50, test_examples=20): {"embedded": False, "examples": 51, "test_examples": 21, "seed": 1},
     Adding(examples=50, test_examples=20): {"length": 50, "examples": 51, "test_examples": 21, "seed": 1},
     Encoder(): {"size": 7},
+    Rows(((0.0, 1.0), (2.0, 3.0)), ((0.0,), (1.0,)), ("a", "b")): {
+        "x": ((0.0, 1.0), (2.0, 4.0)),
+        "y": ((1.0,), (0.0,)),
+        "classes": (),
+    },
     Reconstruction(Embedded("wine")): {"data": Embedded("iris")},
     Curve(examples=50, test_examples=20): {
         "name": "eight",

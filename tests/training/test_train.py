@@ -18,9 +18,9 @@ from jaxbp.commands.experiments import EXPERIMENTS
 from jaxbp.data import Dataset, Embedded
 from jaxbp.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
-from jaxbp.training.calls import rounds
 from jaxbp.training.evaluate import make_evaluation
 from jaxbp.training.failure import diagnose, replay
+from jaxbp.training.feeds import rounds
 from jaxbp.training.loop import NotFinite, train
 from jaxbp.training.report import curves
 from jaxbp.training.run import load

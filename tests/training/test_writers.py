@@ -7,7 +7,7 @@ import pytest
 from jaxbp.commands import train as command
 from jaxbp.commands.__main__ import main
 from jaxbp.training import writers
-from jaxbp.training.calls import calls
+from jaxbp.training.feeds import calls
 from jaxbp.training.loop import train
 from tests.support.paths import ROOT
 from tests.support.runs import small, weights
