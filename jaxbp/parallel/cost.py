@@ -2,11 +2,11 @@
 
     python -m jaxbp.parallel.cost
 
-prints the tables of docs/scale.md. Parameters P, operations and what the forward pass keeps come from the layers
-themselves, by tracing them on shapes. The rest is a formula each, in `FORMULAS`, for a mesh of d x f x t devices: data,
-fsdp and tensor. The batch is split d f ways, in m micro-batches one after the other. Parameters, their gradients and
-the optimizer's moments are split f t ways. A ring moves (n - 1) / n of an array for a gather or a scatter among n
-devices, and twice that for an all-reduce.
+prints the tables of docs/scale.md. Parameters P, operations C and what the forward pass keeps come from the layers
+themselves, by tracing them on shapes; U counts a parameter once for each layer that uses it. The rest is a formula
+each, in `FORMULAS`, for a mesh of d x f x t devices: data, fsdp and tensor. The batch is split d f ways, in m
+micro-batches one after the other. Parameters, their gradients and the optimizer's moments are split f t ways. A ring
+moves (n - 1) / n of an array for a gather or a scatter among n devices, and twice that for an all-reduce.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Counts:
     """Of a batch, from the layers: numbers of parameters, operations of both passes, and bytes that are kept."""
 
     parameters: int
+    used: int  # parameters, once for each layer that uses them: a tied table is gathered and scattered twice
     operations: int
     kept: int  # between the passes: with keep="input" the input of every block
     block: int  # while a block's backward runs, and its forward has run again
@@ -86,6 +87,7 @@ class Counts:
         x = jax.ShapeDtypeStruct((*spec.shape, model.width), "bfloat16")
         return cls(
             total.parameters,
+            total.parameters + (model.outputs * model.width if model.head == "tied" else 0),
             total.forward + total.backward,
             activation_bytes(loss.prepared(whole), spec),
             activation_bytes(stack.block, x),
@@ -159,8 +161,8 @@ FORMULAS = {
     "gradients": "4 P / (f t), twice with micro-batches",
     "activations": "(kept + block / t) N / (d f m)",
     "operations": "C N / (d f t)",
-    "gathers": "2 m (f - 1) / f x 4 P / t",
-    "scatters": "m (f - 1) / f x 4 P / t",
+    "gathers": "2 m (f - 1) / f x 4 U / t",
+    "scatters": "m (f - 1) / f x 4 U / t",
     "all-reduce": "2 (d - 1) / d x 4 P / (f t)",
     "tensor": "2 (t - 1) / t x 6 L x 2 N T D / (d f)",
 }
@@ -208,7 +210,7 @@ class Cost:
     @property
     def gathers(self) -> float:
         """Bytes received for parameters, forward and backward, in every micro-batch."""
-        whole = WORD * self.size.counts.parameters / self.split.tensor
+        whole = WORD * self.size.counts.used / self.split.tensor
         return 2 * self.split.micro_batches * ring(self.split.fsdp) * whole
 
     @property
