@@ -76,6 +76,7 @@ class Run(Typed):
         dtype: of the products, forward and backward; parameters, sums, norms, softmax and losses are float32
         profile_step: the step that is traced for Perfetto and TensorBoard, in the folder profile; None: none
         writers: of the figures of each evaluation, besides metrics.jsonl: tensorboard, wandb (offline)
+        health_every: steps between looks at the health of the layers, for the report; None: never
         keep_programs: whether commands keep compiled programs in the user's cache, so that the next start is quick
         mesh: the devices that share the work
     """
@@ -95,6 +96,7 @@ class Run(Typed):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     profile_step: Count | None = None
     writers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    health_every: Count | None = None
     keep_programs: bool = True
     mesh: MeshShape = MeshShape()
 

@@ -67,7 +67,7 @@ def main(words: Sequence[str]) -> int:
         raise InputError(f"--workdir: {folder} is a file, and must be a folder")
     if options.folds and options.coordinator:
         raise InputError("--folds trains in one process, and --coordinator is given")
-    needed = ("matplotlib", "orbax", *(MODULES[name] for name in config.run.writers))
+    needed = ("jinja2", "matplotlib", "orbax", *(MODULES[name] for name in config.run.writers))
     for package in needed:  # imported late in a run: what is missing is told before it
         if find_spec(package) is None:
             raise ModuleNotFoundError(name=package)

@@ -21,6 +21,7 @@ from jaxbp.data.moved import Movable
 from jaxbp.data.npz import Npz
 from jaxbp.data.parquet import Parquet
 from jaxbp.data.pipeline import DataConfig, Dataset, Splits, epoch_order
+from jaxbp.data.plane import Plane
 from jaxbp.data.preparation import Preparation
 from jaxbp.data.prepare import Prepared, Tabular, cross_validation
 from jaxbp.data.reber import Reber
@@ -49,6 +50,7 @@ __all__ = [
     "Movable",
     "Npz",
     "Parquet",
+    "Plane",
     "Preparation",
     "Prepared",
     "Reber",

@@ -98,8 +98,10 @@ class Whitening(Layer):
         return {"mean": jnp.zeros(channels, jnp.float32), "covariance": jnp.eye(channels, dtype=jnp.float32)}
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
+        if ctx.axes and ctx.train:
+            raise InputError("Whitening: its statistics are those of the whole batch, and a mesh of devices splits it")
         counts = ctx.counts if ctx.train else None
-        rows, average, count = counted_rows(x, counts)
+        rows, average, count = counted_rows(x, counts, None)
         if ctx.train:
             mean = average(rows)
             z = inside(rows - mean[None], counts)
@@ -115,7 +117,7 @@ class Whitening(Layer):
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         x, statistics, root, counts = cache
-        rows, _, count = counted_rows(x, counts)
+        rows, _, count = counted_rows(x, counts, None)
         w, kept = root.value
         z = rows - statistics.value["mean"][None]
         delta = wide_rows(dy)

@@ -141,16 +141,16 @@ class StreamFeed:
 
 
 def calls(
-    first: int, steps: int, per_call: int, offset: int, stop_every: int | None, stops: Iterable[int] = ()
+    first: int, steps: int, per_call: int, offset: int, *every: int | None, ends: Iterable[int] = ()
 ) -> Iterator[tuple[int, int]]:
     """(first step, steps) of each call.
 
-    One ends where the run's step, first + offset, is a multiple of stop_every or one of the `stops`.
+    One ends where the run's step, first + offset, is a multiple of one of `every`, or one of the `ends`.
     """
     while first < steps:
-        left = per_call if stop_every is None else stop_every - (offset + first) % stop_every
-        ahead = [stop - offset - first for stop in stops if stop > offset + first]
-        count = min(per_call, steps - first, left, *ahead)
+        left = [period - (offset + first) % period for period in every if period]
+        left += [end - offset - first for end in ends if end > offset + first]
+        count = min(per_call, steps - first, *left)
         yield first, count
         first += count
 

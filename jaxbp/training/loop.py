@@ -18,7 +18,7 @@ import optax
 from tqdm import tqdm
 
 from jaxbp.backprop import penalized
-from jaxbp.config import Config
+from jaxbp.config import Config, to_json
 from jaxbp.core import Batch, Layer, PyTree
 from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
@@ -37,13 +37,17 @@ from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
+from jaxbp.training.health import Health, make_health
+from jaxbp.training.logs import HEALTH
 from jaxbp.training.precision import loss_scaled
 from jaxbp.training.profile import Profiler
 from jaxbp.training.report import curves
 from jaxbp.training.report.alignment import draw_alignments
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
+from jaxbp.training.report.evidence import DataFacts
 from jaxbp.training.report.language import Pace, bits_per_byte
+from jaxbp.training.report.of_run import write_report
 from jaxbp.training.run import checkpointed, fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
@@ -91,6 +95,7 @@ class Session:
     placement: Placement | None  # None on one device
     team: Team
     alignments: Alignments | None  # None where the credit rule is exact
+    health: Health | None  # None where nobody looks at it
     profiler: Profiler
     writers: Writers = Writers()
     records: Records = field(init=False)  # what describes the run, once it is written
@@ -204,15 +209,19 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     objective = config.objective(batch_spec(splits, batch))
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
     placement = placed(config, model, objective.spec, len(splits.train))
+    if placement and run.health_every:
+        raise InputError("run.health_every looks at a run on one device: with run.mesh it must be None")
     shardings = placement.state_shardings if placement else None
     state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
+    step = training_step(config, model, optimizer, objective, placement)
+    classify = splits.classes is not None
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(training_step(config, model, optimizer, objective, placement)),
-        make_evaluation(model, config.loss, splits.classes is not None, placement),
+        make_program(placement.settled(step) if placement else step),
+        make_evaluation(model, config.loss, classify, placement),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
@@ -221,6 +230,9 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
         placement,
         team,
         None if config.credit.exact else make_alignments(config.credit, model, config.loss),
+        make_health(model, config.loss, step, splits.train, classify, run.health_every, folder.path / HEALTH)
+        if run.health_every
+        else None,
         Profiler(run.profile_step, folder.path / "profile"),
     )
     if run.patience is not None:
@@ -242,8 +254,7 @@ def training_step(
     gradient = loss_scaled(gradient) if config.run.dtype == "float16" else gradient
     gradient = penalized(gradient, objective.penalties)
     augment = placement.augment(config.data.augment) if placement else config.data.augment
-    step = make_step(gradient, optimizer, augment, config.credit)
-    return placement.settled(step) if placement else step
+    return make_step(gradient, optimizer, augment, config.credit)
 
 
 def resumed(session: Session, state: State) -> State:
@@ -304,13 +315,18 @@ def lost(when: str, seconds: float) -> str:
 
 
 def draw(session: Session, rows: list[Row]) -> None:
-    """curves.png of the rows so far, and deltas.png where there are recurrent layers."""
-    if rows and session.team.first:
+    """curves.png of the rows so far, deltas.png and alignment.png where there are such, and report.html."""
+    if not session.team.first:
+        return
+    if rows:
         curves.draw_curves(rows, session.folder.path / "curves.png")
         if session.delta_norms:
             draw_deltas(rows[-1]["delta_norms"], session.folder.path / "deltas.png")
         if session.alignments:
             draw_alignments(rows, session.folder.path / "alignment.png")
+    run = session.config.run
+    facts = DataFacts.of(session.splits, session.batch_size, run.seed, run.shuffle)
+    write_report(session.folder.path, to_json(session.config), facts)
 
 
 def kept_weights(session: Session, last: int, best: Row) -> str:
@@ -372,12 +388,15 @@ def one_round(session: Session, state: State, feed: AnyFeed, offset: int, caught
     The progress bar and the check for finiteness read the previous call's sums, so the loop never waits for a result.
     """
     steps = feed.steps
-    per_call = session.config.run.steps_per_call
+    run = session.config.run
+    per_call = run.steps_per_call
     sums: Sums | None = None
     profiler = session.profiler
-    done = int(state.step) - offset
-    for first, count in calls(done, steps, per_call, offset, session.config.run.sample_every, profiler.stops):
+    periods = (run.sample_every, run.health_every)
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, *periods, ends=profiler.ends):
         previous = sums
+        if session.health and not isinstance(feed, MeshFeed) and session.health.due(offset + first):
+            session.health.write(state, feed, first)
         steps_of_call = partial(session.program, state, *feed.call(first, per_call), np.int32(count))
         state, sums = profiler.run(offset + first, steps_of_call)
         bar.update(count)

@@ -20,7 +20,7 @@ class Profiler:
     folder: Path
 
     @property
-    def stops(self) -> tuple[int, ...]:
+    def ends(self) -> tuple[int, ...]:
         """Steps after which a call ends, so that the traced step is a call of its own."""
         return () if self.step is None else (self.step - 1, self.step)
 

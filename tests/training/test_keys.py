@@ -20,6 +20,7 @@ from jaxbp.data import (
     Encoder,
     Function,
     Logic,
+    Plane,
     Reber,
     Reconstruction,
     Rows,
@@ -82,6 +83,7 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.writers": "figures go to other places; tests/training/test_writers.py",
     "run.mesh.data": "losses must not depend on the devices; tests/parallel",
     "run.mesh.fsdp": "losses must not depend on the devices; tests/parallel",
+    "run.health_every": "a run is the same with it; tests/training/test_health.py",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {
@@ -171,6 +173,16 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
         "scale_targets": True,
         "seed": 1,
     },
+    Plane("moons"): {
+        "name": "circles",
+        "examples": 100,
+        "noise": 0.2,
+        "test_fraction": 0.3,
+        "validation_fraction": 0.3,
+        "scaling": "min_max",
+        "one_hot": True,
+        "seed": 1,
+    },
     Logic("xor"): {"operator": "and"},
     Characters(): {"noise": 0.2, "copies": 5, "one_hot": True, "seed": 1},
     Text(size=5000): {"path": __file__, "size": 6000, "length": 64, "test_fraction": 0.2, "streams": 3},
@@ -252,7 +264,11 @@ def test_every_key_is_in_a_table():
     names = lambda config: {field.name for field in fields(config) if field.init}
     shipped = {name: names(c) for name, c in vars(models).items() if isinstance(c, type) and name != "ModelConfig"}
     assert tabled(MODELS) == shipped
-    refused = {"Function": {"one_hot"}, "Text": {"max_bytes"}}  # of what has no classes, and of what has no file
+    refused = {
+        "Function": {"one_hot"},
+        "Plane": {"scale_targets"},
+        "Text": {"max_bytes"},
+    }  # of no classes, targets, file
     assert tabled(DATA) == {
         name: names(c) - refused.get(name, set()) for name, c in CONFIGS.items() if name not in OF_FILES
     }

@@ -14,8 +14,8 @@ from tests.support.runs import small, weights
 
 
 def test_a_call_ends_at_every_stop():
-    assert list(calls(0, 10, 4, 100, None, (102, 103))) == [(0, 2), (2, 1), (3, 4), (7, 3)]
-    assert list(calls(0, 10, 4, 100, 5, (90, 107))) == [(0, 4), (4, 1), (5, 2), (7, 3)]
+    assert list(calls(0, 10, 4, 100, None, ends=(102, 103))) == [(0, 2), (2, 1), (3, 4), (7, 3)]
+    assert list(calls(0, 10, 4, 100, 5, ends=(90, 107))) == [(0, 4), (4, 1), (5, 2), (7, 3)]
 
 
 def test_a_row_is_its_numbers():
