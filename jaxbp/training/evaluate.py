@@ -15,6 +15,8 @@ from jaxbp.data import Dataset
 from jaxbp.deferred import Deferred
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
+from jaxbp.parallel.mesh import AXES
+from jaxbp.parallel.placement import Placement
 
 CHUNK = 1000  # examples in memory at once
 CHUNK_STEPS = 2**14  # of sequences no more than have so many time steps together
@@ -25,18 +27,20 @@ Outputs = Callable[[PyTree, PyTree, np.ndarray], np.ndarray]
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
-def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
+def make_evaluation(model: Layer, loss: Loss, classify: bool, placement: Placement | None = None) -> Evaluation:
     """(params, model state, data) -> {"loss": mean over what counts}, and "accuracy" where `classify`.
 
-    No example continues another: a recurrent state is not carried.
+    No example continues another: a recurrent state is not carried. placement: of the arrays on a mesh, whose devices
+    share every chunk.
     """
-    model = loss.prepared(with_carry(model, False))
+    model = loss.prepared(with_carry(placement.model if placement else model, False))
+    devices = placement.mesh.size if placement else 1
+    axes = AXES if placement else ()
 
-    @jax.jit
     def sums(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         def chunk_sums(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
             x, target, mask = chunk
-            output, _ = model.forward(params, x, Context.evaluation(state))
+            output, _ = model.forward(params, x, Context.evaluation(state, axes))
             if isinstance(loss, SoftmaxCrossEntropy) and isinstance(output, Deferred):
                 value, classes = loss.scored(output, target, mask)
                 return value, jnp.sum(mask * (classes == target))
@@ -45,14 +49,17 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
 
         return jax.tree.map(jnp.sum, jax.lax.map(chunk_sums, (x, y, mask)))
 
+    compiled = placement.sums(sums) if placement else jax.jit(sums)
+
     def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
         counting = data.counting()  # [N] or [N, T]
         size = min(CHUNK, len(data), max(CHUNK_STEPS // counting[0].size, 1))
+        size = -(-size // devices) * devices
         x = chunks(data.x, size)
         counting = chunks(counting, size)
         filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
         mask = counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
-        value, hits = sums(params, state, x, chunks(data.y, size), mask)
+        value, hits = compiled(params, state, x, chunks(data.y, size), mask)
         count = float(data.counting().sum()) or 1.0  # where nothing counts, the loss is 0
         metrics = {"loss": float(value) / count}
         return metrics | {"accuracy": float(hits) / count} if classify else metrics

@@ -6,7 +6,7 @@ next call, so reading takes no time of its own as long as it is the faster of th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -107,8 +107,8 @@ class StreamFeed:
         """Steps of all epochs."""
         return (self.last - self.first) * -(-len(self.part) // self.batch_size)
 
-    def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
-        """(a feed that holds `count` steps from step `first` on, the index of that step in it).
+    def order(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(row numbers [count, N], 1 where a row counts and 0 where it pads [count, N]) of the steps from `first` on.
 
         Steps after the last are there too, masked, so that the last call's arrays have the shapes of the others.
         """
@@ -118,12 +118,18 @@ class StreamFeed:
         inside = step * self.batch_size + np.arange(self.batch_size)  # [steps, N], places in the epoch
         counts = (inside < examples) & (steps < self.steps)
         places = (self.first + epoch) * examples + np.where(counts, inside, 0)
-        taken = self.part.take(self.part.rows(places.ravel(), self.seed, self.shuffle))
+        rows = self.part.rows(places.ravel(), self.seed, self.shuffle).reshape(places.shape)
+        return rows, counts.astype(np.float32)
+
+    def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
+        """(a feed that holds `count` steps from step `first` on, the index of that step in it)."""
+        rows, counts = self.order(first, count)
+        taken = self.part.take(rows.ravel())
         feed = Feed(
             jnp.asarray(taken.x),
             jnp.asarray(taken.y),
-            jnp.arange(places.size, dtype=jnp.int32).reshape(places.shape),
-            jnp.asarray(counts, jnp.float32),
+            jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape),
+            jnp.asarray(counts),
             jnp.asarray(taken.counting()),
         )
         return feed, jnp.int32(0)
@@ -132,3 +138,18 @@ class StreamFeed:
         """The batch of step `index`: {"x", "y", "mask"}."""
         feed, first = self.call(int(index), 1)
         return feed.batch(first)
+
+
+def calls(first: int, steps: int, per_call: int, offset: int, *stops: int | None) -> Iterator[tuple[int, int]]:
+    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of a stop."""
+    while first < steps:
+        left = [stop - (offset + first) % stop for stop in stops if stop]
+        count = min(per_call, steps - first, *left)
+        yield first, count
+        first += count
+
+
+def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:
+    """(first, last) epochs between evaluations."""
+    for first in range(0, epochs, every):
+        yield first, min(first + every, epochs)
