@@ -14,6 +14,7 @@ from jaxbp.backprop import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.commands.__main__ import main
 from jaxbp.core import Context, cast
+from jaxbp.layers import Whitening
 from jaxbp.parallel.mesh import AXES, MeshShape, check_batch
 from jaxbp.parallel.placement import ROWS, WHOLE, Placement
 from jaxbp.parallel.report import collectives, device_bytes
@@ -54,8 +55,16 @@ def sharded_layer(layer, mesh):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("case", [case for case in all_cases() if case.layer.couples_batch], ids=str)
-@pytest.mark.parametrize("counting", ["all", "some", "none"])
+@pytest.mark.parametrize(
+    ("case", "counting"),
+    [
+        pytest.param(case, counting, id=f"{case}-{counting}")
+        for case in all_cases()
+        for counting in ("all", "some", "none")
+        if case.layer.couples_batch
+        and not (isinstance(case.layer, Whitening) and counting == "none")  # JAX's derivative of eigh is nan there
+    ],
+)
 def test_a_layer_that_couples_its_batch_sees_the_whole_batch(case, counting):
     """The oracle is jax.vjp of the forward pass of one device. With "some" a device has no row that counts."""
     layer = case.layer
