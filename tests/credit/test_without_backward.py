@@ -156,7 +156,9 @@ def test_a_search_solves_xor_and_counts_its_evaluations(search):
     assert solved.sum() >= 10
 
 
-@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: type(search).__name__)
+@pytest.mark.parametrize(
+    "search", [pytest.param(search, id=type(search).__name__, marks=in_ci(search)) for search in SEARCHES]
+)
 def test_a_search_asks_as_often_as_it_says(search):
     """Each call of the loss is counted while it runs."""
     calls = []
@@ -174,6 +176,7 @@ def test_a_search_asks_as_often_as_it_says(search):
 # --- both ways -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_a_bidirectional_net_learns_a_permutation_and_its_inverse():
     net, loss = credit.Bidirectional((3, 8, 3)), jaxbp.BinaryCrossEntropy()
     x = jnp.array([[i >> bit & 1 for bit in range(3)] for i in range(8)], jnp.float32)
