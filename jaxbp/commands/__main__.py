@@ -20,6 +20,7 @@ from jaxbp.errors import InputError, unknown
 COMMANDS = {
     "tokenize": "text to files of token ids",
     "train": "trains an experiment, or goes on with a run",
+    "search": "trains with all values of some keys, and with several seeds",
     "evaluate": "scores a finished run on its data",
     "predict": "predictions of a finished run for new rows",
     "sample": "text from a trained language model",
@@ -30,7 +31,7 @@ COMMANDS = {
     "check": "checks a gradient against jax.grad and differences",
     "bench": "measures a suite against jax.grad",
 }
-EXTRAS = dict.fromkeys(("matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
+EXTRAS = dict.fromkeys(("matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train") | {"datasets": "datasets"}
 LESS_MEMORY = "lower run.batch_size, raise run.micro_batches, or make the model smaller"
 
 

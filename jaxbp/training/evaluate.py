@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.core import Context, Layer, PyTree
-from jaxbp.data import Dataset
+from jaxbp.data import Dataset, Splits
 from jaxbp.deferred import Deferred
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
@@ -30,9 +30,19 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
 
     No example continues another: a recurrent state is not carried.
     """
+    sums = jax.jit(evaluation_sums(model, loss, classify))
+
+    def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
+        value, hits = sums(params, state, *in_chunks(data))
+        return means(float(value), float(hits), data, classify)
+
+    return evaluate
+
+
+def evaluation_sums(model: Layer, loss: Loss, classify: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """(params, model state, x, y, mask in chunks) -> (sum of the losses, hits; not `classify`: no hits)."""
     model = loss.prepared(with_carry(model, False))
 
-    @jax.jit
     def sums(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         def chunk_sums(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
             x, target, mask = chunk
@@ -45,19 +55,30 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
 
         return jax.tree.map(jnp.sum, jax.lax.map(chunk_sums, (x, y, mask)))
 
-    def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
-        counting = data.counting()  # [N] or [N, T]
-        size = min(CHUNK, len(data), max(CHUNK_STEPS // counting[0].size, 1))
-        x = chunks(data.x, size)
-        counting = chunks(counting, size)
-        filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
-        mask = counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
-        value, hits = sums(params, state, x, chunks(data.y, size), mask)
-        count = float(data.counting().sum()) or 1.0  # where nothing counts, the loss is 0
-        metrics = {"loss": float(value) / count}
-        return metrics | {"accuracy": float(hits) / count} if classify else metrics
+    return sums
 
-    return evaluate
+
+def train_sample(splits: Splits) -> Dataset:
+    """As many training examples as the test part has, evenly spaced: their accuracy costs as much as the test's."""
+    count = min(len(splits.train), len(splits.test))
+    return splits.train.take(np.arange(count) * len(splits.train) // count)
+
+
+def in_chunks(data: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(x, y, mask) of the data, [chunks, size, ...], with what fills up the last chunk masked."""
+    counting = data.counting()  # [N] or [N, T]
+    size = min(CHUNK, len(data), max(CHUNK_STEPS // counting[0].size, 1))
+    x = chunks(data.x, size)
+    counting = chunks(counting, size)
+    filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
+    return x, chunks(data.y, size), counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
+
+
+def means(value: float, hits: float, data: Dataset, classify: bool) -> dict[str, float]:
+    """{"loss"}, and "accuracy" where `classify`, from the sums over the data."""
+    count = float(data.counting().sum()) or 1.0  # where nothing counts, the loss is 0
+    metrics = {"loss": value / count}
+    return metrics | {"accuracy": hits / count} if classify else metrics
 
 
 @lru_cache(maxsize=8)

@@ -1,14 +1,17 @@
-"""How rows reach the compiled program: all at once where they are in memory, else those of one call at a time.
+"""How rows reach the compiled program: all at once where they fit on the device, else those of one call at a time.
 
-The program runs while the host reads the rows of the next call, so reading takes no time of its own as long as it is
-the faster of the two.
+A batch is a pure function of the seed and its step, so threads make the batches of the next call while the program runs
+the last one, in any order. Reading takes no time of its own as long as it is the faster of the two.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +19,76 @@ import numpy as np
 
 from jaxbp.data import Dataset, epoch_order
 from jaxbp.data.stream import Stream
+from jaxbp.machine import threads
 from jaxbp.training.step import Feed
 
+MOST_THREADS = 8
+AHEAD = 3  # calls whose batches are in memory at most: one computed, one copied, one read
 
-def make_feeds(part: Dataset, seed: int, shuffle: bool, batch_size: int) -> Callable[[int, int], Feed | StreamFeed]:
-    """(first, last) -> the steps of the epochs from `first` to before `last`; an array goes to the device once."""
+
+def make_feeds(
+    part: Dataset, seed: int, shuffle: bool, batch_size: int, epochs: int | None = None
+) -> Callable[[int, int], Feed | StreamFeed]:
+    """(first, last) -> the steps of the epochs from `first` to before `last`; an array goes to the device once.
+
+    epochs: of the run, up to which batches may be read ahead; None: up to `last`.
+    """
+    part = on_device(part)
     if isinstance(part, Stream):
-        return partial(StreamFeed, part, seed, shuffle, batch_size)
-    x = jnp.asarray(part.x)
-    y = jnp.asarray(part.y)
-    counting = None if part.mask is None else jnp.asarray(part.mask)
+        batches = partial(StreamFeed, part, seed, shuffle, batch_size)
+        if part.fits:
+            return lambda first, last: batches(first, last).whole()
+        return partial(batches, ahead=Ahead(epochs))
+    counting: Any = part.mask
 
     def feed(first: int, last: int) -> Feed:
-        epochs = [epoch_order(seed, epoch, len(part), batch_size, shuffle) for epoch in range(first, last)]
-        orders, masks = zip(*epochs, strict=True)
-        return Feed(x, y, jnp.asarray(np.concatenate(orders)), jnp.asarray(np.concatenate(masks)), counting)
+        orders, masks = zip(
+            *(epoch_order(seed, epoch, len(part), batch_size, shuffle) for epoch in range(first, last)), strict=True
+        )
+        return Feed(part.x, part.y, jnp.asarray(np.concatenate(orders)), jnp.asarray(np.concatenate(masks)), counting)
 
     return feed
+
+
+def on_device(part: Dataset) -> Dataset:
+    """The part with its arrays on the device; as it is where they are there already, or do not fit."""
+    put: Callable[[Any], Any] = jnp.asarray
+    if not isinstance(part, Stream):
+        return Dataset(put(part.x), put(part.y), None if part.mask is None else put(part.mask))
+    if not part.fits or isinstance(part.x, jax.Array):
+        return part
+    x, y = part.read(np.arange(len(part.x)))
+    return Stream(put(x), put(y), epoch=part.epoch, steps=part.steps, resident=part.resident)
+
+
+def waits_for_data(feed: Feed | StreamFeed, sums: Any) -> bool:
+    """Whether the program had ended its last call before the rows of the next were there. sums: of the last call; None:
+    there was none."""
+    return feed.late and sums is not None and sums[0].is_ready()
+
+
+class Ahead:
+    """Batches that threads make before they are asked for.
+
+    epochs: of the run. waited: whether the last one that was asked for was not there yet.
+    """
+
+    def __init__(self, epochs: int | None = None) -> None:
+        self.epochs = epochs
+        self.waited = False
+        self.pool = ThreadPoolExecutor(min(MOST_THREADS, threads()), thread_name_prefix="batches")
+        self.batches: dict[int, Future[Dataset]] = {}
+        weakref.finalize(self, self.pool.shutdown, wait=False, cancel_futures=True)  # what nobody waits for
+
+    def take(self, make: Callable[[int], Dataset], steps: range, next_steps: range) -> list[Dataset]:
+        """The batches make(step) of these steps of the run; those of `next_steps` are begun."""
+        for step in [step for step in self.batches if step not in steps and step not in next_steps]:
+            self.batches.pop(step).cancel()
+        for step in (*steps, *next_steps):
+            if step not in self.batches:
+                self.batches[step] = self.pool.submit(make, step)
+        self.waited = not all(self.batches[step].done() for step in steps)
+        return [self.batches.pop(step).result() for step in steps]
 
 
 @dataclass(frozen=True)
@@ -48,30 +104,59 @@ class StreamFeed:
     batch_size: int
     first: int
     last: int
+    ahead: Ahead | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return -(-len(self.part) // self.batch_size)
 
     @property
     def steps(self) -> int:
         """Steps of all epochs."""
-        return (self.last - self.first) * -(-len(self.part) // self.batch_size)
+        return (self.last - self.first) * self.steps_per_epoch
+
+    @property
+    def late(self) -> bool:
+        """Whether a batch of the last call had to be waited for."""
+        return self.ahead is not None and self.ahead.waited
+
+    def rows(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(row numbers [..., N] int64, whether each counts) of these steps of the run [...]."""
+        epoch, step = np.divmod(steps[..., None], self.steps_per_epoch)
+        inside = step * self.batch_size + np.arange(self.batch_size)  # places in the epoch
+        counts = inside < len(self.part)
+        places = epoch * len(self.part) + np.where(counts, inside, 0)
+        return self.part.rows(places, self.seed, self.shuffle), counts
+
+    def whole(self) -> Feed:
+        """All steps at once, of a part on the device."""
+        rows, counts = self.rows(self.first * self.steps_per_epoch + np.arange(self.steps))
+        counting = jnp.ones(self.part.y.shape, jnp.float32) if self.part.steps else None
+        return Feed(self.part.x, self.part.y, jnp.asarray(rows, jnp.int32), jnp.asarray(counts, jnp.float32), counting)
 
     def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
         """(a feed that holds `count` steps from step `first` on, the index of that step in it).
 
-        Steps after the last are there too, masked, so that the last call's arrays have the shapes of the others.
+        Steps after the last are there too, empty, so that the last call's arrays have the shapes of the others.
         """
-        examples = len(self.part)
-        steps = first + np.arange(count)[:, None]
-        epoch, step = np.divmod(steps, -(-examples // self.batch_size))
-        inside = step * self.batch_size + np.arange(self.batch_size)  # [steps, N], places in the epoch
-        counts = (inside < examples) & (steps < self.steps)
-        places = (self.first + epoch) * examples + np.where(counts, inside, 0)
-        taken = self.part.take(self.part.rows(places.ravel(), self.seed, self.shuffle))
+        start = self.first * self.steps_per_epoch
+        steps = range(start + first, start + min(first + count, self.steps))
+        ahead = self.ahead or Ahead()
+        end = start + self.steps if ahead.epochs is None else ahead.epochs * self.steps_per_epoch
+        make = partial(batch_of, self)
+        batches = ahead.take(make, steps, range(steps.stop, max(steps.stop, min(steps.stop + count, end))))
+        _, counts = self.rows(np.array(steps))
+        mask = np.zeros((count, self.batch_size), np.float32)
+        mask[: len(steps)] = counts
+        x = joined([batch.x for batch in batches], count)
+        counting = None if batches[0].mask is None else joined([batch.counting() for batch in batches], count)
         feed = Feed(
-            jnp.asarray(taken.x),
-            jnp.asarray(taken.y),
-            jnp.arange(places.size, dtype=jnp.int32).reshape(places.shape),
-            jnp.asarray(counts, jnp.float32),
-            jnp.asarray(taken.counting()),
+            x,
+            joined([batch.y for batch in batches], count),
+            jnp.arange(mask.size, dtype=jnp.int32).reshape(mask.shape),
+            jnp.asarray(mask),
+            counting,
         )
         return feed, jnp.int32(0)
 
@@ -79,3 +164,17 @@ class StreamFeed:
         """The batch of step `index`: {"x", "y", "mask"}."""
         feed, first = self.call(int(index), 1)
         return feed.batch(first)
+
+
+def batch_of(feed: StreamFeed, step: int) -> Dataset:
+    """The rows of one step of the run."""
+    return feed.part.take(feed.rows(np.array(step))[0])
+
+
+def joined(parts: list[np.ndarray], count: int) -> jax.Array:
+    """Equal parts [N, ...] one after another, with zeros in the place of missing ones up to `count`."""
+    rows = len(parts[0])
+    whole = np.zeros((count * rows, *parts[0].shape[1:]), parts[0].dtype)
+    for place, part in enumerate(parts):
+        whole[place * rows : (place + 1) * rows] = part
+    return jnp.asarray(whole)

@@ -38,7 +38,7 @@ from jaxbp.training.settings import check_random_keys
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
     r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs|sample_every)"
-    r"|data\.(data\.)?(path|test_path|max_bytes|(train|test)_(images|labels))"
+    r"|data\.(data\.)?(path|test_path|max_bytes|(train|test)_(images|labels|x|y))"
 )
 SOURCES = {
     "checkpoints": "is missing or damaged, and the checkpoints tell whose the folder is",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,18 +14,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
-from jaxbp.core import Layer, PyTree
+from jaxbp.core import Batch, Layer, PyTree
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.machine import header, machine
+from jaxbp.optim import Objective
 from jaxbp.training import failure
-from jaxbp.training.evaluate import Evaluation, make_evaluation
-from jaxbp.training.feeds import StreamFeed, make_feeds
+from jaxbp.training.evaluate import Evaluation, make_evaluation, train_sample
+from jaxbp.training.feeds import StreamFeed, make_feeds, waits_for_data
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
@@ -83,10 +85,8 @@ class Session:
 
     @cached_property
     def train_sample(self) -> Dataset:
-        """As many training examples as the test part has, evenly spaced: their accuracy costs as much as the test's."""
-        train = self.splits.train
-        count = min(len(train), len(self.splits.test))
-        return train.take(np.arange(count) * len(train) // count)
+        """The training examples whose accuracy is measured."""
+        return train_sample(self.splits)
 
     @property
     def batch_size(self) -> int:
@@ -165,15 +165,12 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
     objective = config.objective(batch_spec(splits, batch))
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
     state = initial_state(model, optimizer, objective.spec, run.seed)
-    gradient = config.optimizer.gradient(model, config.loss)
-    gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
-    gradient = penalized(gradient, objective.penalties)
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(make_step(gradient, optimizer, config.data.augment)),
+        make_program(training_step(config, model, optimizer, objective)),
         make_evaluation(model, config.loss, splits.classes is not None),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
@@ -184,6 +181,16 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
     return session, state
+
+
+def training_step(
+    config: Config, model: Layer, optimizer: optax.GradientTransformation, objective: Objective
+) -> Callable[[State, Batch], State]:
+    """(state, batch) -> state: the gradient that the config asks for, and its optimizer."""
+    gradient = config.optimizer.gradient(model, config.loss)
+    gradient = accumulated(gradient, config.run.micro_batches) if config.run.micro_batches > 1 else gradient
+    gradient = penalized(gradient, objective.penalties)
+    return make_step(gradient, optimizer, config.data.augment)
 
 
 def resumed(session: Session, state: State) -> State:
@@ -240,7 +247,7 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     """Rounds of `evaluate_every` epochs, each followed by an evaluation, from the state's own step on."""
     run = session.config.run
     steps = session.steps
-    feeds = make_feeds(session.splits.train, run.seed, run.shuffle, session.batch_size)
+    feeds = make_feeds(session.splits.train, run.seed, run.shuffle, session.batch_size, run.epochs)
     done = int(state.step)
     evaluated_already = state.examples == 0  # an evaluation sets the sums to zero
     pending = [
@@ -281,13 +288,15 @@ def one_round(
     sums: Sums | None = None
     for first, count in calls(int(state.step) - offset, steps, per_call, offset, session.config.run.sample_every):
         previous = sums
-        state, sums = session.program(state, *feed.call(first, per_call), jnp.int32(count))
+        called = feed.call(first, per_call)
+        waits = {"waiting for": "data"} if waits_for_data(feed, previous) else {}
+        state, sums = session.program(state, *called, jnp.int32(count))
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
             session.sampler.write(state)
         if previous is not None:
             loss_sum, examples, finite = jax.device_get(previous)
-            bar.set_postfix(loss=curves.as_text(loss_sum / max(examples, 1)), refresh=False)
+            bar.set_postfix({"loss": curves.as_text(loss_sum / max(examples, 1))} | waits, refresh=False)
             if not finite:
                 break
         if (session.due() or caught) and first + count < steps:
