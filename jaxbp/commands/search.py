@@ -57,17 +57,16 @@ def grids_as_one(words: Sequence[str]) -> list[str]:
     """The words with all values of --grid in one of them, between line breaks."""
     others = []
     grids = []
-    follows = False  # whether the word is the value of a --grid before it
-    for word in words:
-        if word.startswith("--grid="):
-            grids.append(word.removeprefix("--grid="))
-        elif follows and not word.startswith("-"):
-            grids.append(word)
-        elif word != "--grid":
+    left = iter(words)
+    for word in left:
+        option, equals, text = word.partition("=")
+        if option != "--grid":
             others.append(word)
-        follows = word == "--grid"
-    if follows:
-        raise InputError("--grid needs a value: --grid KEY=VALUE,VALUE")
+            continue
+        value = text if equals else next(left, "--")
+        if value.startswith("--"):
+            raise InputError("--grid needs a value: --grid=VALUE")
+        grids.append(value)
     return [*others, *(["--grid=" + "\n".join(grids)] if grids else [])]
 
 

@@ -3,7 +3,7 @@
 A data set derives from `DataConfig`, or from `Prepared` (which knows how to scale), and has `load`; or from `Tabular`
 (which also splits, and makes folds), and has `table`; or from `Table` (which chooses among columns), and has `read`.
 One of images derives from `Movable` too; one of files from `FromFiles`, before the others. One beyond memory derives
-from `Streamed` and has `source` and `test_source`; or from `Examples`, and has `examples`.
+from `Streamed` and has `source` and `test_source`; or from `FromMap`, and has `examples`.
 """
 
 from jaxbp.data.adding import Adding
@@ -12,9 +12,9 @@ from jaxbp.data.characters import Characters
 from jaxbp.data.csv_file import Csv
 from jaxbp.data.curve import Curve
 from jaxbp.data.embedded import Embedded
-from jaxbp.data.examples import Examples
 from jaxbp.data.frame import Frame
 from jaxbp.data.from_files import FromFiles
+from jaxbp.data.from_map import FromMap
 from jaxbp.data.function import Function
 from jaxbp.data.hugging_face import HuggingFace
 from jaxbp.data.idx import Idx
@@ -45,9 +45,9 @@ __all__ = [
     "Dataset",
     "Embedded",
     "Encoder",
-    "Examples",
     "Frame",
     "FromFiles",
+    "FromMap",
     "Function",
     "HuggingFace",
     "Idx",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jaxbp.data.examples import MapSource
+from jaxbp.data.from_map import MapSource
 from jaxbp.data.moved import Movable
 from jaxbp.data.outside import located
 from jaxbp.data.preparation import Numbers

@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxbp.config import Config, Run
-from jaxbp.data import ArrayFiles, Examples, HuggingFace, ImageFiles, Images
+from jaxbp.data import ArrayFiles, FromMap, HuggingFace, ImageFiles, Images
 from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
@@ -52,7 +53,7 @@ def folder(tmp_path):
 
 
 @dataclass(frozen=True)
-class Listed(Examples):
+class Listed(FromMap):
     """Pairs of numbers, the targets of a regression; `wrong` is the place of one that does not fit."""
 
     wrong: int = -1
@@ -115,10 +116,12 @@ def test_batches_from_the_disk_are_those_on_the_device(files, shuffle):
         assert feed.steps == whole.steps == 3 * 8
         for start in range(0, feed.steps, per_call):
             call, first = feed.call(start, per_call)
+            assert (int(first), call.counting, whole.counting) == (0, None, None)
             for step in range(min(per_call, feed.steps - start)):
-                ours, theirs = call.batch(first + step), whole.batch(start + step)
-                for name, array in theirs.items():
-                    np.testing.assert_array_equal(ours[name], array)
+                np.testing.assert_array_equal(call.mask[step], whole.mask[start + step])
+                ours, theirs = np.asarray(call.order[step]), np.asarray(whole.order[start + step])
+                np.testing.assert_array_equal(np.asarray(call.x)[ours], np.asarray(whole.x)[theirs])
+                np.testing.assert_array_equal(np.asarray(call.y)[ours], np.asarray(whole.y)[theirs])
 
 
 @pytest.mark.slow
@@ -167,7 +170,7 @@ def test_a_slow_source_is_waited_for_and_a_fast_one_is_not():
     feed = make_feeds(read, 0, True, 4)(0, 1)
     feed.call(0, 2)
     assert feed.late
-    time.sleep(1)  # the program would run here
+    wait(feed.ahead.batches.values())  # the program would run here
     feed.call(2, 2)
     assert not feed.late
 
@@ -205,7 +208,7 @@ def test_a_map_of_grain_is_a_source():
     grain = pytest.importorskip("grain", reason="pip install grain for this test")
 
     @dataclass(frozen=True)
-    class OfGrain(Examples):
+    class OfGrain(FromMap):
         repeated: bool = False
 
         def examples(self):

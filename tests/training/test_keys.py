@@ -194,7 +194,7 @@ CONFIGS = {
     for c in exported
     if isinstance(c, type)
     and issubclass(c, data.DataConfig)
-    and c not in (data.DataConfig, data.Examples, data.FromFiles, data.Movable, data.Prepared, data.Streamed)
+    and c not in (data.DataConfig, data.FromFiles, data.FromMap, data.Movable, data.Prepared, data.Streamed)
     and c not in (data.Table, data.Tabular)
 }
 OF_FILES = {

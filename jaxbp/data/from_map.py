@@ -28,7 +28,7 @@ class Map(Protocol):
 
 
 @dataclass(frozen=True)
-class Examples(Streamed):
+class FromMap(Streamed):
     """The base of data that are maps from a number to an example, such as grain's MapDataset. An example is a mapping
     with "x" and "y", or a pair (x, y): x an array of numbers, all of one shape, whose unsigned bytes become 0..1; y a
     class number where `class_count` is set, else a number or an array of them.
