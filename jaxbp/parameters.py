@@ -11,6 +11,8 @@ import jax
 from jaxbp.core import PyTree, path_name
 from jaxbp.errors import InputError, unknown
 
+COPIES = 3  # times the size of a file: its arrays, and what a loader makes of them, of twice their width at most
+
 
 def save_parameters(file: str | Path, params: PyTree) -> None:
     """Writes a tree of arrays to `file`, each under its path ("00_dense/w"). An older file is replaced in one step."""
@@ -32,13 +34,7 @@ def load_parameters(file: str | Path, like: PyTree) -> PyTree:
 
     Raises InputError for a file that cannot be read, and where its names, shapes or types are not those of `like`.
     """
-    read = library().load_file
-    if not Path(file).is_file():
-        raise InputError(f"there is no file {file}")
-    try:
-        arrays = read(str(file))
-    except Exception as error:
-        raise InputError(f"{file} cannot be read as safetensors: {error}") from error
+    arrays = read_arrays(file)
     leaves, tree = jax.tree_util.tree_flatten_with_path(like)
     wanted = {path_name(path): leaf for path, leaf in leaves}
     for name in sorted(arrays.keys() - wanted.keys()):
@@ -50,6 +46,25 @@ def load_parameters(file: str | Path, like: PyTree) -> PyTree:
         if kind != expected:
             raise InputError(f"{file}: '{name}' is {kind[1]} {kind[0]}, and {expected[1]} {expected[0]} is needed")
     return jax.tree.unflatten(tree, [arrays[name] for name in wanted])
+
+
+def read_arrays(file: str | Path) -> dict[str, jax.Array]:
+    """The arrays in a file of the safetensors format, by their names.
+
+    Raises InputError for a file that cannot be read, is none of that format, or needs more than half of the memory.
+    """
+    from jaxbp.data.outside import Allowance, reading  # all data sets come with it
+
+    load_file = library().load_file
+    if not Path(file).exists():
+        raise InputError(f"there is no file {file}")
+    with reading(file) as content:
+        size = os.fstat(content.fileno()).st_size
+        Allowance().check(file, COPIES * size, f"the file has {size:,} bytes")
+        try:
+            return load_file(os.fspath(content.name))
+        except Exception as error:  # the package raises nothing narrower
+            raise InputError(f"{file} cannot be read as safetensors: {error}") from error
 
 
 def library() -> ModuleType:

@@ -1,7 +1,8 @@
 """Suite gpt: a training step of a GPT (6 layers, 384 wide, 256 long, batch 8), against autodiff, PyTorch and Flax.
 
-The forms by JAX are one step of the training loop's program. The peers do the same step: the same sizes, exact GELU,
-cross-entropy, AdamW, no dropout. PyTorch uses its own fused attention and optimizer.
+The forms by JAX are steps of the training loop's program, which takes its memory once for all of them. The peers do
+the same steps: the same sizes, exact GELU, cross-entropy, AdamW, no dropout. PyTorch uses its own fused attention and
+optimizer.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import numpy as np
 import optax
 
 from bench.race import Race, Run
-from bench.training_race import Timed, race, stepwise
+from bench.training_race import Timed, looped, race
 from jaxbp import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.core import Batch
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.machine import threads
 from jaxbp.models import GPT
-from jaxbp.training.step import initial_state, make_step
+from jaxbp.training.step import Feed, initial_state, make_step
 
-CLASSES, WIDTH, DEPTH, HEADS, LENGTH, ROWS = 65, 384, 6, 6, 256, 8
+CLASSES, WIDTH, DEPTH, HEADS, LENGTH, ROWS, STEPS = 65, 384, 6, 6, 256, 8, 4
 CONFIG = GPT(outputs=CLASSES, width=WIDTH, depth=DEPTH, heads=HEADS, context=LENGTH)
 
 
@@ -55,7 +56,9 @@ def forms() -> dict[str, Timed]:
     batch = training_batch()
     state = initial_state(model, optimizer, batch["x"], 0)
     gradients = {"hand": value_and_grad(model, loss), "autodiff": autodiff(model, loss)}
-    return {name: stepwise(make_step(gradient, optimizer), state, batch) for name, gradient in gradients.items()}
+    order = jnp.tile(jnp.arange(ROWS, dtype=jnp.int32), (STEPS, 1))
+    feed = Feed(batch["x"], batch["y"], order, jnp.ones((STEPS, ROWS)), batch["mask"])
+    return {name: looped(make_step(gradient, optimizer), state, feed, STEPS) for name, gradient in gradients.items()}
 
 
 def torch_step() -> Run:
@@ -92,10 +95,11 @@ def torch_step() -> Run:
     ids = torch.from_numpy(tokens().astype(np.int64))
 
     def run() -> None:
-        optimizer.zero_grad()
-        logits = net(ids[:, :-1])
-        nn.functional.cross_entropy(logits.reshape(-1, CLASSES), ids[:, 1:].reshape(-1)).backward()
-        optimizer.step()
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            logits = net(ids[:, :-1])
+            nn.functional.cross_entropy(logits.reshape(-1, CLASSES), ids[:, 1:].reshape(-1)).backward()
+            optimizer.step()
 
     return run
 
@@ -142,4 +146,11 @@ def flax_step() -> Run:
     batch = training_batch()
     state = (params, optimizer.init(params))
     program: Callable = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
-    return lambda: jax.block_until_ready(program(jax.tree.map(jnp.copy, state), batch))
+
+    def run() -> None:
+        carried = jax.tree.map(jnp.copy, state)
+        for _ in range(STEPS):
+            carried = program(carried, batch)
+        jax.block_until_ready(carried)
+
+    return run

@@ -84,6 +84,8 @@ def precision(problem: Problem, dtype: Any) -> Finding:
                 return Finding(name, None, "not asked: a leaf is missing")
             hand_error = max(hand_error, _worst(hand, right))
             auto_error = max(auto_error, _worst(auto, right))
+    except jax.errors.TracerArrayConversionError:
+        return Finding(name, None, "not asked: NumPy code is checked in float64 alone")
     except (TypeError, ValueError, NotImplementedError) as error:
         return Finding(name, None, f"not asked: the forward does not run in it ({first_line(error)[:80]})")
     ulp = 2 * float(jnp.finfo(dtype).eps)

@@ -22,7 +22,7 @@ from jaxbp.data import Dataset, Splits
 from jaxbp.data.outside import located
 from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
-from jaxbp.files import write_json
+from jaxbp.files import as_json, overwrite
 from jaxbp.programs import keep_programs
 from jaxbp.training.evaluate import make_evaluation, make_prediction, predicted_class, train_sample, true_class
 from jaxbp.training.fit import check_data
@@ -64,7 +64,7 @@ def main(words: Sequence[str]) -> int:
         print("these are not the data that the run was trained on: parts may overlap")
     if isinstance(splits.train, Stream) and splits.train.steps:
         report = scores_of_text(run, splits)
-        write_json(folder / "scores.json", report)
+        overwrite(folder / "scores.json", as_json(report))
         return 0
     predict = make_prediction(run.model)
     train = train_sample(splits) if isinstance(splits.train, Stream) else splits.train
@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> int:
         draw(scores, folder)
     if splits.test.x.ndim == 4:
         draw_images(folder, run, splits, y)
-    write_json(folder / "scores.json", report)
+    overwrite(folder / "scores.json", as_json(report))
     return 0
 
 

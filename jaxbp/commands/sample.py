@@ -15,7 +15,7 @@ from typing import Annotated
 from jaxbp.commands import cli
 from jaxbp.data.outside import located
 from jaxbp.errors import InputError
-from jaxbp.files import write_whole
+from jaxbp.files import overwrite
 from jaxbp.programs import keep_programs
 from jaxbp.training.run import load
 from jaxbp.training.sample import sample, text_of
@@ -73,6 +73,6 @@ def main(words: Sequence[str]) -> int:
         options.top_p,
         getattr(run.config.data, "length", None),
     )
-    write_whole(Path(options.run) / "sample.txt", text.encode())
+    overwrite(Path(options.run) / "sample.txt", text.encode())
     print(text)
     return 0

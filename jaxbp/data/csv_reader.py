@@ -22,6 +22,7 @@ SAMPLE = 50  # rows that tell the delimiter
 ROW = 200  # bytes of memory that a row takes beside its cells
 LONGEST = 2**26  # characters of a line
 WIDEST = 1_000_000  # columns
+DELIMITED = 4 * WIDEST  # delimiters in a line, those in quotes too: to cut it takes time
 SHORT_CELL = 24  # bytes of memory that a character takes where cells are as short as can be
 HasNames = Callable[[Sequence[str], Sequence[Sequence[str]]], bool]  # (first row, columns below it) -> is it names
 
@@ -65,7 +66,7 @@ def read_rows(path: str | Path, delimiter: str, allowance: Allowance) -> Iterato
         text: Iterable[str] = _lines(path, lines, allowance)
         if delimiter == " ":
             text = (re.sub(r"[ \t]+", " ", line.strip()) for line in text)
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        reader = csv.reader(_cuttable(path, text, delimiter), delimiter=delimiter, strict=True)
         yield from ((reader.line_num, cells) for cells in reader if cells)
 
 
@@ -78,6 +79,14 @@ def _lines(path: str | Path, lines: io.TextIOWrapper, allowance: Allowance) -> I
         if len(line) > LONGEST:
             raise InputError(f"{path}: line {i} has more than {LONGEST:,} characters, and no table's line is so long")
         allowance.check(path, SHORT_CELL * len(line), f"line {i} has {len(line):,} characters")
+        yield line
+
+
+def _cuttable(path: str | Path, lines: Iterable[str], delimiter: str) -> Iterator[str]:
+    """The lines. Raises InputError for one that would have far more cells than a table has columns."""
+    for i, line in enumerate(lines, 1):
+        if (delimiters := line.count(delimiter)) > DELIMITED:
+            raise InputError(f"{path}, line {i}: has {delimiters:,} delimiters, and a table at most {WIDEST:,} columns")
         yield line
 
 

@@ -72,7 +72,7 @@ def tokenize(
     if vocabulary is None:
         characters: set[str] = set()
         for path in paths:
-            for text in blocks(path):
+            for text in blocks(path, anywhere=True):
                 characters.update(text)
         vocabulary = Vocabulary("characters", len(characters), "".join(sorted(characters)))
     vocabulary = vocabulary.padded(-(-vocabulary.used // multiple) * multiple)
@@ -118,7 +118,7 @@ def write_ids(paths: Sequence[Path], ids: Path, vocabulary: Vocabulary, dtype: n
     size = sum(path.stat().st_size for path in paths)
     with ids.open("wb") as file, tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
         for path in paths:
-            for text in blocks(path):
+            for text in blocks(path, anywhere=vocabulary.kind != "tokenizer"):
                 encoded = vocabulary.encode(text)
                 encoded.astype(dtype).tofile(file)
                 total += len(text.encode())
@@ -127,18 +127,34 @@ def write_ids(paths: Sequence[Path], ids: Path, vocabulary: Vocabulary, dtype: n
     return total
 
 
-def blocks(path: Path) -> Iterator[str]:
-    """The text of a file in blocks of about BLOCK characters, which end where a line does, between two words: there
-    the tokenizers of GPT-2 and its kind end a token anyway."""
+def blocks(path: Path, anywhere: bool) -> Iterator[str]:
+    """The text of a file in blocks of at most 2 BLOCK characters.
+
+    anywhere: they may end in a word. Else they end where a line does, between two words, or before a blank: there the
+    tokenizers of GPT-2 and its kind end a token anyway. Raises InputError where a text has BLOCK characters without
+    such a place.
+    """
     rest = ""
     with reading(path) as content, TextIOWrapper(content, encoding="utf-8", newline="") as file:
         while text := file.read(BLOCK):
             rest += text
-            cut = line_end(rest)
-            if cut:
-                yield rest[:cut]
-                rest = rest[cut:]
+            cut = len(rest) if anywhere else line_end(rest) or blank(rest)
+            if cut == 0 and len(rest) > BLOCK:
+                raise InputError(
+                    f"{path}: has {len(rest):,} characters without the end of a line, or a blank between two words, "
+                    "where the text can be cut for a tokenizer"
+                )
+            yield rest[:cut]
+            rest = rest[cut:]
     yield rest
+
+
+def blank(text: str) -> int:
+    """The place of the last blank between two words; 0 where there is none."""
+    place = text.rfind(" ", 1, len(text) - 1)
+    while place > 0 and (text[place - 1].isspace() or text[place + 1].isspace()):
+        place = text.rfind(" ", 1, place)
+    return max(place, 0)
 
 
 def line_end(text: str) -> int:

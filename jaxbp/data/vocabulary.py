@@ -136,14 +136,15 @@ class Meta(Typed):
         path = folder / META
         if not path.is_file():
             return None
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            meta = cls(**data | {"vocabulary": Vocabulary(**data["vocabulary"])})
-            vocabulary = meta.vocabulary
-            if vocabulary.size > MOST:
-                raise ValueError(f"more than {MOST:,} ids")
-            if vocabulary.kind == "characters" and len(vocabulary.numbers) < len(vocabulary.content):
-                raise ValueError("a character twice")
-            return meta
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{path} does not describe files of tokens ({error})") from error
+        with reading(path, Allowance()) as file:
+            try:
+                data = json.loads(file.read())
+                meta = cls(**data | {"vocabulary": Vocabulary(**data["vocabulary"])})
+                vocabulary = meta.vocabulary
+                if vocabulary.size > MOST:
+                    raise ValueError(f"more than {MOST:,} ids")
+                if vocabulary.kind == "characters" and len(vocabulary.numbers) < len(vocabulary.content):
+                    raise ValueError("a character twice")
+                return meta
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise InputError(f"{path} does not describe files of tokens ({error})") from error

@@ -15,7 +15,8 @@ from the mask of the input's sign, one byte an entry,
     ReLU       y = max(x, 0)                   f' = 1 if x > 0 else 0       (0 at 0, as in JAX)
     LeakyReLU  y = x if x >= 0 else slope x    f' = 1 if x >= 0 else slope
 
-and from the input otherwise, with Phi the normal distribution function and phi its density:
+and from the input otherwise: forward makes f' too, and keeps it in the place of x. With Phi the normal distribution
+function and phi its density,
 
     SiLU       y = x s, s = sigmoid x          f' = s (1 + x (1 - s))
     GELU       y = x Phi(x)                    f' = Phi(x) + x phi(x)
@@ -35,7 +36,7 @@ import numpy as np
 
 from jaxbp.core import Case, Context, Layer, PyTree, normal, off_zero, require, shaped
 from jaxbp.errors import InputError, unknown
-from jaxbp.ops.gated import gelu_slope, silu_slope
+from jaxbp.ops.gated import gelu, gelu_slope, silu_slope
 from jaxbp.ops.probabilities import softmax_backward
 
 
@@ -47,7 +48,7 @@ class Activation(Layer):
         raise NotImplementedError
 
     def slope(self, kept: jax.Array) -> jax.Array:
-        """f'(x), from what forward kept."""
+        """f'(x), from y, or from what forward keeps in its place."""
         raise NotImplementedError
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array]:
@@ -63,10 +64,13 @@ class Activation(Layer):
 
 
 class FromInput(Activation):
-    """An activation whose slope needs the input."""
+    """An activation whose slope needs the input, and is kept in its place."""
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array]:
-        return self.value(x), x
+        return self.value(x), self.slope(x)
+
+    def backward(self, params: PyTree, slope: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
+        return dy * slope, {}
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ class GELU(FromInput):
     approximate: bool = False
 
     def value(self, x: jax.Array) -> jax.Array:
-        return jax.nn.gelu(x, approximate=self.approximate)
+        return gelu(x, self.approximate)
 
     def slope(self, x: jax.Array) -> jax.Array:
         return gelu_slope(x, self.approximate)

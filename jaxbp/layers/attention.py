@@ -43,15 +43,20 @@ class Carried:
     valid: jax.Array | None  # [N, carry]
 
 
-@partial(register, data_fields=["x", "o", "operation", "carried"], meta_fields=[])
+@partial(register, data_fields=["x", "operation", "carried"], meta_fields=[])
 @dataclass(frozen=True)
 class Kept:
     """What forward keeps, batch first."""
 
     x: PyTree  # as it came
-    o: jax.Array  # [N, T, H D]
     operation: Stored | Chunked | Kernel
     carried: Carried | None
+
+    @property
+    def o(self) -> jax.Array:
+        """[N, T, H D]: what the operation gave."""
+        o = operation.output(self.operation)
+        return o.reshape(*o.shape[:2], -1)
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ class Attention(Layer):
             o = jnp.where(start + o.shape[1] <= self.carry, o, jnp.nan)
         o = o.reshape(*o.shape[:2], -1)
         y, _ = self.dense().forward(params["out"], o)
-        return y, Kept(x, o, cache, None if start is None else Carried(Shared(start), valid))
+        return y, Kept(x, cache, None if start is None else Carried(Shared(start), valid))
 
     def parts(self, x: PyTree) -> tuple[tuple, tuple]:
         """-> (the sequences, the flags or lengths, if there are any)."""

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.core import PyTree, path_name, shaped
+from jaxbp.data.outside import Allowance, reading
 from jaxbp.errors import InputError, unknown
 from jaxbp.models.gpt import GPT
-from jaxbp.parameters import library
+from jaxbp.parameters import read_arrays
 
 
 def gpt2(**sizes: Any) -> GPT:
@@ -73,16 +74,12 @@ FACTS = {  # of config.json: what it must say where it says it, since this model
 def load_gpt2(folder: str | Path) -> tuple[GPT, PyTree]:
     """(the model's config, its parameters in float32) from the config.json and model.safetensors in a folder.
 
-    Raises InputError for the first fact, name or shape that is not GPT-2's.
+    Raises InputError for the first fact, name or shape that is not GPT-2's, and for files that half of the memory does
+    not hold.
     """
     config = read_config(Path(folder) / "config.json")
     file = Path(folder) / "model.safetensors"
-    if not file.is_file():
-        raise InputError(f"there is no file {file}")
-    try:
-        arrays = library().load_file(str(file))
-    except Exception as error:  # the package raises nothing narrower
-        raise InputError(f"{file} cannot be read as safetensors: {error}") from error
+    arrays = read_arrays(file)
     try:
         return config, from_names(config, arrays)
     except InputError as error:
@@ -91,11 +88,12 @@ def load_gpt2(folder: str | Path) -> tuple[GPT, PyTree]:
 
 def read_config(file: Path) -> GPT:
     """The config that a config.json describes."""
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        sizes = {ours: facts[theirs] for ours, theirs in SIZES.items()}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"cannot read {file} as the config of a GPT-2 ({error})") from error
+    with reading(file, Allowance()) as content:
+        try:
+            facts = json.loads(content.read())
+            sizes = {ours: facts[theirs] for ours, theirs in SIZES.items()}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"cannot read {file} as the config of a GPT-2 ({error})") from error
     for name, allowed in FACTS.items():
         if facts.get(name, allowed[0]) not in allowed:
             known = " or ".join(map(repr, allowed))

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.core import PyTree, wide
+from jaxbp.errors import InputError
 
 Vector = jax.Array | None  # [D]; None is ones for a scale, zeros for a bias
 
@@ -62,8 +63,15 @@ def rms_norm_backward(cache: PyTree, scale: Vector, dy: jax.Array) -> tuple[jax.
 
 
 def weights(vector: Vector, like: jax.Array, absent: int) -> jax.Array:
-    """The vector in the dtype of `like` and with its rank; filled with `absent` where there is none."""
+    """The vector in the dtype of `like` and with its rank; filled with `absent` where there is none.
+
+    Raises InputError for a vector of another shape than [D].
+    """
     channels = like.shape[-1]
+    if vector is not None and vector.shape != (channels,):
+        raise InputError(
+            f"a norm over {channels} channels takes a scale and a bias of shape ({channels},), got {vector.shape}"
+        )
     entries = jnp.full(channels, absent, like.dtype) if vector is None else vector.astype(like.dtype)
     return entries.reshape((1,) * (like.ndim - 1) + (-1,))
 

@@ -6,20 +6,47 @@ pooling.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import cache
+from typing import Any
 
 import jax
 
 from jaxbp.backprop import as_function
-from jaxbp.layers.cells import GRUCell, LSTMCell
+from jaxbp.core import Layer
+from jaxbp.errors import InputError
+from jaxbp.layers.cells import Cell, GRUCell, LSTMCell
 from jaxbp.layers.convolution import Conv
 from jaxbp.layers.convolution_transpose import ConvTranspose
 from jaxbp.layers.pooling import AveragePool, MaxPool
 from jaxbp.layers.recurrent import Recurrent
 from jaxbp.ops.windows import Padding
 
-function = cache(as_function)  # of equal layers one function, so that what JAX has compiled for it is found again
+shared = cache(as_function)  # of equal layers one function, so that what JAX has compiled for it is found again
 Sizes = tuple[int, ...]
+
+
+def function(layer: Layer) -> Callable[..., jax.Array]:
+    """The function (params, x) -> y of a layer. Its settings may be lists, such as a window that JSON gave."""
+    settings = {field.name: as_tuples(getattr(layer, field.name)) for field in fields(layer)}
+    return shared(replace(layer, **settings))
+
+
+def as_tuples(setting: Any) -> Any:
+    """The setting with tuples for its lists, which have no hash."""
+    return tuple(map(as_tuples, setting)) if isinstance(setting, list) else setting
+
+
+def recurrent(
+    cell: Cell, params: dict[str, jax.Array], initial: jax.Array | None, x: jax.Array, reverse: bool
+) -> jax.Array:
+    """The outputs of a cell over x, from zeros or from `initial`. Raises InputError for `initial` of another shape."""
+    if initial is None:
+        return function(Recurrent(cell, reverse))(params, x)
+    if initial.shape != (shape := (cell.states, cell.features)):
+        raise InputError(f"initial must have the shape {shape}, one state for all examples, got {initial.shape}")
+    return function(Recurrent(cell, reverse, initial="learned"))(params | {"initial": initial}, x)
 
 
 def lstm(
@@ -32,9 +59,7 @@ def lstm(
     dz = (dc g i (1 - i), dc c f (1 - f), dc i (1 - g^2), dh tanh(c') o (1 - o)), dh = dz wh, dc = dc f, and after it
     dwx = dz^T x, dwh = dz^T h, db = sum dz are one product each. reverse: from the last step to the first.
     """
-    layer = Recurrent(LSTMCell(wh.shape[1]), reverse, initial="zeros" if initial is None else "learned")
-    params = {"wx": wx, "wh": wh, "b": b} | ({} if initial is None else {"initial": initial})
-    return function(layer)(params, x)
+    return recurrent(LSTMCell(wh.shape[1]), {"wx": wx, "wh": wh, "b": b}, initial, x, reverse)
 
 
 def gru(
@@ -53,9 +78,7 @@ def gru(
     carries dh alone: dn = dh (1 - u) (1 - n^2), du = dh (h - n) u (1 - u), dr = dn (hn + bh) r (1 - r),
     dh = (dr, du, dn r) wh + dh u; the gradients are one product each after it. reverse: from last to first.
     """
-    layer = Recurrent(GRUCell(wh.shape[1]), reverse, initial="zeros" if initial is None else "learned")
-    params = {"wx": wx, "wh": wh, "b": b, "bh": bh} | ({} if initial is None else {"initial": initial})
-    return function(layer)(params, x)
+    return recurrent(GRUCell(wh.shape[1]), {"wx": wx, "wh": wh, "b": b, "bh": bh}, initial, x, reverse)
 
 
 def conv(

@@ -97,6 +97,7 @@ class Kernel(NamedTuple):
     q: jax.Array  # [N, T, H, D]
     k: jax.Array  # [N, S, K, D]
     v: jax.Array
+    o: jax.Array  # like q
 
 
 def forward(
@@ -112,7 +113,8 @@ def forward(
     """The arguments of `attention` -> (o [N, T, H, D], cache). Raises InputError for shapes that do not fit."""
     check(q, k, v, valid, bias)
     if weighting.takes_kernel(q, valid, seeds, bias, start):
-        return weighting.kernel(q, k, v), Kernel(q, k, v)
+        o = weighting.kernel(q, k, v)
+        return o, Kernel(q, k, v, o)
     run = chunked_forward if weighting.is_chunked(q.shape[1], k.shape[1]) else stored_forward
     k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
     o, cache = run(weighting, grouped(q, k.shape[1]), k, v, valid, seeds, bias, start)
@@ -128,7 +130,7 @@ def backward(
 ) -> Gradients:
     """do [N, T, H, D], bias and start as in forward -> the gradients, like q, k, v and bias."""
     if isinstance(cache, Kernel):
-        dq, dk, dv = jax.vjp(weighting.kernel, *cache)[1](do)
+        dq, dk, dv = jax.vjp(weighting.kernel, *cache[:3])[1](do)
         return dq, dk, dv, None
     do = grouped(do, cache.k.shape[1])
     if isinstance(cache, Chunked):
@@ -136,6 +138,11 @@ def backward(
     else:
         dq, dk, dv, db = stored_backward(weighting, cache, do, bias)
     return ungrouped(dq), jnp.swapaxes(dk, 1, 2), jnp.swapaxes(dv, 1, 2), db
+
+
+def output(cache: Stored | Chunked | Kernel) -> jax.Array:
+    """o [N, T, H, D] of the forward pass that left `cache`."""
+    return cache.o if isinstance(cache, Kernel) else ungrouped(cache.o.astype(cache.q.dtype))
 
 
 def check(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array | None, bias: jax.Array | None) -> None:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.core import PyTree
-from jaxbp.files import naming, sync_folder
+from jaxbp.files import check_held, naming, set_aside, sync_folder
 from jaxbp.training.lock import PATIENCE, alone
 
 
@@ -53,6 +53,7 @@ class Checkpoints:
 
         Raises OSError where it cannot be written, or reads back as something else.
         """
+        check_held(self.folder)
         final = self.folder / f"{step:010d}"
         aside = self._leftover("writing", final)
         shutil.rmtree(aside, ignore_errors=True)
@@ -69,6 +70,7 @@ class Checkpoints:
                 errno.EIO, f"the checkpoint reads back as something else ({problem or 'other numbers'})", str(aside)
             )
         reached("manifest")
+        check_held(self.folder)
         self._make_room(final)
         aside.rename(final)
         sync_folder(self.folder)
@@ -98,6 +100,7 @@ class Checkpoints:
         What comes after `step` is of a session that another has gone back behind. Each is renamed first: what is half
         deleted is in no list.
         """
+        check_held(self.folder)
         with alone(self.folder, 0) as free:
             if not free:
                 return
@@ -159,16 +162,6 @@ class Checkpoints:
                 yield path, facts
 
 
-def set_aside(path: Path) -> Path:
-    """Renames what this run has not written, or cannot read any more, and says so; -> its new path."""
-    number = 0
-    while os.path.lexists(target := path.with_name(f"refused.{path.name}" + (f".{number}" if number else ""))):
-        number += 1
-    path.rename(target)
-    print(f"{path} is not what this run has written: it is now {target.name}", flush=True)
-    return target
-
-
 def read_json(path: Path) -> Any:
     """The plain data in a JSON file. Raises Damaged where there is none."""
     try:
@@ -202,16 +195,24 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def save_arrays(path: Path, tree: PyTree) -> None:
-    """A tree of arrays, random keys among them, by orbax. Raises OSError, which names `path`, where it cannot write."""
+    """A tree of arrays, random keys among them, by orbax. Raises OSError, which names `path`, where it cannot write.
+
+    orbax gets and gives NumPy's arrays: with JAX's, its measures of throughput keep some 40 kB of memory a checkpoint.
+    """
     with checkpointer_of(path, "written") as (checkpointer, plainly):
-        checkpointer.save(plainly, plain(tree))
+        checkpointer.save(plainly, jax.tree.map(np.asarray, plain(tree)))
 
 
 def load_arrays(path: Path, like: PyTree) -> PyTree:
-    """The tree that save_arrays wrote, with the structure, shapes and dtypes of `like` (arrays or their specs)."""
-    abstract = jax.eval_shape(plain, like)
+    """The tree that save_arrays wrote, with the structure, shapes and dtypes of `like` (arrays or their specs).
+
+    Raises ValueError where it has another structure, or other shapes.
+    """
+    empty = jax.tree.map(lambda spec: np.empty(spec.shape, spec.dtype), jax.eval_shape(plain, like))
     with checkpointer_of(path, "read") as (checkpointer, plainly):
-        stored = checkpointer.restore(plainly, jax.tree.map(on_device, abstract))
+        stored = jax.tree.map(jnp.array, checkpointer.restore(plainly, empty))
+    if jax.tree.map(np.shape, stored) != jax.tree.map(np.shape, empty):
+        raise ValueError(f"the arrays in {path} have other shapes")
     return jax.tree.map(lambda leaf, like: jax.random.wrap_key_data(leaf) if is_key(like) else leaf, stored, like)
 
 
@@ -258,11 +259,6 @@ def is_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def on_device(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """The spec with the device on which it is to be restored."""
-    return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-
-
 def same_bits(stored: PyTree, tree: PyTree) -> bool:
     """Whether two trees of one structure hold the same bits."""
     pairs = zip(jax.tree.leaves(plain(stored)), jax.tree.leaves(plain(tree)), strict=True)
@@ -281,7 +277,9 @@ def write_manifest(folder: Path) -> None:
 
 
 def delete_bundle(folder: Path) -> None:
-    """Deletes arrays, facts and manifest, and the folder where nothing else is in it."""
+    """Deletes arrays, facts and manifest, and the folder where nothing else is in it. A link is not followed."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
     shutil.rmtree(folder / "arrays", ignore_errors=True)
     for name in ("facts.json", "manifest.json"):
         (folder / name).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxbp.config import Config
 from jaxbp.data import Tabular
 from jaxbp.errors import InputError
-from jaxbp.files import write_json
+from jaxbp.files import as_json, overwrite
 from jaxbp.training.evaluate import make_prediction
 from jaxbp.training.fold import Fold
 from jaxbp.training.folder import RunFolder
@@ -62,10 +62,10 @@ def all_folds(config: Config, data: Tabular, path: Path, folds: int, fresh: bool
         outputs.append(undo(y))
         targets.append(undo(splits.test.y))
     scores = measure(np.concatenate(outputs), np.concatenate(targets), config.loss, splits.classes)
-    write_json(path / "scores.json", {"folds": asdict(scores)})
+    overwrite(path / "scores.json", as_json({"folds": asdict(scores)}))
     print(f"all {folds} folds, each by the model that was not trained on it:\n{shown(scores)}", flush=True)
     figures = mean_and_deviation(rows, ("test",))
-    write_json(path / "cross_validation.json", figures | {"folds": rows})
+    overwrite(path / "cross_validation.json", as_json(figures | {"folds": rows}))
     return figures
 
 

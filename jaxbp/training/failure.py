@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import jax.numpy as jnp
 from jaxbp.config import Config
 from jaxbp.core import Batch, Context, Layer, PyTree, map_leaves, path_name
 from jaxbp.errors import InputError
-from jaxbp.files import write_json
+from jaxbp.files import as_json, check_held, overwrite, set_aside
 from jaxbp.losses import Loss
 from jaxbp.rules import Rule
-from jaxbp.training.checkpoint import delete_bundle, load_arrays, save_arrays, set_aside, verify, write_manifest
+from jaxbp.training.checkpoint import delete_bundle, load_arrays, save_arrays, verify, write_manifest
 from jaxbp.training.step import State, initial_state, prepared
 from jaxbp.wrappers import Keep
 
@@ -80,12 +81,14 @@ def first_not_finite(tree: PyTree) -> str | None:
 def write_bundle(folder: Path, state: State, batch: Batch, first: str) -> None:
     """Writes the state before the failing step and its batch into the run folder, for `replay`."""
     bundle = folder / "failure"
+    check_held(bundle)
     delete_bundle(bundle)  # that of an earlier try
-    if bundle.exists():  # with files of others in it
+    if os.path.lexists(bundle):  # with files of others in it
         set_aside(bundle)
     save_arrays(bundle / "arrays", {"state": state, "batch": batch})
     spec = lambda a: [list(a.shape), str(a.dtype)]
-    write_json(bundle / "facts.json", {"step": int(state.step), "first": first, "batch": jax.tree.map(spec, batch)})
+    facts = {"step": int(state.step), "first": first, "batch": jax.tree.map(spec, batch)}
+    overwrite(bundle / "facts.json", as_json(facts))
     write_manifest(bundle)
 
 

@@ -1,7 +1,8 @@
 """How rows reach the compiled program: all at once where they fit on the device, else those of one call at a time.
 
-A batch is a pure function of the seed and its step, so threads make the batches of the next call while the program runs
-the last one, in any order. Reading takes no time of its own as long as it is the faster of the two.
+Of rows on the device the orders of some epochs are made at a time. Of others a batch is a pure function of the seed and
+its step, so threads make the batches of the next call while the program runs the last one, in any order. Reading takes
+no time of its own as long as it is the faster of the two.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from jaxbp.training.step import Feed
 
 MOST_THREADS = 8
 AHEAD = 3  # calls whose batches are in memory at most: one computed, one copied, one read
+AT_ONCE = 2**22  # places of an order that are made at once, a tenth of a second's work
+EPOCH = 1000  # places that can be made in the time that an epoch takes beside its own
 
 
 def make_feeds(
     part: Dataset, seed: int, shuffle: bool, batch_size: int, epochs: int | None = None
-) -> Callable[[int, int], Feed | StreamFeed]:
+) -> Callable[[int, int], EpochFeed | StreamFeed]:
     """(first, last) -> the steps of the epochs from `first` to before `last`; an array goes to the device once.
 
     epochs: of the run, up to which batches may be read ahead; None: up to `last`.
@@ -37,17 +40,69 @@ def make_feeds(
     if isinstance(part, Stream):
         batches = partial(StreamFeed, part, seed, shuffle, batch_size)
         if part.fits:
-            return lambda first, last: batches(first, last).whole()
+            return partial(EpochFeed, lambda first, last: batches(first, last).whole(), len(part), batch_size)
         return partial(batches, ahead=Ahead(epochs))
     counting: Any = part.mask
 
-    def feed(first: int, last: int) -> Feed:
-        orders, masks = zip(
-            *(epoch_order(seed, epoch, len(part), batch_size, shuffle) for epoch in range(first, last)), strict=True
-        )
-        return Feed(part.x, part.y, jnp.asarray(np.concatenate(orders)), jnp.asarray(np.concatenate(masks)), counting)
+    def orders(first: int, last: int) -> Feed:
+        pairs = [epoch_order(seed, epoch, len(part), batch_size, shuffle) for epoch in range(first, last)]
+        rows, masks = zip(*pairs, strict=True)
+        return Feed(part.x, part.y, jnp.asarray(np.concatenate(rows)), jnp.asarray(np.concatenate(masks)), counting)
 
-    return feed
+    return partial(EpochFeed, orders, len(part), batch_size)
+
+
+def epochs_at_once(examples: int, batch_size: int, count: int, epochs: int) -> int:
+    """How many of `epochs` have their orders made at once, where a call takes `count` steps."""
+    steps = -(-examples // batch_size)
+    return min(epochs, max(AT_ONCE // (examples + EPOCH), -(-count // steps) + 1))
+
+
+@dataclass
+class EpochFeed:
+    """The steps of the epochs from `first` to before `last`, with what the loop asks of a Feed."""
+
+    orders: Callable[[int, int], Feed]  # (first, last) -> the steps of these epochs
+    examples: int
+    batch_size: int
+    first: int
+    last: int
+    begin: int = 0  # the first step that `present` holds
+    present: Feed | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps of all epochs."""
+        return (self.last - self.first) * self.steps_in_epoch
+
+    @property
+    def steps_in_epoch(self) -> int:
+        """Steps of one epoch."""
+        return -(-self.examples // self.batch_size)
+
+    @property
+    def late(self) -> bool:
+        """Whether the last call had to wait for its rows: never."""
+        return False
+
+    def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
+        """(a feed that holds `count` steps from step `first` on, or those that are left; the index of that step in it).
+
+        For one `count` the arrays have the same shapes at every call.
+        """
+        end = min(first + count, self.steps)
+        if self.present is None or not self.begin <= first <= end <= self.begin + self.present.steps:
+            epoch = first // self.steps_in_epoch
+            number = epochs_at_once(self.examples, self.batch_size, count, self.last - self.first)
+            epoch = min(epoch, self.last - self.first - number)
+            self.present = self.orders(self.first + epoch, self.first + epoch + number)
+            self.begin = epoch * self.steps_in_epoch
+        return self.present, jnp.int32(first - self.begin)
+
+    def batch(self, index: jax.Array) -> dict[str, jax.Array]:
+        """The batch of step `index`: {"x", "y", "mask"}."""
+        feed, first = self.call(int(index), 1)
+        return feed.batch(first)
 
 
 def on_device(part: Dataset) -> Dataset:
@@ -61,7 +116,7 @@ def on_device(part: Dataset) -> Dataset:
     return Stream(put(x), put(y), epoch=part.epoch, steps=part.steps, resident=part.resident)
 
 
-def waits_for_data(feed: Feed | StreamFeed, sums: Any) -> bool:
+def waits_for_data(feed: EpochFeed | StreamFeed, sums: Any) -> bool:
     """Whether the program had ended its last call before the rows of the next were there. sums: of the last call; None:
     there was none."""
     return feed.late and sums is not None and sums[0].is_ready()

@@ -18,7 +18,7 @@ from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
 from jaxbp.machine import device_memory
 from jaxbp.optim import FirstOrder
-from jaxbp.training.feeds import AHEAD
+from jaxbp.training.feeds import AHEAD, epochs_at_once
 from jaxbp.training.folder import OVER
 from jaxbp.training.run import Trained
 
@@ -66,9 +66,10 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
 def check_size(run: Run, params: PyTree, splits: Splits) -> None:
     """Raises InputError for more steps than can be counted, and where weights or the order of examples fill the memory.
 
-    The loop makes the order of all examples up to the next evaluation at once.
+    The loop makes the order of the examples for many epochs at once.
     """
-    steps = run.epochs * -(-len(splits.train) // (run.batch_size or len(splits.train)))
+    batch_size = run.batch_size or len(splits.train)
+    steps = run.epochs * -(-len(splits.train) // batch_size)
     if steps >= 2**31:
         raise InputError(f"run.epochs={run.epochs} makes {steps:,} steps, and a run has fewer than {2**31:,}")
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
@@ -80,11 +81,11 @@ def check_size(run: Run, params: PyTree, splits: Splits) -> None:
     if isinstance(splits.train, Stream) and not splits.train.fits:
         check_calls(run, splits, memory)
         return
-    epochs = min(run.evaluate_every, run.epochs)
+    epochs = epochs_at_once(len(splits.train), batch_size, run.steps_per_call, min(run.evaluate_every, run.epochs))
     order = ORDER * epochs * len(splits.train)
     if order > memory:
         raise InputError(
-            f"run.evaluate_every={run.evaluate_every}: the order of the examples of {epochs:,} epochs takes {order:,} "
+            f"run.steps_per_call={run.steps_per_call}: the order of the examples of {epochs:,} epochs takes {order:,} "
             f"bytes, and there are {memory:,} bytes of memory"
         )
 

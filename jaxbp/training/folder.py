@@ -25,14 +25,14 @@ from jaxbp.config import Config, from_json, to_json
 from jaxbp.core import PyTree
 from jaxbp.data.preparation import Preparation
 from jaxbp.errors import InputError
-from jaxbp.files import as_json, refuse_address
+from jaxbp.files import as_json, make_folder, overwrite, refuse_address, set_aside
 from jaxbp.machine import machine, provenance
 from jaxbp.training import own_code
-from jaxbp.training.checkpoint import Checkpoints, Damaged, delete_bundle, digest, load_arrays, read_json, set_aside
+from jaxbp.training.checkpoint import Checkpoints, Damaged, delete_bundle, digest, load_arrays, read_json
 from jaxbp.training.fold import Fold  # noqa: F401  JSON names it
 from jaxbp.training.identity import FILE, FILES, OLD, Identity, owner
 from jaxbp.training.lock import locked, reading
-from jaxbp.training.logs import METRICS, TIMING, cut, lost_rows, overwrite, written
+from jaxbp.training.logs import METRICS, TIMING, cut, lost_rows, written
 from jaxbp.training.settings import check_random_keys
 
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
@@ -168,7 +168,10 @@ class RunFolder:
         (self.path / FILE).unlink(missing_ok=True)
 
     def finish_start_over(self) -> None:
-        """Deletes what a start-over has left of the old run, where there is something. Nothing else is deleted."""
+        """Deletes what a start-over has left of the old run, where there is something.
+
+        Nothing else is deleted. Of a link only the name goes, and none is followed.
+        """
         identity = self.owner()
         if identity is None or not identity.clearing:
             return
@@ -176,15 +179,13 @@ class RunFolder:
         checkpoints.clear()
         for path in checkpoints.paths():
             set_aside(path)
-        names = [name for name in (*identity.files, *FILES) if name not in ("checkpoints", "failure")]
+        names = [name for name in (*FILES, *identity.files) if name not in ("checkpoints", "failure")]  # links go first
         for path in [self.path / name for name in names]:
             if path.is_symlink() or path.is_file():
                 path.unlink()
-        samples = self.path / "samples"
-        for path in samples.glob("[0-9]" * 10 + ".txt") if not samples.is_symlink() else ():
+        for path in (self.path / "samples").glob("[0-9]" * 10 + ".txt"):
             path.unlink()
-        if (self.path / "failure").is_dir():
-            delete_bundle(self.path / "failure")
+        delete_bundle(self.path / "failure")
         if (self.path / "code/__pycache__").is_dir():
             shutil.rmtree(self.path / "code/__pycache__")
         for folder in ("code", "checkpoints", "samples"):
@@ -240,8 +241,9 @@ class RunFolder:
         identity = replace(identity, files=files, source="file")
         self.path.mkdir(parents=True, exist_ok=True)
         identity.write(self.path)
+        if sources:
+            make_folder(self.path / "code")
         for name, content in contents.items():
-            (self.path / name).parent.mkdir(exist_ok=True)
             overwrite(self.path / name, content)
         for name in (METRICS, TIMING):
             cut(self.path / name, facts)

@@ -13,7 +13,7 @@ from PIL import Image
 from jaxbp.errors import InputError
 from jaxbp.training.checkpoint import Checkpoints, Damaged, read_json, refuse_devices, verify
 from jaxbp.training.folder import SOURCES
-from jaxbp.training.identity import FILE, FILES, Identity, owner
+from jaxbp.training.identity import FILE, FILES, Identity, is_config, owner
 from jaxbp.training.lock import reading
 from jaxbp.training.logs import METRICS, TIMING, lost_rows
 
@@ -34,12 +34,17 @@ class Finding:
 
 
 def run_folders(path: Path) -> list[Path]:
-    """The folder itself where a run is in it, else all folders below it in which there are runs."""
-    if any(os.path.lexists(path / name) for name in (FILE, "config.json", "checkpoints")):
-        return [path]
-    below = {file.parent for name in (FILE, "config.json") for file in path.rglob(name)}
-    below |= {folder.parents[1] for folder in path.rglob("checkpoints/" + "[0-9]" * 10)}
-    return sorted(folder for folder in below if folder.name not in ("checkpoints", "failure"))
+    """The folders in which there is a run, or what is left of one: `path` itself, and all below it.
+
+    The folders that a run keeps its own files in are not looked through.
+    """
+    runs = []
+    for name, below, _ in os.walk(path):
+        folder = Path(name)
+        if os.path.lexists(folder / FILE) or is_config(folder) or Checkpoints(folder / "checkpoints").paths():
+            runs.append(folder)
+            below[:] = [name for name in below if name not in FILES]
+    return sorted(runs)
 
 
 def inspect(folder: Path) -> list[Finding]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxbp.errors import InputError
-from jaxbp.files import write_json
-from jaxbp.training.checkpoint import Checkpoints, Damaged, digest, read_facts, read_json, set_aside
+from jaxbp.files import as_json, overwrite
+from jaxbp.training.checkpoint import Checkpoints, Damaged, digest, read_facts, read_json
 
 FILE = "run.json"
 OLD = ""  # the name of a run of a version that had no names
@@ -81,9 +81,7 @@ class Identity:
         """Writes run.json, whole."""
         data = asdict(self)
         del data["source"]
-        if os.path.lexists(folder / FILE) and not (folder / FILE).is_file():
-            set_aside(folder / FILE)
-        write_json(folder / FILE, data | {"sha256": _seal(data)})
+        overwrite(folder / FILE, as_json(data | {"sha256": _seal(data)}))
 
     def problem(self, file: Path, name: str) -> str | None:
         """What is wrong with one of the files that a session writes; None for one that is as it was written."""
@@ -124,7 +122,7 @@ def owner(folder: Path) -> Identity | None:
     if len(runs) == 1:
         run = runs.pop()
         return Identity((run,), saved=True, source="checkpoints" if run else "old")
-    if not runs and _is_config(folder):
+    if not runs and is_config(folder):
         return Identity((OLD,), source="old")
     present = [name for name in (*FILES, FILE) if os.path.lexists(folder / name)]
     if present:
@@ -136,7 +134,8 @@ def owner(folder: Path) -> Identity | None:
     return None
 
 
-def _is_config(folder: Path) -> bool:
+def is_config(folder: Path) -> bool:
+    """Whether the folder's config.json is one of jaxbp's."""
     try:
         data = read_json(folder / "config.json")
     except Damaged:

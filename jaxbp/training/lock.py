@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from jaxbp.errors import InputError
-from jaxbp.files import naming
+from jaxbp.files import check_held, held, naming
 
 NAME = ".lock"  # in the folder, while a process trains there
 LONGEST = 1000  # bytes of a signed lock
@@ -29,7 +29,7 @@ PATIENCE = 10.0  # seconds to wait for a reader, or for a writer
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """This process alone trains in the folder, which is made where it is missing.
+    """This process alone trains in the folder, which is made where it is missing, and writes to no other of its name.
 
     A folder that was made for the lock, and is still empty at the end, goes again. Raises InputError at once where
     another process, or another thread of this one, trains there; and where the folder cannot be written.
@@ -40,19 +40,19 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{folder} cannot be the folder of a run: {error.strerror}") from error
     try:
-        with naming(folder / NAME):
-            _sign(descriptor)
-        yield
-    finally:
-        try:
-            with suppress(OSError):  # the folder may have been moved, and another process may train in its place
-                if os.path.samestat(os.fstat(descriptor), os.lstat(folder / NAME)):
+        with held(folder, folder / NAME):
+            try:
+                with naming(folder / NAME):
+                    _sign(descriptor)
+                yield
+            finally:
+                with suppress(OSError):  # the folder may have been moved, and another process may train in its place
+                    check_held(folder)
                     (folder / NAME).unlink()
-        finally:
-            os.close(descriptor)
-        with suppress(OSError):
-            for path in missing:
-                path.rmdir()
+                    for path in missing:
+                        path.rmdir()
+    finally:
+        os.close(descriptor)
 
 
 def _lock_file(folder: Path) -> int:

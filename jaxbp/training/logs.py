@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxbp.files import write_whole
-from jaxbp.training.checkpoint import digest, set_aside
+from jaxbp.files import overwrite, set_aside
+from jaxbp.training.checkpoint import digest
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
@@ -44,7 +44,7 @@ def lost_rows(file: Path, facts: dict[str, Any]) -> str | None:
 
 
 def cut(file: Path, facts: dict[str, Any] | None) -> None:
-    """Cuts a file to the rows that the checkpoint knows; None: it knows none.
+    """Cuts a file to the rows that the checkpoint knows; None: it knows none. One that has two names is copied first.
 
     A damaged timing.jsonl is put aside, and a new one begins: nothing needs it. metrics.jsonl is not damaged, since the
     checkpoint would not be used then.
@@ -56,14 +56,11 @@ def cut(file: Path, facts: dict[str, Any] | None) -> None:
             set_aside(file)
         overwrite(file, b"")
     elif file.name == METRICS or "logs" in facts:
-        os.truncate(file, rows_bytes(file.name, facts))
-
-
-def overwrite(file: Path, content: bytes) -> None:
-    """Writes one of the run's files, whole. A folder or a pipe of its name is none of the run's, and is put aside."""
-    if os.path.lexists(file) and not file.is_file():
-        set_aside(file)
-    write_whole(file, content)
+        size = rows_bytes(file.name, facts)
+        if file.is_symlink() or file.stat().st_nlink > 1:  # rows are added in place, and the other may be another run's
+            overwrite(file, file.read_bytes()[:size])
+        else:
+            os.truncate(file, size)
 
 
 def rows_bytes(name: str, facts: dict[str, Any]) -> int:

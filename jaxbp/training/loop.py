@@ -27,7 +27,7 @@ from jaxbp.machine import header, machine
 from jaxbp.optim import Objective
 from jaxbp.training import failure
 from jaxbp.training.evaluate import Evaluation, make_evaluation, train_sample
-from jaxbp.training.feeds import StreamFeed, make_feeds, waits_for_data
+from jaxbp.training.feeds import EpochFeed, StreamFeed, make_feeds, waits_for_data
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.report import curves
@@ -38,7 +38,6 @@ from jaxbp.training.run import checkpointed, fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, say, signals
 from jaxbp.training.step import (
-    Feed,
     Program,
     State,
     Sums,
@@ -277,7 +276,7 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
 
 
 def one_round(
-    session: Session, state: State, feed: Feed | StreamFeed, offset: int, caught: list[Cause], bar: tqdm
+    session: Session, state: State, feed: EpochFeed | StreamFeed, offset: int, caught: list[Cause], bar: tqdm
 ) -> State:
     """The steps of the feed from the state's own step on, steps_per_call a call. The feed begins at the run's `offset`.
 
@@ -317,7 +316,7 @@ def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | 
         first += count
 
 
-def stop_if_not_finite(session: Session, state: State, feed: Feed | StreamFeed, offset: int) -> None:
+def stop_if_not_finite(session: Session, state: State, feed: EpochFeed | StreamFeed, offset: int) -> None:
     """Raises NotFinite at a step that was not finite; for a loss or gradient after writing what replays it."""
     if state.finite:
         return

@@ -10,8 +10,7 @@ from jaxbp.core import Layer
 from jaxbp.data import Splits
 from jaxbp.data.vocabulary import Vocabulary
 from jaxbp.errors import InputError
-from jaxbp.files import write_whole
-from jaxbp.training.checkpoint import set_aside
+from jaxbp.files import make_folder, overwrite
 from jaxbp.training.sample import sample, text_of
 from jaxbp.training.step import State
 
@@ -40,13 +39,11 @@ class Sampler:
         """Writes the sample of the state, where its last step was made."""
         if not state.finite:
             return
-        if self.folder.is_symlink() or self.folder.is_file():
-            set_aside(self.folder)
-        self.folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         text = self.prompt + sample(
             self.model, state.params, self.vocabulary, self.prompt, LENGTH, TEMPERATURE, self.seed, context=self.context
         )
-        write_whole(self.folder / f"{int(state.step):010d}.txt", text.encode())
+        overwrite(self.folder / f"{int(state.step):010d}.txt", text.encode())
 
 
 def make_sampler(config: Config, model: Layer, splits: Splits, folder: Path) -> Sampler | None:

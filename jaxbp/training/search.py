@@ -20,7 +20,7 @@ from tqdm import tqdm
 from jaxbp.config import Config, override, replace_keys, to_json
 from jaxbp.data import DataConfig, Splits
 from jaxbp.errors import InputError
-from jaxbp.files import append_line, write_json, write_whole
+from jaxbp.files import append_line, as_json, overwrite
 from jaxbp.training.folder import RunFolder
 from jaxbp.training.lock import locked
 from jaxbp.training.many import Outcome, Plan, run_many
@@ -146,7 +146,7 @@ def ended(file: Path) -> dict[str, Finished]:
             runs[run["point"]] = Finished(run["keys"], run["seed"], run["failed"], run["metrics"])
             whole.append(line)
     if len(whole) < len(lines):
-        write_whole(file, b"".join(whole))
+        overwrite(file, b"".join(whole))
     return runs
 
 
@@ -155,12 +155,13 @@ def reported(folder: Path, points: Sequence[Point], runs: Sequence[Finished]) ->
     kind = judged(runs)
     ranking = results(runs, kind)
     text = table(ranking, kind)
-    write_whole(folder / "table.txt", f"{text}\n".encode())
+    overwrite(folder / "table.txt", f"{text}\n".encode())
     draw_results(ranking, kind, folder / "search.png")
     print(text, flush=True)
     best = ranking[0]
     if best.figures:
         config = next(point.config for point in points if point.keys == best.keys)
-        write_json(folder / "best.json", {"keys": best.keys, "metrics": best.figures, "config": to_json(config)})
+        report = {"keys": best.keys, "metrics": best.figures, "config": to_json(config)}
+        overwrite(folder / "best.json", as_json(report))
         print(f"best: {' '.join(f'--config.{key}={text}' for key, text in best.keys.items()) or 'the config'}")
     return ranking

@@ -161,11 +161,6 @@ class Feed:
         """Steps whose rows are known."""
         return len(self.order)
 
-    @property
-    def late(self) -> bool:
-        """Whether the last call had to wait for its rows: never."""
-        return False
-
     def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
         """(a feed that holds `count` steps from step `first` on, the index of that step in it)."""
         return self, jnp.int32(first)

@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 
 FILES = sorted(ROOT.glob("configs/*.py"))
 DEEP = ["digits_resnet", "mnist_resnet"]  # the tests' XLA settings make code that takes minutes to run for them
-COSTLY = ["adding_encoder", "digits_vit", "shakespeare_gpt_30min", "mnist_lenet5"]  # others have their layers
+COSTLY = ["adding_encoder", "digits_vit", "shakespeare_gpt_large", "mnist_lenet5"]  # others have their layers
 MARKS = {True: [pytest.mark.nightly], False: []}
 EXPERIMENTS = [pytest.param(f, id=f.stem, marks=MARKS[f.stem in COSTLY]) for f in FILES if f.stem not in DEEP]
 

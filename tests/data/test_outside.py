@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import os
 import pickle
 import zipfile
 from contextlib import suppress
@@ -17,7 +19,9 @@ from jaxbp.data import Csv, FromFiles, Idx, Images, Mnist, Npz, Parquet, Text, T
 from jaxbp.data.images import read_image
 from jaxbp.data.npy import read_npy
 from jaxbp.data.outside import PREPARED, Allowance
+from jaxbp.data.vocabulary import Meta
 from jaxbp.errors import InputError
+from jaxbp.models.gpt2 import SIZES, load_gpt2
 from jaxbp.parameters import load_parameters
 from tests.support.bombs import BOMBS, READ, X, Y, archive, header, npy, png
 from tests.support.damaged_data import ALLOWED, IDX_FILES, digest, idx, outcomes, watched, whole, whole_digest
@@ -65,6 +69,15 @@ def test_a_bomb_takes_no_more_memory_than_is_allowed(tmp_path, name):
         else:
             refused(data.load)
         assert grown() < ALLOWED
+
+
+@pytest.mark.parametrize("delimiter", [",", " ", "auto"])
+def test_a_line_of_delimiters_is_refused_before_it_is_cut(tmp_path, delimiter):
+    """Those in quotes count too: a line of 64 MiB of them took eleven seconds."""
+    (tmp_path / "a.csv").write_text('a,b\n"' + ", " * 4_000_001 + '",1\n')
+    refused(
+        Csv(str(tmp_path / "a.csv"), delimiter=delimiter).load, "line 2: has 4,000,00. delimiters, and a table at most"
+    )
 
 
 def test_what_a_file_claims_is_said_with_what_is_allowed(tmp_path):
@@ -277,6 +290,34 @@ def test_parameters_of_another_kind_are_not_read(tmp_path, content):
     pytest.importorskip("safetensors")
     (tmp_path / "a.safetensors").write_bytes(content)
     refused(lambda: load_parameters(tmp_path / "a.safetensors", {"w": np.zeros(2, np.float32)}))
+
+
+def test_weights_that_the_memory_does_not_hold_are_not_read(tmp_path, monkeypatch):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    like = {"w": np.zeros(1000, np.float32)}
+    save_file(like, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(dict.fromkeys(SIZES.values(), 4)))
+    monkeypatch.setattr("jaxbp.data.outside.memory", lambda: 20_000)
+    for read in (lambda: load_parameters(tmp_path / "model.safetensors", like), lambda: load_gpt2(tmp_path)):
+        refused(
+            read, r"model\.safetensors: the file has 4,0\d\d bytes; to read that takes 12,\d\d\d bytes of memory, and "
+        )
+    (tmp_path / "config.json").write_text(" " * 20_000)
+    refused(
+        lambda: load_gpt2(tmp_path),
+        r"config\.json: the file has 20,000 bytes; to read that takes 20,000 bytes of memory",
+    )
+    (tmp_path / "meta.json").write_text(" " * 20_000)
+    refused(lambda: Meta.read(tmp_path), r"meta\.json: the file has 20,000 bytes")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pipe_in_the_place_of_weights_is_refused(tmp_path, name):
+    pytest.importorskip("safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(dict.fromkeys(SIZES.values(), 4)))
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    refused(lambda: load_gpt2(tmp_path), "is a pipe or a device, and must be a file")
 
 
 def test_what_stands_beside_parameters_is_only_text(tmp_path):

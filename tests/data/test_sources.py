@@ -109,7 +109,8 @@ def test_batches_from_the_disk_are_those_on_the_device(files, shuffle):
     resident, read = both(ArrayFiles(**files["idx"]))
     assert resident.fits
     assert not read.fits
-    whole = make_feeds(resident, 5, shuffle, 7)(1, 4)
+    whole, start = make_feeds(resident, 5, shuffle, 7)(1, 4).call(0, 24)
+    assert int(start) == 0
     for per_call in (1, 4, 100):
         feed = make_feeds(read, 5, shuffle, 7, 4)(1, 4)
         assert isinstance(feed, StreamFeed)

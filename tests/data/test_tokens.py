@@ -252,11 +252,33 @@ def test_text_comes_back_from_its_ids(tmp_path, kind, form, request):
 def test_a_long_text_has_the_ids_that_it_has_in_one_piece(tmp_path, tokenizer, monkeypatch):
     vocabulary = Vocabulary.of_tokenizer(tokenizer)
     monkeypatch.setattr(tokenize, "BLOCK", 37)
-    assert len(list(tokenize.blocks(write(tmp_path, WORDS)[0]))) > 20
+    assert len(list(tokenize.blocks(write(tmp_path, WORDS)[0], anywhere=False))) > 20
     _, files = tokenize.tokenize(write(tmp_path, WORDS, "ox"), tmp_path / "out", vocabulary, Cut(0), 1, "<|endoftext|>")
     end = vocabulary.tokenizer.token_to_id("<|endoftext|>")
     expected = [*vocabulary.encode(WORDS), end, *vocabulary.encode("ox"), end]
     assert files[0].read(np.array([0]), files[0].count)[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the cock crows, " * 40, "a  b   c d\te " * 40, "ab" * 300, "\0" * 500],
+    ids=["words", "runs of blanks", "letters", "zeros"],
+)
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_a_text_without_ends_of_lines_is_never_gathered(anywhere, text, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenize, "BLOCK", 37)
+    (path,) = write(tmp_path, text)
+    if not anywhere and " " not in text:
+        with pytest.raises(
+            InputError, match="has 74 characters without the end of a line, or a blank between two words"
+        ):
+            list(tokenize.blocks(path, anywhere))
+        return
+    parts = list(tokenize.blocks(path, anywhere))
+    assert "".join(parts) == text
+    assert max(map(len, parts)) <= 2 * 37
+    encode = Vocabulary.of_tokenizer(tokenizer).encode if not anywhere else Vocabulary("bytes", 256).encode
+    assert np.concatenate([encode(part) for part in parts]).tolist() == encode(text).tolist()
 
 
 def test_shards(tmp_path):

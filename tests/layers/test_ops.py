@@ -266,3 +266,34 @@ def test_a_gate_of_another_dtype_gets_its_own_back(operation):
     for pair in ((a, b), (b, a)):
         gradients = jax.grad(lambda *pair: jnp.sum(operation(*pair)), (0, 1))(*pair)
         assert [g.dtype for g in gradients] == [a.dtype for a in pair]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda x: ops.layer_norm(x, jnp.ones(1)),
+            r"over 3 channels takes a scale and a bias of shape \(3,\), got \(1,\)",
+        ),
+        (lambda x: ops.rms_norm(x, jnp.ones((2, 3))), r"got \(2, 3\)"),
+        (
+            lambda x: ops.lstm(x, jnp.ones((16, 3)), jnp.ones((16, 4)), jnp.ones(16), jnp.ones((2, 5, 4))),
+            r"initial must have the shape \(2, 4\), one state for all examples, got \(2, 5, 4\)",
+        ),
+        (
+            lambda x: ops.gru(x, jnp.ones((12, 3)), jnp.ones((12, 4)), jnp.ones(12), jnp.ones(4), jnp.ones((5, 4))),
+            r"initial must have the shape \(1, 4\), one state for all examples, got \(5, 4\)",
+        ),
+    ],
+    ids=["layer_norm", "rms_norm", "lstm", "gru"],
+)
+def test_a_shape_that_only_broadcasts_is_refused_before_the_backward_pass(call, text):
+    with pytest.raises(InputError, match=text):
+        jax.eval_shape(call, jnp.ones((5, 2, 3)))
+
+
+def test_windows_may_be_lists():
+    x, w = jnp.ones((2, 6, 6, 3)), jnp.ones((4, 3, 3, 3))
+    padding = [[1, 1], [0, 1]]
+    lists = jax.eval_shape(lambda: ops.conv(x, w, [2, 1], padding))
+    assert lists.shape == ops.conv(x, w, (2, 1), ((1, 1), (0, 1))).shape

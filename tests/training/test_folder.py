@@ -15,6 +15,7 @@ from jaxbp.training.fsck import inspect, run_folders
 from jaxbp.training.identity import FILE, Identity
 from jaxbp.training.loop import train
 from jaxbp.training.run import load
+from tests.support.faults import planned
 from tests.support.runs import make_old, small, weights
 
 pytestmark = pytest.mark.slow
@@ -155,9 +156,9 @@ def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(name, run, original):
     assert any(finding.state != "whole" for finding in inspect(run))
     if name in NEEDED:
         assert "is a pipe or a device" in refused(load, run)
-    if name != "curves.png":  # a picture goes into a pipe, as --out may name one
-        train(CONFIG, run)
-        assert weights_at(run, None) == weights_at(original, None)
+    train(CONFIG, run)
+    assert weights_at(run, None) == weights_at(original, None)
+    assert (run / f"{name}").is_file()
 
 
 def test_fsck_leaves_out_no_run_for_its_name_or_for_its_lost_files(run, tmp_path):
@@ -287,12 +288,12 @@ def test_a_run_of_an_older_version_is_adopted_with_a_line(run, original, capsys)
 
 
 def test_a_folder_that_takes_nothing_still_shows_its_scores(run, capsys):
-    (run / "scores.json").mkdir()
-    assert main(["evaluate", str(run)]) == 2
+    with planned(run, "full", 1):
+        assert main(["evaluate", str(run)]) == 2
     out, err = capsys.readouterr()
     assert "test " in out
     assert "accuracy 0." in out
-    assert err == f"error: {run}/scores.json: cannot be written: Is a directory\n"
+    assert err == f"error: {run}/confusion.png: cannot be written: No space left on device\n"
 
 
 # --- fsck ------------------------------------------------------------------------------------------------------------
@@ -332,10 +333,42 @@ def test_a_run_does_not_lie_in_the_folder_of_another(run):
     assert main(["fsck", str(run)]) == 0
 
 
-def test_a_start_over_follows_no_link_in_the_place_of_the_samples(run, tmp_path):
-    note = tmp_path / "others" / "0000000001.txt"
-    note.parent.mkdir()
-    note.write_text("mine")
-    (run / "samples").symlink_to(note.parent)
+@pytest.mark.parametrize("name", ["scores.json", "confusion.png"])
+def test_a_folder_in_the_place_of_what_a_command_makes_is_put_aside(name, run, capsys):
+    (run / name).mkdir()
+    assert main(["evaluate", str(run)]) == 0
+    assert f"it is now refused.{name}" in capsys.readouterr().out
+    assert (run / name).is_file()
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link"])
+def test_rows_are_not_added_to_the_file_of_another_run(kind, run, tmp_path):
+    """A copy of a run whose files are links to the first one's goes on in files of its own."""
+    copy = shutil.copytree(run, tmp_path / "copy", copy_function=os.link if kind == "hard link" else os.symlink)
+    before = contents(run)
+    train(replace(CONFIG, run=replace(CONFIG.run, epochs=4)), copy)
+    assert contents(run) == before
+    assert (copy / "metrics.jsonl").read_bytes().startswith(before["metrics.jsonl"])
+    assert not (copy / "metrics.jsonl").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["code", "failure", "samples"])
+def test_a_start_over_follows_no_link_in_the_place_of_a_folder(name, run, tmp_path):
+    theirs = tmp_path / "theirs"
+    for file in ("model.py", "facts.json", "manifest.json", "arrays/a", "0000000001.txt"):
+        (theirs / file).parent.mkdir(parents=True, exist_ok=True)
+        (theirs / file).write_text("mine")
+    (run / name).symlink_to(theirs)
+    identity = Identity.read(run)
+    replace(identity, files=identity.files | {"code/model.py": ("",)}).write(run)
     RunFolder(run).start_over()
-    assert note.read_text() == "mine"
+    assert len(contents(theirs)) == 5
+
+
+def test_fsck_takes_no_foreign_folder_for_a_run_and_looks_below_it(run, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"architectures": ["theirs"]}')
+    (tmp_path / "checkpoints/100").mkdir(parents=True)
+    (tmp_path / "empty/checkpoints").mkdir(parents=True)
+    assert run_folders(tmp_path) == [run]
+    assert main(["fsck", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{run}: whole\n1 run, 0 damaged\n"

@@ -22,40 +22,6 @@ from tests.support.paths import ROOT
 from tests.support.runs import small, weights
 
 
-def check_rushes(folder, count, times):
-    """So many processes on one folder at once: one writes, and the others say whose the folder is."""
-    words = [
-        sys.executable,
-        "-W",
-        "ignore",
-        str(ROOT / "tests/support/lockers.py"),
-        str(folder),
-        str(count),
-        str(times),
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    results = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(results) == times
-    for i, result in enumerate(results):
-        run = folder / str(i)
-        assert result["lines"].count("") == 1, result
-        named = f"{run} is in use: process {result['writer']} on {socket.gethostname()}, since 20"
-        assert all(line.startswith(named) for line in filter(None, result["lines"])), result
-        assert (run / "rows").read_bytes() == b"0\n1\n2\n3\n4\n"
-        assert not (run / ".lock").exists()
-
-
-@pytest.mark.slow
-def test_of_several_processes_one_writes(tmp_path):
-    check_rushes(tmp_path, 8, 4)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("count", [2, 4, 8])
-def test_of_several_processes_one_writes_fifty_times(count, tmp_path):
-    check_rushes(tmp_path, count, 50)
-
-
 @pytest.mark.slow
 def test_a_lock_dies_with_its_process_and_its_folder_goes_if_it_is_empty(tmp_path):
     folder = tmp_path / "a/b"

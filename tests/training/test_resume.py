@@ -16,6 +16,7 @@ import jaxbp
 from jaxbp import optim
 from jaxbp.config import to_json
 from jaxbp.data import Embedded
+from jaxbp.training import checkpoint
 from jaxbp.training.checkpoint import Checkpoints, load_arrays, verify
 from jaxbp.training.folder import differences
 from jaxbp.training.loop import train
@@ -152,6 +153,13 @@ def test_only_the_newest_stay_and_leftovers_go(tmp_path):
     assert facts == {"step": 12, "run": ""}
     loaded = load_arrays(path / "arrays", tree())
     np.testing.assert_array_equal(loaded["w"], tree()["w"])
+
+
+def test_arrays_of_another_structure_or_shape_are_refused(tmp_path):
+    checkpoint.save_arrays(tmp_path / "arrays", tree())
+    for like in (tree() | {"w": np.zeros((3, 3), np.float32)}, {"w": tree()["w"]}, tree() | {"x": np.int32(1)}):
+        with pytest.raises(ValueError, match=r"shape|structure"):
+            load_arrays(tmp_path / "arrays", like)
 
 
 @pytest.mark.slow

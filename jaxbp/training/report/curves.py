@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxbp.files import write_whole
+from jaxbp.files import naming, overwrite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,8 @@ def line(row: Row, epochs: int, steps_per_second: float, pace: Mapping[str, floa
 
 def read_metrics(path: Path) -> list[Row]:
     """The rows of a metrics.jsonl."""
-    return [json.loads(text) for text in path.read_text().splitlines()]
+    with naming(path, "read"):
+        return [json.loads(text) for text in path.read_text().splitlines()]
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
@@ -66,7 +67,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure of matplotlib as a PNG, whole or not at all."""
+    """Writes a figure of matplotlib as a PNG into a run folder, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    write_whole(path, buffer.getvalue())
+    overwrite(path, buffer.getvalue())

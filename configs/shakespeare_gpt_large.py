@@ -1,6 +1,6 @@
-"""A GPT on the characters of a text for half an hour: five blocks of width 160, windows of 128, rotary positions.
+"""A GPT on the characters of a text: four blocks of width 192, windows of 128, rotary positions.
 
-jaxbp train configs/shakespeare_gpt_30min.py --config.data.path=FILE     # any text, such as tinyshakespeare
+jaxbp train configs/shakespeare_gpt_large.py --config.data.path=FILE     # any text, such as tinyshakespeare
 """
 
 from jaxbp.config import Config, Run
@@ -13,7 +13,7 @@ from jaxbp.optim import AdamW, Cosine
 def get_config() -> Config:
     return Config(
         data=Text(length=128),
-        model=GPT(outputs=97, width=160, depth=5, heads=5, positions="rotary", dropout=0.1),
+        model=GPT(outputs=97, width=192, depth=4, heads=3, positions="rotary"),
         loss=SoftmaxCrossEntropy(),
         optimizer=AdamW(learning_rate=2e-3, schedule=Cosine(warmup=0.05), clip_norm=1.0, weight_decay=0.1),
         run=Run(epochs=10, batch_size=12, steps_per_call=50),
