@@ -26,7 +26,22 @@ from jaxbp.rules import Rule
 from jaxbp.summary import Summary, summary
 
 if TYPE_CHECKING:
-    from jaxbp import analysis, check, config, credit, data, inits, losses, models, ops, optim, rules, training
+    from jaxbp import (
+        analysis,
+        check,
+        config,
+        credit,
+        data,
+        inits,
+        losses,
+        models,
+        ops,
+        optim,
+        rules,
+        sensing,
+        structures,
+        training,
+    )
     from jaxbp.training.loop import train
     from jaxbp.training.run import load
 
@@ -79,7 +94,9 @@ __all__ = [
     "residual",
     "rules",
     "save_parameters",
+    "sensing",
     "shaped",
+    "structures",
     "summary",
     "train",
     "training",

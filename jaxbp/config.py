@@ -12,6 +12,7 @@ holds plain settings:
 | a config that builds           | ModelConfig                   | build() -> Layer                                    |
 |                                | OptimizerConfig               | build(steps, objective) -> optax transformation     |
 |                                | Schedule, in an optimizer     | build(learning_rate, steps) -> optax schedule       |
+|                                | Credit                        | gradient(model, loss) -> a function of a step       |
 | a config that loads            | DataConfig                    | load() -> Splits                                    |
 """
 
@@ -22,7 +23,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, NoneType
@@ -30,12 +31,15 @@ from typing import Any, get_args, get_origin
 
 import optax
 
+from jaxbp.backprop import Result
 from jaxbp.core import Layer, PyTree
+from jaxbp.credit import Backpropagation, Credit
 from jaxbp.data import DataConfig, Splits
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import LayerModel, ModelConfig
 from jaxbp.optim import Objective, OptimizerConfig, noise_meter  # this import defines the optimizers that JSON names
+from jaxbp.parallel.mesh import MeshShape
 from jaxbp.typed import (
     Count,
     NotNegative,
@@ -68,7 +72,9 @@ class Run(Typed):
         keep_checkpoints: how many checkpoints stay, the newest
         noise_scale_every: steps between measurements of the gradient noise scale; None: never
         sample_every: steps between samples of a model of text, in the folder samples; None: never
+        health_every: steps between looks at the health of the layers, for the report; None: never
         keep_programs: whether commands keep compiled programs in the user's cache, so that the next start is quick
+        mesh: the devices that share the work
     """
 
     epochs: Count
@@ -83,7 +89,9 @@ class Run(Typed):
     keep_checkpoints: Count = 2
     noise_scale_every: Count | None = None
     sample_every: Count | None = None
+    health_every: Count | None = None
     keep_programs: bool = True
+    mesh: MeshShape = MeshShape()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,6 +110,7 @@ class Config(Typed):
         optimizer: the optimizer
         run: length, batches, evaluations and checkpoints
         penalty: a penalty on parameters chosen by path, added to the loss
+        credit: how a step finds out which weight is to blame for the error
     """
 
     data: DataConfig
@@ -110,6 +119,7 @@ class Config(Typed):
     optimizer: OptimizerConfig
     run: Run
     penalty: Penalty = Penalty()
+    credit: Credit = Backpropagation()
 
     def __post_init__(self) -> None:
         if isinstance(self.model, Layer):
@@ -142,6 +152,11 @@ class Config(Typed):
         """The objective of the run, on batches of inputs like `spec`."""
         penalties = (self.penalty,) if self.penalty.l1 or self.penalty.l2 else ()
         return Objective(self.build_model(), self.loss, penalties, spec)
+
+    def gradient(self, model: Layer) -> Callable[..., Result]:
+        """The function (params, batch, ctx) -> Result of a step: the optimizer's own, or another credit rule's."""
+        rule = self.optimizer if isinstance(self.credit, Backpropagation) else self.credit
+        return rule.gradient(model, self.loss)
 
     def build_optimizer(self, steps: int, spec: PyTree) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, after a noise meter where the run measures the noise scale."""

@@ -27,23 +27,37 @@ Batch = dict[str, PyTree]  # "x" [N, ...], "y" (the targets), "weight" (shape of
 register = jax.tree_util.register_dataclass
 
 
-@partial(register, data_fields=["key", "state", "counts"], meta_fields=["train"])
+@partial(register, data_fields=["key", "state", "counts"], meta_fields=["train", "axes"])
 @dataclass(frozen=True)
 class Context:
     """What is neither parameter nor data: randomness, state such as running statistics, and the mode (static).
 
     counts [N]: the rows of the batch that count, where not all do; layers that couple the batch leave the others out.
+    axes: the names of the mesh axes that split the batch among devices; a layer that couples the batch sums its sums
+    over them, forward and backward. Empty where one device has the whole batch.
     """
 
     key: jax.Array | None = None
     state: PyTree = None
     train: bool = True
     counts: jax.Array | None = None
+    axes: tuple[str, ...] = ()
 
     def child(self, index: int, name: str) -> Context:
         """The context of child `index`: a key of its own, and its part of the state."""
         key = None if self.key is None else jax.random.fold_in(self.key, index)
-        return Context(key, None if self.state is None else self.state[name], self.train, self.counts)
+        return replace(self, key=key, state=None if self.state is None else self.state[name])
+
+    def own_rows(self, draw: Callable[[tuple[int, ...]], jax.Array], shape: tuple[int, ...]) -> jax.Array:
+        """draw(shape), random numbers for the rows [N, ...] of a batch.
+
+        Where several devices have the batch, they are this device's rows of what is drawn for all of it: what a row
+        gets does not depend on how many devices there are.
+        """
+        if not self.axes:
+            return draw(shape)
+        whole = draw((shape[0] * jax.lax.psum(1, self.axes), *shape[1:]))
+        return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(self.axes) * shape[0], shape[0])
 
     def counted(self, batch: Batch) -> tuple[PyTree, Context]:
         """-> (the batch's x, this context with `counts`): a row counts where any of its weights is not 0.
@@ -65,9 +79,9 @@ class Context:
         return jax.tree.map(zeroed, x), replace(self, counts=counts)
 
     @classmethod
-    def evaluation(cls, state: PyTree = None) -> Context:
+    def evaluation(cls, state: PyTree = None, axes: tuple[str, ...] = ()) -> Context:
         """The context of a prediction: no randomness, and the running statistics of `state`."""
-        return cls(None, state, train=False)
+        return cls(None, state, train=False, axes=axes)
 
     def draw(self, purpose: Literal["augment", "targets", "noise"]) -> jax.Array:
         """The key of a random choice that no layer makes. Raises InputError where the context has none."""

@@ -60,11 +60,13 @@ class Defer(Wrapper):
 def deferred(model: Layer) -> Layer:
     """The model with its last layer put off: a Dense, or a Dense and a SoftCap, also the last of a Chain or a Graph.
 
-    Raises InputError for a model that ends in another layer.
+    A model whose last layer is put off already stays as it is. Raises InputError for one that ends in another layer.
     """
     match model:
         case Dense():
             return Defer(model)
+        case Defer() | Wrapper(inner=Defer()):
+            return model
         case Chain(layers=(*layers, Dense() as dense, SoftCap() as cap)):
             return Chain((*layers, Defer(dense), Defer(cap)))
         case Chain(layers=(*layers, last)):

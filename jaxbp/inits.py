@@ -18,6 +18,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbp.errors import InputError, unknown
 
@@ -73,6 +74,26 @@ class Constant(Initializer):
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
         return jnp.full(shape, self.value, jnp.float32)
+
+
+@dataclass(frozen=True)
+class Given(Initializer):
+    """The values themselves, row by row: Given(((0.15, 0.2), (0.25, 0.3))). For worked examples."""
+
+    values: tuple
+
+    def __post_init__(self) -> None:
+        try:
+            np.array(self.values, float)
+        except (TypeError, ValueError):
+            message = f"Given: values must be numbers, in rows of one length, got {self.values!r}"
+            raise InputError(message) from None
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], *, in_axis: int, out_axis: int) -> jax.Array:
+        values = np.array(self.values, float)
+        if values.shape != shape:
+            raise InputError(f"Given: parameters of shape {list(shape)} need such values, got {list(values.shape)}")
+        return jnp.asarray(values)  # all digits where JAX computes in float64
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "TF_ENABLE_ONEDNN_OPTS", "NVIDIA_T
 
 def machine() -> dict[str, Any]:
     """Device, threads, versions and settings: all that a figure or a bit-exact run depends on."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {
         "device": device.device_kind if device.platform != "cpu" else processor(),
         "platform": device.platform,
@@ -97,7 +97,7 @@ def memory() -> int:
 
 def device_memory() -> int:
     """Bytes that the device can hold; on the CPU the machine's memory."""
-    statistics = jax.devices()[0].memory_stats() or {}
+    statistics = jax.local_devices()[0].memory_stats() or {}
     return int(statistics.get("bytes_limit", memory()))
 
 

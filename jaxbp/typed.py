@@ -135,7 +135,9 @@ def read(text: str, kind: Any) -> Any:
     if get_origin(kind) is Annotated:
         return read(text, get_args(kind)[0])
     if get_origin(kind) is tuple:
-        return tuple(read(word, get_args(kind)[0]) for word in re.split(r"[,\s()]+", text) if word)
+        item = get_args(kind)[0]
+        between = ";" if get_origin(item) is tuple else r"[,\s()]+"
+        return tuple(read(word, item) for word in re.split(between, text) if word)
     if get_origin(kind) is Literal:
         return text
     if get_args(kind):  # a union: None first, since a text may be anything
@@ -173,7 +175,13 @@ def spell(kind: Any, in_python: bool = False) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     if get_origin(kind) is tuple:
-        plural = spell(get_args(kind)[0]).replace("an integer", "integers").replace("a text", "texts")
+        item = get_args(kind)[0]
+        if get_origin(item) is tuple:
+            row = spell(item, in_python)
+            return f"a tuple of rows, each {row}" if in_python else f"rows of {row}, and semicolons between the rows"
+        plural = spell(item)
+        for singular in ("an integer", "a finite number", "a text"):
+            plural = plural.replace(singular, f"{singular.partition(' ')[2]}s")
         return f"a tuple of {plural}" if in_python else f"{plural} separated by commas"
     if get_args(kind):
         return " or ".join(spell(member, in_python) for member in get_args(kind))

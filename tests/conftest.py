@@ -25,7 +25,7 @@ import pytest
 from jaxbp.check import guard
 
 matplotlib.use("agg")
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 guard.RAISES = True  # a defect of the diagnosis is a line for users, and an error here
 gc.set_threshold(20_000)  # tracing makes many objects that live briefly: looking at every 700 takes 6% of the time

@@ -2,14 +2,14 @@
 
 The table has each derivative twice, by the hand-written backward pass and by jax.grad of the same forward, with their
 difference. For the deltas a zero is added to every output: its derivative is dL / d output, both ways. A layer in a
-Stack has the depth as first axis, and the two uses of tied layers are added up. A model that is not recorded pays
-nothing for this.
+Stack has the depth as first axis, and the two uses of tied layers are added up. The inputs, where they are numbers, are
+the last row, `x`: there the pass backward ends. A model that is not recorded pays nothing for this.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.backprop import value_and_grad
+from jaxbp.backprop import item_weights, value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.core import Batch, Context, Layer, PyTree, Static, map_leaves, path_name
 from jaxbp.losses import Loss
@@ -94,11 +94,26 @@ class Record:
 
 def record(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context = Context()) -> Record:
     """One pass over the batch {"x", "y", "weight"}, as in value_and_grad."""
+    return recorder(model, loss, params, batch)(params, batch, ctx)
+
+
+def recorder(model: Layer, loss: Loss, params: PyTree, batch: Batch) -> Callable[[PyTree, Batch, Context], Record]:
+    """`record` for parameters and batches of these shapes, compiled once."""
     keeping = map_leaves(model, Keep)
     shifted = map_leaves(model, Shift)
     spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch["x"])
     dtype = next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
-    shifted_params = _with_shifts(jax.eval_shape(shifted.init, jax.random.key(0), spec), params, dtype)
+    shifted_spec = jax.eval_shape(shifted.init, jax.random.key(0), spec)
+
+    def input_delta(params: PyTree, batch: Batch, ctx: Context) -> PyTree:
+        prepared = loss.prepared(shifted)
+        x, ctx = ctx.counted(batch)
+        y, cache = prepared.forward(params, x, ctx)
+        _, loss_cache = loss.forward(y, batch["y"], item_weights(batch, y))
+        return prepared.backward(params, cache, loss.backward(loss_cache))[0]
+
+    def input_gradient(params: PyTree, batch: Batch, ctx: Context) -> PyTree:
+        return jax.grad(lambda x: autodiff(shifted, loss)(params, batch | {"x": x}, ctx).value)(batch["x"])
 
     @jax.jit
     def run(params: PyTree, shifted_params: PyTree, batch: Batch, ctx: Context) -> tuple:
@@ -107,10 +122,19 @@ def record(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context 
         outputs = keeping.sweep(Rule(_output), params, cache, jax.tree.map(jnp.zeros_like, y))[1]
         by_hand = value_and_grad(shifted, loss)(shifted_params, batch, ctx)
         by_autodiff = autodiff(shifted, loss)(shifted_params, batch, ctx)
-        return by_hand.value, outputs, by_hand.grads, by_autodiff.grads
+        deltas = [f(shifted_params, batch, ctx) for f in (input_delta, input_gradient)] if is_numbers else []
+        return by_hand.value, outputs, by_hand.grads, by_autodiff.grads, deltas
 
-    value, outputs, by_hand, by_autodiff = jax.device_get(run(params, shifted_params, batch, ctx))
-    return Record(float(value), tuple(_rows("", outputs, jax.device_get(params), by_hand, by_autodiff)))
+    is_numbers = isinstance(spec, jax.ShapeDtypeStruct) and jnp.issubdtype(spec.dtype, jnp.floating)
+
+    def recorded(params: PyTree, batch: Batch, ctx: Context) -> Record:
+        numbers = run(params, _with_shifts(shifted_spec, params, dtype), batch, ctx)
+        value, outputs, by_hand, by_autodiff, deltas = jax.device_get(numbers)
+        rows = [*_rows("", outputs, jax.device_get(params), by_hand, by_autodiff)]
+        inputs = [Row("x", "the inputs", np.asarray(batch["x"]), *deltas)] if is_numbers else []
+        return Record(float(value), (*rows, *inputs))
+
+    return recorded
 
 
 def _output(layer: Any, params: PyTree, cache: Kept, dy: PyTree) -> tuple[PyTree, tuple[PyTree, Static]]:

@@ -25,13 +25,19 @@ COMMANDS = {
     "predict": "predictions of a finished run for new rows",
     "sample": "text from a trained language model",
     "attention": "what the attention of a trained language model looks at",
+    "report": "what runs show and what is wrong with them, as a page",
+    "surface": "the loss as a surface, with the way that training takes",
+    "rate": "finds a learning rate",
     "replay": "repeats the step at which a run stopped",
     "fsck": "checks run folders for damage",
     "trace": "every number of one forward and backward pass",
     "check": "checks a gradient against jax.grad and differences",
     "bench": "measures a suite against jax.grad",
+    "compare_credit": "compares credit rules on MNIST",
 }
-EXTRAS = dict.fromkeys(("matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train") | {"datasets": "datasets"}
+EXTRAS = dict.fromkeys(("jinja2", "matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train") | {
+    "datasets": "datasets"
+}
 LESS_MEMORY = "lower run.batch_size, raise run.micro_batches, or make the model smaller"
 
 
@@ -97,7 +103,7 @@ def run(words: Sequence[str]) -> int:
     if not words or words[0] in ("--help", "-h"):
         print("jaxbp COMMAND [OPTION ...], where jaxbp COMMAND --help shows the options\n")
         for name, meaning in COMMANDS.items():
-            print(f"  {name:11s}{meaning}")
+            print(f"  {name:16s}{meaning}")
         return 0
     if words[0] == "--version":
         print(jaxbp.__version__)

@@ -4,7 +4,7 @@
 
 It is compared with jax.grad of the same forward and with central differences. The report names the likely cause of a
 wrong leaf, and the exit status is then 1. --level=full also checks other precisions, batches, transformations and hard
-points.
+points. --credit says how far the credit rule of the config (--config.credit=NAME) departs from the gradient.
 
     jaxbp check --function=FILE:NAME ...
 
@@ -16,19 +16,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxbp.check import Report, check_model
 from jaxbp.check import __main__ as check_code
 from jaxbp.check.judge import Level
 from jaxbp.commands import cli
 from jaxbp.config import Config
-from jaxbp.core import Context
+from jaxbp.core import Batch, Context, Layer, PyTree
+from jaxbp.credit.alignment import Alignment, make_alignments, table
 from jaxbp.files import write_json
 from jaxbp.machine import machine
 from jaxbp.programs import keep_programs
-from jaxbp.training.fit import batch_spec, check_fit
+from jaxbp.training.fit import check_fit
 from jaxbp.typed import Typed
 
 ROWS = 7  # examples in the batch that is checked
@@ -42,11 +45,13 @@ class Options(Typed):
         config: the experiment: a file with get_config(), or digits_mlp or xor
         level: how much is checked
         json: also write the table to this file
+        credit: also say how far the direction of config.credit is from the gradient
     """
 
     config: str = "digits_mlp"
     level: Level = "default"
     json: cli.OutputFile | None = None
+    credit: bool = False
 
 
 def main(words: Sequence[str]) -> int:
@@ -58,21 +63,35 @@ def main(words: Sequence[str]) -> int:
     keep_programs(config)
     report = check_config(config, options.level)
     print(report)
+    facts: dict[str, Any] = {"machine": machine(), **report.to_json()}
+    if options.credit:
+        departure = alignments_of(config)
+        print(f"\n{table(config.credit, departure)}")
+        facts["credit"] = {path: figures._asdict() for path, figures in departure.items()}
     if options.json:
-        write_json(Path(options.json), {"machine": machine(), **report.to_json()})
+        write_json(Path(options.json), facts)
     return report.exit_status
+
+
+def first_batch(config: Config) -> tuple[Layer, Batch, PyTree, Context]:
+    """The model, a batch of ROWS, the initial weights and their context. Raises InputError where parts do not fit."""
+    splits = config.load_data()
+    model = config.build_model()
+    check_fit(config, model, splits)
+    batch = jax.tree.map(jnp.asarray, splits.train.batch(slice(ROWS)))
+    key = jax.random.key(config.run.seed)
+    return model, batch, model.init(key, batch["x"]), Context(key, model.init_state(batch["x"]))
 
 
 def check_config(config: Config, level: Level = "default") -> Report:
     """The report on the gradient of a config's initial weights. Raises InputError where its parts do not fit."""
-    splits = config.load_data()
-    model = config.build_model()
-    check_fit(config, model, splits)
-    batch = splits.train.batch(slice(ROWS))
-    spec = batch_spec(splits, len(batch["x"]))
-    key = jax.random.key(config.run.seed)
-    params = model.init(key, spec)
-    ctx = Context(key, model.init_state(spec))
-    return check_model(
-        model, config.loss, params, jax.tree.map(jax.numpy.asarray, batch), ctx, config.objective(spec).penalties, level
-    )
+    model, batch, params, ctx = first_batch(config)
+    return check_model(model, config.loss, params, batch, ctx, config.objective(batch["x"]).penalties, level)
+
+
+def alignments_of(config: Config) -> dict[str, Alignment]:
+    """{path of a parameter: how far the credit rule's first direction is from the gradient}."""
+    model, batch, params, ctx = first_batch(config)
+    kept = config.credit.init_state(ctx.draw("noise"), params, model, batch["x"])
+    alignments = make_alignments(config.credit, model, config.loss)
+    return alignments(params, ctx.state, kept, batch, ctx.draw("augment"))

@@ -1,9 +1,13 @@
 """Every number of one forward and backward pass, as a table:
 
-    jaxbp trace [FILE] [--examples=N] [--json=FILE] [--npz=FILE] [--config.KEY=VALUE ...]
+    jaxbp trace [FILE] [--examples=N] [--html=PAGE] [--json=FILE] [--npz=FILE] [--config.KEY=VALUE ...]
 
 The table has outputs, deltas, parameters and gradients by name, and every derivative twice: by hand and by jax.grad.
 It is made in float64 from the config's initial weights and its first training examples. The files hold all numbers.
+
+--html writes a page that steps through the passes of the first updates: forward, loss, backward, update, each with its
+equation. A small network of dense layers is drawn, its weights and inputs can be dragged, and mistakes can be planted:
+the page says what the gradient check makes of them.
 """
 
 from __future__ import annotations
@@ -13,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from jaxbp.analysis.record import record
 from jaxbp.commands import cli
-from jaxbp.core import Context, cast
 from jaxbp.files import write_json, write_whole
+from jaxbp.page.contents import stepping_page
+from jaxbp.page.setting import setting
 from jaxbp.programs import keep_programs
-from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.typed import Count, Typed
 
 
@@ -31,12 +34,16 @@ class Options(Typed):
     Args:
         config: the experiment: a file with get_config(), or digits_mlp or xor
         examples: how many training examples
+        updates: how many updates of the weights the page goes through
+        html: also write a page that steps through them to this file
         json: also write everything to this file
         npz: also write the arrays to this file
     """
 
     config: str = "xor"
     examples: Count = 1
+    updates: Count = 5
+    html: cli.OutputFile | None = None
     json: cli.OutputFile | None = None
     npz: cli.OutputFile | None = None
 
@@ -46,17 +53,13 @@ def main(words: Sequence[str]) -> int:
     options, overrides = cli.read(Options, words)
     config = cli.override(cli.load(options.config), overrides, options)
     keep_programs(config)
-    splits = config.load_data()
-    model = config.build_model()
-    check_fit(config, model, splits)
-    batch = splits.train.batch(slice(options.examples))
-    spec = batch_spec(splits, len(batch["x"]))
-    key = jax.random.key(config.run.seed)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        params, state = cast((model.init(key, spec), model.init_state(spec)), jnp.float64)
-        batch = cast(jax.tree.map(jnp.asarray, batch), jnp.float64)
-        table = record(model, config.loss, params, batch, Context(key, state))
+        start = setting(config, options.examples)
+        table = record(start.model, config.loss, start.params, start.batch, start.ctx)
+        page = stepping_page(start, options.config, options.updates) if options.html else b""
     print(table)
+    if options.html:
+        write_whole(Path(options.html), page)
     if options.json:
         write_json(Path(options.json), table.to_json())
     if options.npz:

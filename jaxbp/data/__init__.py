@@ -26,10 +26,12 @@ from jaxbp.data.moved import Movable
 from jaxbp.data.npz import Npz
 from jaxbp.data.parquet import Parquet
 from jaxbp.data.pipeline import DataConfig, Dataset, Splits, epoch_order
+from jaxbp.data.plane import Plane
 from jaxbp.data.preparation import Preparation
 from jaxbp.data.prepare import Prepared, Tabular, cross_validation
 from jaxbp.data.reber import Reber
 from jaxbp.data.reconstruction import Encoder, Reconstruction
+from jaxbp.data.rows import Rows
 from jaxbp.data.sources import Streamed
 from jaxbp.data.table import Table
 from jaxbp.data.text import Text
@@ -58,10 +60,12 @@ __all__ = [
     "Movable",
     "Npz",
     "Parquet",
+    "Plane",
     "Preparation",
     "Prepared",
     "Reber",
     "Reconstruction",
+    "Rows",
     "Splits",
     "Streamed",
     "Table",

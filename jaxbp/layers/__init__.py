@@ -19,6 +19,8 @@ from jaxbp.layers.activations import (
 )
 from jaxbp.layers.attention import Attention
 from jaxbp.layers.batch_norm import BatchNorm, BatchNormReLU
+from jaxbp.layers.black_box import BlackBox
+from jaxbp.layers.capsules import Capsules, Lengths, Squash
 from jaxbp.layers.cells import Cell, GRUCell, LSTMCell, SimpleCell
 from jaxbp.layers.convolution import Conv
 from jaxbp.layers.convolution_transpose import ConvTranspose
@@ -28,10 +30,16 @@ from jaxbp.layers.embedding import Embedding, OneHot
 from jaxbp.layers.gated import GEGLU, SwiGLU
 from jaxbp.layers.join import Add, Concatenate
 from jaxbp.layers.layer_norm import GroupNorm, LayerNorm, RMSNorm
+from jaxbp.layers.locally_connected import LocallyConnected
+from jaxbp.layers.matrix_capsules import MatrixCapsules
+from jaxbp.layers.multiplicative import Bilinear, SigmaPi
 from jaxbp.layers.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from jaxbp.layers.positions import Positions, SinusoidalPositions
 from jaxbp.layers.recurrent import Recurrent
 from jaxbp.layers.reshape import Flatten, Reshape
+from jaxbp.layers.second_order import SecondOrderPool, SymmetricVector, Whitening
+from jaxbp.layers.spectral import Eigh, Spectral, Svd
+from jaxbp.layers.structured import Structured
 from jaxbp.layers.tapped_delay import TappedDelay
 from jaxbp.layers.tokens import ClassToken, First
 
@@ -46,6 +54,9 @@ __all__ = [
     "AveragePool",
     "BatchNorm",
     "BatchNormReLU",
+    "Bilinear",
+    "BlackBox",
+    "Capsules",
     "Cell",
     "ClassToken",
     "Concatenate",
@@ -53,6 +64,7 @@ __all__ = [
     "ConvTranspose",
     "Dense",
     "Dropout",
+    "Eigh",
     "Elementwise",
     "Embedding",
     "First",
@@ -65,6 +77,9 @@ __all__ = [
     "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
+    "Lengths",
+    "LocallyConnected",
+    "MatrixCapsules",
     "MaxPool",
     "OneHot",
     "Positions",
@@ -72,15 +87,23 @@ __all__ = [
     "ReLU",
     "Recurrent",
     "Reshape",
+    "SecondOrderPool",
     "SiLU",
+    "SigmaPi",
     "Sigmoid",
     "SimpleCell",
     "SinusoidalPositions",
     "SoftCap",
     "Softmax",
     "Softplus",
+    "Spectral",
+    "Squash",
     "Step",
+    "Structured",
+    "Svd",
     "SwiGLU",
+    "SymmetricVector",
     "Tanh",
     "TappedDelay",
+    "Whitening",
 ]

@@ -163,7 +163,7 @@ class Attention(Layer):
         if self.dropout and ctx.train:
             if ctx.key is None:
                 raise InputError("Attention: dropout needs a random key: pass Context(key=jax.random.key(seed))")
-            seeds = jax.random.bits(ctx.key, (len(inputs[0]),), jnp.uint32)
+            seeds = ctx.own_rows(partial(jax.random.bits, ctx.key, dtype=jnp.uint32), (len(inputs[0]),))
         start = ctx.state["position"] if self.carry and ctx.state is not None else None
         heads: dict[str, jax.Array] = {}
         for name, index in self.projections.items():

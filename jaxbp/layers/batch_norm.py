@@ -11,6 +11,8 @@ Szegedy 2015, arXiv 1502.03167, section 3), so the two parameter gradients are t
 In training dx does not change when a constant is added to x: the gradient of a bias just before is zero.
 
 In training, rows that do not count (ctx.counts) stand for zeros and have dx = 0; m, v and S are those of the others.
+Where devices share the batch (ctx.axes), S, m, v and the two sums in dx are those of all its rows. Then dbias and
+dscale stay the device's own: the sum over devices that makes a gradient comes after the sweep.
 
 Keeps x, which the layer below keeps anyway, and the two statistics of each channel; z is made again. v is the mean of
 the squared distances from m in a second pass over x: mean x^2 - m^2 loses all digits where m is large. Costs two passes
@@ -28,8 +30,28 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, Running, Shared, require, shaped, wide
+from jaxbp.core import Case, Context, Layer, PyTree, Running, Shared, register, require, shaped, wide
 from jaxbp.errors import InputError
+
+
+@partial(register, data_fields=["count"], meta_fields=["axes"])
+@dataclass(frozen=True)
+class Across:
+    """The mesh axes that split the batch of a forward pass, and how many rows count on all devices together."""
+
+    axes: tuple[str, ...]
+    count: jax.Array
+
+    @classmethod
+    def of(cls, ctx: Context, rows: jax.Array, counts: jax.Array | None) -> Across | None:
+        """None where one device has the whole batch. rows [S, C]."""
+        if not ctx.axes or not ctx.train:
+            return None
+        return cls(ctx.axes, jax.lax.psum(own_count(rows, counts), ctx.axes))
+
+    def total(self, a: jax.Array) -> jax.Array:
+        """The sum of `a` over the devices."""
+        return jax.lax.psum(a, self.axes)
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,8 @@ class BatchNorm(Layer):
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         counts = ctx.counts if ctx.train else None
-        rows, average, _ = counted_rows(x, counts)
+        across = Across.of(ctx, wide_rows(x), counts)
+        rows, average, _ = counted_rows(x, counts, across)
         if ctx.train:
             mean = average(rows)
             statistics = Shared({"mean": mean, "variance": average(jnp.square(rows - mean[None]))})
@@ -70,11 +93,11 @@ class BatchNorm(Layer):
         scale = params["scale"].astype(rows.dtype)
         bias = params["bias"].astype(rows.dtype)
         y = (rows - statistics.value["mean"][None]) * (r * scale)[None] + bias[None]
-        return y.astype(x.dtype).reshape(x.shape), (x, statistics, counts)
+        return y.astype(x.dtype).reshape(x.shape), (x, statistics, counts, across)
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        x, statistics, counts = cache
-        rows, _, count = counted_rows(x, counts)
+        x, statistics, counts, across = cache
+        rows, _, count = counted_rows(x, counts, across)
         delta = wide_rows(dy)  # [S, C]
         r = jax.lax.rsqrt(statistics.value["variance"] + self.epsilon)
         z = (rows - statistics.value["mean"][None]) * r[None]
@@ -82,7 +105,8 @@ class BatchNorm(Layer):
         dbias = total(delta)
         dscale = total(delta * z)
         if not isinstance(statistics, Running):
-            delta = delta - (dbias / count)[None] - z * (dscale / count)[None]
+            bias_sum, scale_sum = across.total(jnp.stack([dbias, dscale])) if across else (dbias, dscale)
+            delta = delta - (bias_sum / count)[None] - z * (scale_sum / count)[None]
         dx = delta * (r * params["scale"].astype(delta.dtype))[None]
         dx = dx.astype(dy.dtype).reshape(dy.shape)
         if counts is not None:
@@ -90,15 +114,18 @@ class BatchNorm(Layer):
         return dx, {"scale": dscale.astype(params["scale"].dtype), "bias": dbias.astype(params["bias"].dtype)}
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        x, statistics, counts = cache[:3]
+        x, statistics, counts, across = cache[:4]
         if isinstance(statistics, Running):
             return state
-        _, _, count = counted_rows(x, counts)
-        largest = max if counts is None else jnp.maximum
+        _, _, count = counted_rows(x, counts, across)
+        largest = max if counts is None and across is None else jnp.maximum
         unbiased = statistics.value | {"variance": statistics.value["variance"] * (count / largest(count - 1, 1))}
         average = lambda old, new: self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
         after = {name: average(state[name], unbiased[name]) for name in state}
-        return after if counts is None else jax.tree.map(partial(jnp.where, jnp.any(counts)), after, state)
+        if counts is None:
+            return after
+        some = jnp.any(counts) if across is None else across.count > 0
+        return jax.tree.map(partial(jnp.where, some), after, state)
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -114,7 +141,7 @@ class BatchNormReLU(BatchNorm):
         return jax.nn.relu(y), (*cache, y > 0)
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        return super().backward(params, cache[:3], jnp.where(cache[3], dy, 0))
+        return super().backward(params, cache[:-1], jnp.where(cache[-1], dy, 0))
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -132,13 +159,23 @@ def along_rows(counts: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def counted_rows(
-    x: jax.Array, counts: jax.Array | None
+    x: jax.Array, counts: jax.Array | None, across: Across | None
 ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array], float | jax.Array]:
     """-> (rows [S, C], their average [S, C] -> [C], how many count): zeros for rows that do not, which are left out."""
-    if counts is None:
-        rows = wide_rows(x)
+    rows = wide_rows(x)
+    if counts is None and across is None:
         return rows, lambda a: jnp.mean(a, 0), len(rows)
-    counted = lambda a: jnp.where(jnp.repeat(counts, len(a) // len(counts))[:, None], a, 0)
-    rows = counted(wide_rows(x))
-    count = jnp.maximum(jnp.sum(counts, dtype=rows.dtype) * (len(rows) // len(counts)), 1)
-    return rows, lambda a: jnp.sum(counted(a), 0) / count, count
+    total = across.total if across else lambda a: a
+    count = jnp.maximum(across.count if across else own_count(rows, counts), 1)
+
+    def counted(a: jax.Array) -> jax.Array:
+        return a if counts is None else jnp.where(jnp.repeat(counts, len(a) // len(counts))[:, None], a, 0)
+
+    return counted(rows), lambda a: total(jnp.sum(counted(a), 0)) / count, count
+
+
+def own_count(rows: jax.Array, counts: jax.Array | None) -> jax.Array:
+    """How many of this device's rows [S, C] count."""
+    if counts is None:
+        return jnp.asarray(len(rows), rows.dtype)
+    return jnp.sum(counts, dtype=rows.dtype) * (len(rows) // len(counts))

@@ -9,6 +9,7 @@ Keeps m (one byte an entry); nothing in evaluation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ class Dropout(Layer):
             return x, None
         if ctx.key is None:
             raise InputError("Dropout: training needs a random key: pass Context(key=jax.random.key(seed))")
-        mask = jax.random.bernoulli(ctx.key, 1 - self.rate, x.shape)
+        mask = ctx.own_rows(partial(jax.random.bernoulli, ctx.key, 1 - self.rate), x.shape)
         return self._masked(mask, x), mask
 
     def backward(self, params: PyTree, mask: jax.Array | None, dy: jax.Array) -> tuple[jax.Array, PyTree]:

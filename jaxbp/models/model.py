@@ -12,6 +12,7 @@ from jaxbp.compose import Node
 from jaxbp.core import Layer
 from jaxbp.errors import InputError, unknown
 from jaxbp.inits import Initializer
+from jaxbp.structures import Structure
 from jaxbp.typed import Typed
 
 
@@ -62,7 +63,7 @@ def read_layer(text: str) -> Any:
 
     Layers of a user's own count as soon as their file was imported. Raises InputError for anything else.
     """
-    classes = {cls.__qualname__: cls for base in (Layer, Initializer, Node) for cls in family(base)}
+    classes = {cls.__qualname__: cls for base in (Layer, Initializer, Node, Structure) for cls in family(base)}
 
     def value(node: ast.expr) -> Any:
         if isinstance(node, ast.Tuple | ast.List):

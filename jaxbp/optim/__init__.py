@@ -6,9 +6,19 @@
 from jaxbp.optim.by_name import Optax, OptaxSchedule, optimizer_names
 from jaxbp.optim.config import OptimizerConfig
 from jaxbp.optim.first_order import SGD, Adam, AdamW, FirstOrder
+from jaxbp.optim.gradient_free import (
+    SPSA,
+    FiniteDifferences,
+    Genetic,
+    GradientFree,
+    ParticleSwarm,
+    RandomSearch,
+    SignSearch,
+)
 from jaxbp.optim.groups import Group, Plateau
 from jaxbp.optim.kfac import KFAC, kfac
 from jaxbp.optim.levenberg_marquardt import LevenbergMarquardt, levenberg_marquardt
+from jaxbp.optim.manhattan import BatchManhattan
 from jaxbp.optim.natural_gradient import AdaptiveNaturalGradient, NaturalGradient, natural_gradient
 from jaxbp.optim.newton import LBFGS, GaussNewton, Newton, newton
 from jaxbp.optim.noise import noise_meter
@@ -20,13 +30,18 @@ __all__ = [
     "KFAC",
     "LBFGS",
     "SGD",
+    "SPSA",
     "Adam",
     "AdamW",
     "AdaptiveNaturalGradient",
+    "BatchManhattan",
     "Constant",
     "Cosine",
+    "FiniteDifferences",
     "FirstOrder",
     "GaussNewton",
+    "Genetic",
+    "GradientFree",
     "Group",
     "LevenbergMarquardt",
     "NaturalGradient",
@@ -35,9 +50,12 @@ __all__ = [
     "Optax",
     "OptaxSchedule",
     "OptimizerConfig",
+    "ParticleSwarm",
     "Plateau",
     "Private",
+    "RandomSearch",
     "Schedule",
+    "SignSearch",
     "kfac",
     "levenberg_marquardt",
     "natural_gradient",

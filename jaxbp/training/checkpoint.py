@@ -222,8 +222,15 @@ def checkpointer_of(path: Path, done: str) -> Iterator[tuple[Any, Path]]:
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").addFilter(is_not_of_orbax)
+    own = jax.process_index()  # each process reads and writes for itself, and waits for no other
+    alone = ocp.options.MultiprocessingOptions(own, {own}, str(own)) if jax.process_count() > 1 else None
+    options = {} if alone is None else {"multiprocessing_options": alone}
     try:
-        with naming(path, done), plainly_named(path.absolute()) as plainly, ocp.StandardCheckpointer() as checkpointer:
+        with (
+            naming(path, done),
+            plainly_named(path.absolute()) as plainly,
+            ocp.StandardCheckpointer(**options) as checkpointer,
+        ):
             yield checkpointer, plainly
     except (ValueError, RuntimeError) as error:  # TensorStore's; it has the system's error number in its text
         number = re.search(r"os_error_code='(\d+)'", str(error))

@@ -15,6 +15,8 @@ from jaxbp.data import Dataset, Splits
 from jaxbp.deferred import Deferred
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
+from jaxbp.parallel.mesh import AXES
+from jaxbp.parallel.placement import Placement
 
 CHUNK = 1000  # examples in memory at once
 CHUNK_STEPS = 2**14  # of sequences no more than have so many time steps together
@@ -25,28 +27,36 @@ Outputs = Callable[[PyTree, PyTree, np.ndarray], np.ndarray]
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
-def make_evaluation(model: Layer, loss: Loss, classify: bool) -> Evaluation:
+def make_evaluation(model: Layer, loss: Loss, classify: bool, placement: Placement | None = None) -> Evaluation:
     """(params, model state, data) -> {"loss": mean over what counts}, and "accuracy" where `classify`.
 
-    No example continues another: a recurrent state is not carried.
+    No example continues another: a recurrent state is not carried. placement: of the arrays on a mesh, whose devices
+    share every chunk.
     """
-    sums = jax.jit(evaluation_sums(model, loss, classify))
+    devices = placement.mesh.size if placement else 1
+    sums = evaluation_sums(placement.model if placement else model, loss, classify, AXES if placement else ())
+    compiled = placement.sums(sums) if placement else jax.jit(sums)
 
     def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
-        value, hits = sums(params, state, *in_chunks(data))
+        value, hits = compiled(params, state, *in_chunks(data, devices))
         return means(float(value), float(hits), data, classify)
 
     return evaluate
 
 
-def evaluation_sums(model: Layer, loss: Loss, classify: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """(params, model state, x, y, mask in chunks) -> (sum of the losses, hits; not `classify`: no hits)."""
+def evaluation_sums(
+    model: Layer, loss: Loss, classify: bool, axes: tuple[str, ...] = ()
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """(params, model state, x, y, mask in chunks) -> (sum of the losses, hits; not `classify`: no hits).
+
+    axes: of a mesh, which split every chunk.
+    """
     model = loss.prepared(with_carry(model, False))
 
     def sums(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         def chunk_sums(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
             x, target, mask = chunk
-            output, _ = model.forward(params, x, Context.evaluation(state))
+            output, _ = model.forward(params, x, Context.evaluation(state, axes))
             if isinstance(loss, SoftmaxCrossEntropy) and isinstance(output, Deferred):
                 value, classes = loss.scored(output, target, mask)
                 return value, jnp.sum(mask * (classes == target))
@@ -64,10 +74,14 @@ def train_sample(splits: Splits) -> Dataset:
     return splits.train.take(np.arange(count) * len(splits.train) // count)
 
 
-def in_chunks(data: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x, y, mask) of the data, [chunks, size, ...], with what fills up the last chunk masked."""
+def in_chunks(data: Dataset, devices: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(x, y, mask) of the data, [chunks, size, ...], with what fills up the last chunk masked.
+
+    size is a multiple of `devices`.
+    """
     counting = data.counting()  # [N] or [N, T]
     size = min(CHUNK, len(data), max(CHUNK_STEPS // counting[0].size, 1))
+    size = -(-size // devices) * devices
     x = chunks(data.x, size)
     counting = chunks(counting, size)
     filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk

@@ -104,7 +104,7 @@ def replay(config: Config, folder: Path) -> tuple[int, str]:
     model = config.build_model()
     batch = {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (shape, dtype) in facts["batch"].items()}
     optimizer = config.build_optimizer(1, batch["x"])
-    state = jax.eval_shape(lambda: initial_state(model, optimizer, batch["x"], 0))
+    state = jax.eval_shape(lambda: initial_state(model, optimizer, batch["x"], 0, config.credit))
     stored = load_arrays(bundle / "arrays", {"state": state, "batch": batch})
     inputs, ctx = prepared(stored["state"], stored["batch"], config.data.augment)
     return facts["step"], diagnose(model, config.loss, stored["state"].params, inputs, ctx)

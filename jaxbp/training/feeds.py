@@ -8,7 +8,7 @@ no time of its own as long as it is the faster of the two.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +116,7 @@ def on_device(part: Dataset) -> Dataset:
     return Stream(put(x), put(y), epoch=part.epoch, steps=part.steps, resident=part.resident)
 
 
-def waits_for_data(feed: EpochFeed | StreamFeed, sums: Any) -> bool:
+def waits_for_data(feed: Any, sums: Any) -> bool:
     """Whether the program had ended its last call before the rows of the next were there. sums: of the last call; None:
     there was none."""
     return feed.late and sums is not None and sums[0].is_ready()
@@ -186,9 +186,18 @@ class StreamFeed:
 
     def whole(self) -> Feed:
         """All steps at once, of a part on the device."""
-        rows, counts = self.rows(self.first * self.steps_per_epoch + np.arange(self.steps))
+        rows, counts = self.order(0, self.steps)
         counting = jnp.ones(self.part.y.shape, jnp.float32) if self.part.steps else None
-        return Feed(self.part.x, self.part.y, jnp.asarray(rows, jnp.int32), jnp.asarray(counts, jnp.float32), counting)
+        return Feed(self.part.x, self.part.y, jnp.asarray(rows, jnp.int32), jnp.asarray(counts), counting)
+
+    def order(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(row numbers [count, N], 1 where a row counts and 0 where it pads [count, N]) of the steps from `first` on.
+
+        No row of steps after the last counts.
+        """
+        steps = first + np.arange(count)
+        rows, counts = self.rows(self.first * self.steps_per_epoch + np.minimum(steps, self.steps - 1))
+        return rows, (counts & (steps < self.steps)[:, None]).astype(np.float32)
 
     def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
         """(a feed that holds `count` steps from step `first` on, the index of that step in it).
@@ -201,9 +210,7 @@ class StreamFeed:
         end = start + self.steps if ahead.epochs is None else ahead.epochs * self.steps_per_epoch
         make = partial(batch_of, self)
         batches = ahead.take(make, steps, range(steps.stop, max(steps.stop, min(steps.stop + count, end))))
-        _, counts = self.rows(np.array(steps))
-        mask = np.zeros((count, self.batch_size), np.float32)
-        mask[: len(steps)] = counts
+        mask = self.order(first, count)[1]
         x = joined([batch.x for batch in batches], count)
         counting = None if batches[0].mask is None else joined([batch.counting() for batch in batches], count)
         feed = Feed(
@@ -233,3 +240,18 @@ def joined(parts: list[np.ndarray], count: int) -> jax.Array:
     for place, part in enumerate(parts):
         whole[place * rows : (place + 1) * rows] = part
     return jnp.asarray(whole)
+
+
+def calls(first: int, steps: int, per_call: int, offset: int, *stops: int | None) -> Iterator[tuple[int, int]]:
+    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of a stop."""
+    while first < steps:
+        left = [stop - (offset + first) % stop for stop in stops if stop]
+        count = min(per_call, steps - first, *left)
+        yield first, count
+        first += count
+
+
+def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:
+    """(first, last) epochs between evaluations."""
+    for first in range(0, epochs, every):
+        yield first, min(first + every, epochs)

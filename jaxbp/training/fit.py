@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxbp.config import Config, Run
 from jaxbp.core import Batch, Context, Layer, PyTree, leaf_layers, output_spec
+from jaxbp.credit.config import Backpropagation, carrying
 from jaxbp.data import Splits
 from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
@@ -61,6 +62,7 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
     for penalty in config.objective(batch["x"]).penalties:
         penalty.chosen(params)
     check_optimizer(config, model, params, batch)
+    check_credit(config, model, params, batch)
 
 
 def check_size(run: Run, params: PyTree, splits: Splits) -> None:
@@ -152,6 +154,28 @@ def check_optimizer(config: Config, model: Layer, params: PyTree, batch: Batch) 
         ctx = Context(key, model.init_state(batch["x"]))
         result = optimizer.gradient(model, config.loss)(params, batch, ctx)
         return update(result.grads, params, result.value, batch, key)
+
+    jax.eval_shape(step, params, batch, jax.random.key(0))
+
+
+def check_credit(config: Config, model: Layer, params: PyTree, batch: Batch) -> None:
+    """Raises InputError where a credit rule is not defined for the model, or the optimizer needs the gradient."""
+    optimizer = config.optimizer
+    name = type(config.credit).__name__
+    if isinstance(config.credit, Backpropagation):
+        return
+    if optimizer.second_order or (isinstance(optimizer, FirstOrder) and optimizer.private):
+        what = "optimizer.private" if isinstance(optimizer, FirstOrder) else type(optimizer).__name__
+        raise InputError(f"credit={name} goes with an optimizer that takes a direction alone, not with {what}")
+    if config.run.noise_scale_every is not None:
+        raise InputError(f"credit={name} gives no gradient of the loss: run.noise_scale_every must be None")
+    if config.loss.prepared(model) is not model:
+        raise InputError(f"credit={name} needs all logits at once: loss.chunk must be None")
+
+    def step(params: PyTree, batch: Batch, key: jax.Array) -> PyTree:
+        kept = config.credit.init_state(key, params, model, batch["x"])
+        ctx = carrying(Context(key, model.init_state(batch["x"])), kept)
+        return config.gradient(model)(params, batch, ctx).grads
 
     jax.eval_shape(step, params, batch, jax.random.key(0))
 

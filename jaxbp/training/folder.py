@@ -1,10 +1,11 @@
 """The run folder: its files, and whether a command may resume the run in it.
 
 run.json (whose the folder is), config.json, preparation.json, code/ (files behind classes of one's own),
-provenance.json (one entry a session), metrics.jsonl (no times), timing.jsonl, checkpoints/, curves.png.
+provenance.json (one entry a session), metrics.jsonl (no times), timing.jsonl, health.jsonl (of a run that looks at
+it), checkpoints/, curves.png, report.html.
 
 What a run needs stands in its checkpoints, bound by their manifests: the arrays, the config, the preparation, the
-provenance, and how long metrics.jsonl and timing.jsonl were, with the sha256 of so much of them. The JSON files beside
+provenance, and how long the .jsonl files were, with the sha256 of so much of them. The JSON files beside
 them are for people and for a run that has no checkpoint yet. Each is written again when it is damaged.
 """
 
@@ -32,12 +33,13 @@ from jaxbp.training.checkpoint import Checkpoints, Damaged, delete_bundle, diges
 from jaxbp.training.fold import Fold  # noqa: F401  JSON names it
 from jaxbp.training.identity import FILE, FILES, OLD, Identity, owner
 from jaxbp.training.lock import locked, reading
-from jaxbp.training.logs import METRICS, TIMING, cut, lost_rows, written
+from jaxbp.training.logs import LOGS, METRICS, cut, lost_rows, written
 from jaxbp.training.settings import check_random_keys
 
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
-    r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs|sample_every)"
+    r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs|sample_every|health_every)"
+    r"|run\.mesh(\..+)?"
     r"|data\.(data\.)?(path|test_path|max_bytes|(train|test)_(images|labels|x|y))"
 )
 SOURCES = {
@@ -245,7 +247,7 @@ class RunFolder:
             make_folder(self.path / "code")
         for name, content in contents.items():
             overwrite(self.path / name, content)
-        for name in (METRICS, TIMING):
+        for name in LOGS:
             cut(self.path / name, facts)
         return Records(identity, json.loads(json.dumps(records)))
 

@@ -15,10 +15,15 @@ from jaxbp.training.checkpoint import Checkpoints, Damaged, read_json, refuse_de
 from jaxbp.training.folder import SOURCES
 from jaxbp.training.identity import FILE, FILES, Identity, is_config, owner
 from jaxbp.training.lock import reading
-from jaxbp.training.logs import METRICS, TIMING, lost_rows
+from jaxbp.training.logs import HEALTH, METRICS, TIMING, lost_rows, rows_bytes
 
 State = Literal["whole", "damaged", "can be made again", "not needed"]
 AGAIN = "the training command writes it again"
+
+
+DRAWN_BY = {"curves.png": "training", "deltas.png": "training", "attention.png": "attention"} | dict.fromkeys(
+    ("slice_1d.png", "slice_2d.png", "boundary.png", "weight.png"), "surface"
+)  # a picture -> the command
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,10 @@ def _logs(folder: Path, whole: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding(folder / METRICS, "can be made again", text)
     else:
         yield Finding(folder / METRICS, "damaged", problem)
-    problem = lost_rows(folder / TIMING, whole[0]) if "logs" in whole[0] else None
-    yield Finding(folder / TIMING, "not needed" if problem else "whole", problem or "")
+    for name in (TIMING, HEALTH):
+        if name == TIMING or rows_bytes(name, whole[0]):
+            problem = lost_rows(folder / name, whole[0]) if "logs" in whole[0] else None
+            yield Finding(folder / name, "not needed" if problem else "whole", problem or "")
 
 
 def _others(folder: Path) -> Iterator[Finding]:
@@ -130,7 +137,7 @@ def _others(folder: Path) -> Iterator[Finding]:
         file = folder / name
         if file.suffix == ".png" and os.path.lexists(file):
             problem = _picture_problem(file)
-            command = "training" if name in ("curves.png", "deltas.png") else "evaluate"
+            command = DRAWN_BY.get(name, "evaluate")
             text = f"{problem}; the {command} command draws it again" if problem else ""
             yield Finding(file, "can be made again" if problem else "whole", text)
     if os.path.lexists(folder / "scores.json"):

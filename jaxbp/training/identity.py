@@ -30,6 +30,7 @@ FILES = (
     "provenance.json",
     "metrics.jsonl",
     "timing.jsonl",
+    "health.jsonl",
     "curves.png",
     "checkpoints",
     "failure",
@@ -43,6 +44,11 @@ FILES = (
     "sample.txt",
     "samples",
     "attention.png",
+    "report.html",
+    "slice_1d.png",
+    "slice_2d.png",
+    "boundary.png",
+    "weight.png",
 )  # the names that are a run's in its folder
 
 

@@ -1,12 +1,13 @@
-"""metrics.jsonl and timing.jsonl: rows that are added one by one, and bound by the checkpoints that follow them.
+"""metrics.jsonl, timing.jsonl, health.jsonl: rows that are added one by one, bound by the checkpoints that follow them.
 
-A checkpoint knows how long the two were, and the sha256 of so much of them. What comes after is of steps that are
-made again when the run goes on from there, and is cut.
+A checkpoint knows how long they were, and the sha256 of so much of them. What comes after is of steps that are made
+again when the run goes on from there, and is cut. Only a run that looks at its health has the last of the three.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -17,23 +18,26 @@ from jaxbp.training.checkpoint import digest
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
+HEALTH = "health.jsonl"
+LOGS = (METRICS, TIMING, HEALTH)
+EMPTY = (0, hashlib.sha256().hexdigest())  # what a checkpoint knows of a log that it does not name
 
 
 def written(folder: Path) -> dict[str, list[Any]]:
-    """{name: [bytes, sha256]} of both, once they are on the disk."""
-    files = {name: folder / name for name in (METRICS, TIMING)}
+    """{name: [bytes, sha256]} of all that are there, once they are on the disk."""
+    files = {name: folder / name for name in LOGS if name != HEALTH or (folder / name).is_file()}
     return {name: [file.stat().st_size, digest(file, sync=True)] for name, file in files.items()}
 
 
 def lost_rows(file: Path, facts: dict[str, Any]) -> str | None:
-    """What is wrong with the rows of metrics.jsonl or timing.jsonl that a checkpoint knows; None: nothing."""
+    """What is wrong with the rows of a log that a checkpoint knows; None: nothing."""
     name = file.name
     size = rows_bytes(name, facts)
     try:
         if file.stat().st_size < size:
             return f"{name} is shorter than the checkpoint says"
         if "logs" in facts:
-            right = digest(file, size=size) == facts["logs"][name][1]
+            right = digest(file, size=size) == facts["logs"].get(name, EMPTY)[1]
             return None if right else f"{name} is not what was written"
         with contextlib.suppress(ValueError, RecursionError):
             rows = [json.loads(line) for line in file.read_bytes()[:size].splitlines()]
@@ -46,12 +50,14 @@ def lost_rows(file: Path, facts: dict[str, Any]) -> str | None:
 def cut(file: Path, facts: dict[str, Any] | None) -> None:
     """Cuts a file to the rows that the checkpoint knows; None: it knows none. One that has two names is copied first.
 
-    A damaged timing.jsonl is put aside, and a new one begins: nothing needs it. metrics.jsonl is not damaged, since the
-    checkpoint would not be used then.
+    A damaged timing.jsonl or health.jsonl is put aside, and a new one begins: nothing needs it. metrics.jsonl is not
+    damaged, since the checkpoint would not be used then.
     """
+    if file.name == HEALTH and not os.path.lexists(file):
+        return
     if facts is None:
         overwrite(file, b"")
-    elif file.name == TIMING and lost_rows(file, facts):
+    elif file.name != METRICS and lost_rows(file, facts):
         if os.path.lexists(file):
             set_aside(file)
         overwrite(file, b"")
@@ -64,5 +70,7 @@ def cut(file: Path, facts: dict[str, Any] | None) -> None:
 
 
 def rows_bytes(name: str, facts: dict[str, Any]) -> int:
-    """How long metrics.jsonl or timing.jsonl was at a checkpoint; an older version did not note the latter."""
-    return int(facts["logs"][name][0] if "logs" in facts else facts["metrics_bytes"] * (name == METRICS))
+    """How long a log was at a checkpoint; an older version noted only metrics.jsonl."""
+    if "logs" in facts:
+        return int(facts["logs"].get(name, EMPTY)[0])
+    return int(facts["metrics_bytes"] * (name == METRICS))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,25 +18,36 @@ import optax
 from tqdm import tqdm
 
 from jaxbp.backprop import penalized
-from jaxbp.config import Config
+from jaxbp.config import Config, to_json
 from jaxbp.core import Batch, Layer, PyTree
+from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.machine import header, machine
 from jaxbp.optim import Objective
+from jaxbp.parallel.feed import MeshFeed, make_mesh_feeds
+from jaxbp.parallel.placement import Placement, placed
+from jaxbp.parallel.processes import ALONE, Team
+from jaxbp.parallel.report import compiled
 from jaxbp.training import failure
+from jaxbp.training.checkpoint import load_arrays
 from jaxbp.training.evaluate import Evaluation, make_evaluation, train_sample
-from jaxbp.training.feeds import EpochFeed, StreamFeed, make_feeds, waits_for_data
+from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds, waits_for_data
 from jaxbp.training.fit import batch_spec, check_fit, check_length
 from jaxbp.training.folder import Records, RunFolder
+from jaxbp.training.health import Health, make_health
+from jaxbp.training.logs import HEALTH
 from jaxbp.training.report import curves
+from jaxbp.training.report.alignment import draw_alignments
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
+from jaxbp.training.report.evidence import DataFacts
 from jaxbp.training.report.language import Pace, bits_per_byte
+from jaxbp.training.report.of_run import write_report
 from jaxbp.training.run import checkpointed, fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
-from jaxbp.training.signals import Cause, Interrupted, leave, say, signals
+from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
 from jaxbp.training.step import (
     Program,
     State,
@@ -49,6 +60,7 @@ from jaxbp.training.step import (
     prepared,
 )
 
+AnyFeed = EpochFeed | StreamFeed | MeshFeed
 YOUNG = 60.0  # seconds: the first minute of a process, in which less work may be lost
 EARLY = 10.0  # seconds between checkpoints in it
 
@@ -76,6 +88,10 @@ class Session:
     steps: int  # in an epoch
     pace: Pace | None  # None where the data are no text
     sampler: Sampler | None  # None where the run takes no samples
+    placement: Placement | None  # None on one device
+    team: Team
+    alignments: Alignments | None  # None where the credit rule is exact
+    health: Health | None  # None where nobody looks at it
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -92,6 +108,12 @@ class Session:
         """Examples in a step."""
         return self.config.run.batch_size or len(self.splits.train)
 
+    def feeds(self) -> Callable[[int, int], AnyFeed]:
+        """(first, last) -> the steps of the epochs from `first` to before `last`."""
+        run = self.config.run
+        order = (self.splits.train, run.seed, run.shuffle, self.batch_size)
+        return make_mesh_feeds(*order, self.placement) if self.placement else make_feeds(*order, run.epochs)
+
     def save(self, state: State, ended: bool = False) -> None:
         """Writes a checkpoint; `ended` says that nothing is done after it."""
         spec = batch_spec(self.splits, self.batch_size)
@@ -102,42 +124,54 @@ class Session:
             "input": [list(spec.shape), str(spec.dtype)],
             "classes": self.splits.classes,
         }
-        tree = {"state": state, "best": self.best}
-        self.folder.save(self.records, int(state.step), tree, facts, self.config.run.keep_checkpoints)
+        tree = self.on_host({"state": state, "best": self.best})
+        if self.team.first:
+            self.folder.save(self.records, int(state.step), tree, facts, self.config.run.keep_checkpoints)
         self.saved = time.monotonic()
+
+    def on_host(self, tree: PyTree) -> PyTree:
+        """The tree with whole arrays where a mesh splits them; else as it is."""
+        return self.placement.fetched(tree) if self.placement else tree
 
     def interval(self) -> float:
         """Seconds between two checkpoints: fewer in a process's first minute."""
         seconds = self.config.run.checkpoint_seconds
         return min(EARLY, seconds) if time.monotonic() - self.begun < YOUNG else seconds
 
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
-        return time.monotonic() - self.saved >= self.interval()
+    def due(self, caught: list[Cause]) -> tuple[bool, list[Cause]]:
+        """(whether it is time for a checkpoint, what was caught in any process until now): all decide the same."""
+        votes = self.team.agree([time.monotonic() - self.saved >= self.interval(), numbers(caught)])
+        causes = caught[:] or [number for _, others in votes for number in others]
+        return bool(votes[0][0] or causes), causes
 
 
-def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits | None = None) -> Row:
+def train(
+    config: Config, path: str | Path, fresh: bool = False, splits: Splits | None = None, team: Team = ALONE
+) -> Row:
     """Trains in the folder `path`, or resumes the run there; -> metrics of the last epoch, or of the best.
 
     No other process trains there meanwhile: it gets an InputError at once.
 
     A run that is killed at any instant and started again ends with the same bytes: parameters and metrics. splits: the
-    config's data, where they are loaded already. Raises InputError before it writes anything, NotFinite for a loss,
-    gradient, weight or metric that is not finite, Interrupted after SIGTERM, SIGHUP or Ctrl-C, and OSError for a file
-    that cannot be written, or an output that cannot be, once the run is saved.
+    config's data, where they are loaded already. team: the processes that train together; the first one writes. Raises
+    InputError before it writes anything, NotFinite for a loss, gradient, weight or metric that is not finite,
+    Interrupted after SIGTERM, SIGHUP or Ctrl-C, and OSError for a file that cannot be written, or an output that cannot
+    be, once the run is saved.
     """
     if not isinstance(config, Config):
         raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
     folder = RunFolder(Path(path))
-    with folder.locked():
+    with folder.locked() if team.first else nullcontext():
         folder.check_place()  # before anything compiles
-        session, state = new_session(config, splits or config.load_data(), folder)
-        if fresh:
+        session, state = new_session(config, splits or config.load_data(), folder, team)
+        if not team.first:
+            pass
+        elif fresh:
             folder.start_over()
         else:
             folder.finish_start_over()
             folder.check(config)
-        state = resumed(session, state)
+        state = resumed(session, state) if team.first else following(session, state)
         try:
             with signals() as caught:
                 all_rounds(session, state, caught)
@@ -145,6 +179,7 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
             with suppress(OSError):  # what ended the run counts
                 draw(session, curves.read_metrics(folder.metrics))
             raise
+        team.agree(None)  # process 0 has written all
         rows = curves.read_metrics(folder.metrics)
         draw(session, rows)
     if config.run.patience is None:
@@ -154,7 +189,7 @@ def train(config: Config, path: str | Path, fresh: bool = False, splits: Splits 
     return best
 
 
-def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Session, State]:
+def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = ALONE) -> tuple[Session, State]:
     """A session and the state before the first step. Raises InputError where parts of the config do not fit."""
     run = config.run
     model = config.build_model()
@@ -163,19 +198,31 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
     steps = -(-len(splits.train) // batch)
     objective = config.objective(batch_spec(splits, batch))
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
-    state = initial_state(model, optimizer, objective.spec, run.seed)
+    placement = placed(config, model, objective.spec, len(splits.train))
+    if placement and run.health_every:
+        raise InputError("run.health_every looks at a run on one device: with run.mesh it must be None")
+    shardings = placement.state_shardings if placement else None
+    state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
+    step = training_step(config, model, optimizer, objective, placement)
+    classify = splits.classes is not None
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(training_step(config, model, optimizer, objective)),
-        make_evaluation(model, config.loss, splits.classes is not None),
+        make_program(placement.settled(step) if placement else step),
+        make_evaluation(model, config.loss, classify, placement),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
+        placement,
+        team,
+        None if config.credit.exact else make_alignments(config.credit, model, config.loss),
+        make_health(model, config.loss, step, splits.train, classify, run.health_every, folder.path / HEALTH)
+        if run.health_every
+        else None,
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
@@ -183,13 +230,19 @@ def new_session(config: Config, splits: Splits, folder: RunFolder) -> tuple[Sess
 
 
 def training_step(
-    config: Config, model: Layer, optimizer: optax.GradientTransformation, objective: Objective
+    config: Config,
+    model: Layer,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    placement: Placement | None = None,
 ) -> Callable[[State, Batch], State]:
-    """(state, batch) -> state: the gradient that the config asks for, and its optimizer."""
-    gradient = config.optimizer.gradient(model, config.loss)
+    """(state, batch) -> state: the gradient that the config asks for, and its optimizer. placement: on a mesh."""
+    gradient = config.gradient(placement.model if placement else model)
     gradient = accumulated(gradient, config.run.micro_batches) if config.run.micro_batches > 1 else gradient
+    gradient = placement.gradient(gradient) if placement else gradient
     gradient = penalized(gradient, objective.penalties)
-    return make_step(gradient, optimizer, config.data.augment)
+    augment = placement.augment(config.data.augment) if placement else config.data.augment
+    return make_step(gradient, optimizer, augment, config.credit)
 
 
 def resumed(session: Session, state: State) -> State:
@@ -204,20 +257,35 @@ def resumed(session: Session, state: State) -> State:
         if killed:
             again = lost("before it", session.interval())
             print(f"begun again: an earlier start ended before its first checkpoint{again}", flush=True)
+        session.team.agree(None)
         return state
     arrays, facts = checkpoint
+    session.team.agree(int(arrays["state"].step))
+    arrays = session.placement.placed(arrays, state) if session.placement else arrays
     state = arrays["state"]
     done = int(state.step)
     check_length(config, session.model, session.splits, folder.stored()["run"]["epochs"], done)
     session.best = arrays["best"]
     session.facts = {key: facts[key] for key in session.facts}
     session.records = folder.write(config, session.splits.preparation, facts)
-    if "run" not in facts:
+    if "run" not in facts and not session.team.lines:
         session.save(state)  # the checkpoint of an older version is not bound to its run
     print(header(state.params), flush=True)
     again = lost("after it", facts.get("at_risk", 0.0))
     print(f"resumed at step {done} of {config.run.epochs * session.steps}{again}", flush=True)
     return state
+
+
+def following(session: Session, state: State) -> State:
+    """The state that process 0 has resumed, or `state` where there is none."""
+    step = session.team.agree(None)[0]
+    if step is None or session.placement is None:
+        return state
+    path, facts = session.folder.newest(step)
+    arrays = session.placement.placed(load_arrays(path / "arrays", checkpointed(state, session.config)), state)
+    session.best = arrays["best"]
+    session.facts = {key: facts[key] for key in session.facts}
+    return arrays["state"]
 
 
 def lost(when: str, seconds: float) -> str:
@@ -226,11 +294,18 @@ def lost(when: str, seconds: float) -> str:
 
 
 def draw(session: Session, rows: list[Row]) -> None:
-    """curves.png of the rows so far, and deltas.png where there are recurrent layers."""
+    """curves.png of the rows so far, deltas.png and alignment.png where there are such, and report.html."""
+    if not session.team.first:
+        return
     if rows:
         curves.draw_curves(rows, session.folder.path / "curves.png")
         if session.delta_norms:
             draw_deltas(rows[-1]["delta_norms"], session.folder.path / "deltas.png")
+        if session.alignments:
+            draw_alignments(rows, session.folder.path / "alignment.png")
+    run = session.config.run
+    facts = DataFacts.of(session.splits, session.batch_size, run.seed, run.shuffle)
+    write_report(session.folder.path, to_json(session.config), facts)
 
 
 def kept_weights(session: Session, last: int, best: Row) -> str:
@@ -246,7 +321,7 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     """Rounds of `evaluate_every` epochs, each followed by an evaluation, from the state's own step on."""
     run = session.config.run
     steps = session.steps
-    feeds = make_feeds(session.splits.train, run.seed, run.shuffle, session.batch_size, run.epochs)
+    feeds = session.feeds()
     done = int(state.step)
     evaluated_already = state.examples == 0  # an evaluation sets the sums to zero
     pending = [
@@ -256,7 +331,17 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     ]
     if not pending or session.facts["finished"]:
         return
-    with tqdm(total=run.epochs * steps, initial=done, unit="step", disable=None, dynamic_ncols=True) as bar:
+    if session.placement:
+        session.program = compiled(
+            session.program, session.placement.mesh, state, feeds(0, 1).call(0, run.steps_per_call)
+        )
+    with tqdm(
+        total=run.epochs * steps,
+        initial=done,
+        unit="step",
+        disable=None if session.team.first else True,
+        dynamic_ncols=True,
+    ) as bar:
         for first, last in pending:
             start_time = time.perf_counter()
             start_step = int(state.step)
@@ -270,56 +355,53 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
             if session.facts["finished"] or last == run.epochs:
                 session.save(state, ended=True)
                 return
-            if session.due() or caught:
-                session.save(state, ended=bool(caught))
-            leave(caught, int(state.step))
+            due, causes = session.due(caught)
+            if due:
+                session.save(state, ended=bool(causes))
+            leave(causes, int(state.step))
 
 
-def one_round(
-    session: Session, state: State, feed: EpochFeed | StreamFeed, offset: int, caught: list[Cause], bar: tqdm
-) -> State:
+def one_round(session: Session, state: State, feed: AnyFeed, offset: int, caught: list[Cause], bar: tqdm) -> State:
     """The steps of the feed from the state's own step on, steps_per_call a call. The feed begins at the run's `offset`.
 
     The progress bar and the check for finiteness read the previous call's sums, so the loop never waits for a result.
     """
     steps = feed.steps
-    per_call = session.config.run.steps_per_call
+    run = session.config.run
+    per_call = run.steps_per_call
     sums: Sums | None = None
-    for first, count in calls(int(state.step) - offset, steps, per_call, offset, session.config.run.sample_every):
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, run.sample_every, run.health_every):
         previous = sums
+        if session.health and not isinstance(feed, MeshFeed) and session.health.due(offset + first):
+            session.health.write(state, feed, first)
         called = feed.call(first, per_call)
         waits = {"waiting for": "data"} if waits_for_data(feed, previous) else {}
-        state, sums = session.program(state, *called, jnp.int32(count))
+        state, sums = session.program(state, *called, np.int32(count))
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
-            session.sampler.write(state)
+            whole = session.on_host(state)
+            if session.team.first:
+                session.sampler.write(whole)
         if previous is not None:
             loss_sum, examples, finite = jax.device_get(previous)
             bar.set_postfix({"loss": curves.as_text(loss_sum / max(examples, 1))} | waits, refresh=False)
             if not finite:
                 break
-        if (session.due() or caught) and first + count < steps:
+        due, causes = session.due(caught)
+        if due and first + count < steps:
             stop_if_not_finite(session, state, feed, offset)
-            session.save(state, ended=bool(caught))
-            leave(caught, int(state.step))
+            session.save(state, ended=bool(causes))
+            leave(causes, int(state.step))
         reached("call")
     stop_if_not_finite(session, state, feed, offset)
     return state
 
 
-def calls(first: int, steps: int, per_call: int, offset: int, stop_every: int | None) -> Iterator[tuple[int, int]]:
-    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of stop_every."""
-    while first < steps:
-        left = per_call if stop_every is None else stop_every - (offset + first) % stop_every
-        count = min(per_call, steps - first, left)
-        yield first, count
-        first += count
-
-
-def stop_if_not_finite(session: Session, state: State, feed: EpochFeed | StreamFeed, offset: int) -> None:
+def stop_if_not_finite(session: Session, state: State, feed: AnyFeed, offset: int) -> None:
     """Raises NotFinite at a step that was not finite; for a loss or gradient after writing what replays it."""
     if state.finite:
         return
+    state = session.on_host(state)
     if not is_finite(state.kept):
         first = failure.first_not_finite(state.kept) or "the sum of the weights"
         raise NotFinite(
@@ -329,7 +411,8 @@ def stop_if_not_finite(session: Session, state: State, feed: EpochFeed | StreamF
     batch = feed.batch(state.step - offset)
     inputs, ctx = prepared(state, batch, session.config.data.augment)
     first = failure.diagnose(session.model, session.config.loss, state.params, inputs, ctx)
-    failure.write_bundle(session.folder.path, state, batch, first)
+    if session.team.first:
+        failure.write_bundle(session.folder.path, state, batch, first)
     raise NotFinite(
         f"step {int(state.step)}: not finite first in {first}; no weight was touched, and "
         f"jaxbp replay --run={session.folder.path} repeats the step"
@@ -362,14 +445,20 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
         state = replace(state, optimizer=(measured.cleared(), *state.optimizer[1:]))
     if session.delta_norms:
         first_batch = session.splits.train.batch(slice(session.batch_size))
-        row["delta_norms"] = session.delta_norms(state.params, state.model, first_batch)
+        weights = session.on_host(state.weights)
+        row["delta_norms"] = session.delta_norms(weights["params"], weights["model"], first_batch)
+    if session.alignments:
+        first_batch = session.splits.train.batch(slice(session.batch_size))
+        row["alignment"] = session.alignments(state.params, state.model, state.credit, first_batch, state.key)
     for name, value in row.items():
         if not np.isfinite(jax.tree.leaves(value)).all():
             step = int(state.step)
             raise NotFinite(f"step {step}: {name} is not finite, and no row is kept: {remedy(session.config)}")
-    append_line(session.folder.metrics, json.dumps(row))
     pace = session.pace.figures(speed) if session.pace else {}
-    append_line(session.folder.path / "timing.jsonl", json.dumps({"epoch": epoch, "steps_per_second": speed} | pace))
+    timing = {"epoch": epoch, "steps_per_second": speed} | pace
+    if session.team.first:
+        append_line(session.folder.metrics, json.dumps(row))
+        append_line(session.folder.path / "timing.jsonl", json.dumps(timing))
     patience = session.config.run.patience
     facts = session.facts
     if patience is not None:
@@ -381,9 +470,3 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
         facts["finished"] = facts["waited"] >= patience
     cleared = replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
     return cleared, curves.line(row, session.config.run.epochs, speed, pace)
-
-
-def rounds(epochs: int, every: int) -> Iterator[tuple[int, int]]:
-    """(first, last) epochs between evaluations."""
-    for first in range(0, epochs, every):
-        yield first, min(first + every, epochs)

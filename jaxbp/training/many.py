@@ -18,10 +18,11 @@ from tqdm import tqdm
 from jaxbp.config import Config
 from jaxbp.core import PyTree
 from jaxbp.data import Dataset, Splits
+from jaxbp.errors import InputError
 from jaxbp.training.evaluate import evaluation_sums, in_chunks, means, train_sample
-from jaxbp.training.feeds import make_feeds, on_device
+from jaxbp.training.feeds import calls, make_feeds, on_device, rounds
 from jaxbp.training.fit import batch_spec, batch_specs, check_fit
-from jaxbp.training.loop import calls, rounds, training_step
+from jaxbp.training.loop import training_step
 from jaxbp.training.numbers import Traced, together
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.language import bits_per_byte
@@ -39,14 +40,16 @@ class Plan:
 
     @classmethod
     def of(cls, config: Config, splits: Splits) -> Plan:
-        """The plan of a config for its data. Raises InputError where the two do not fit."""
+        """The plan of a config for its data. Raises InputError where the two do not fit, and for a mesh."""
+        if config.run.mesh.build() is not None:
+            raise InputError("the runs of a search share one device: run.mesh must be 1 by 1")
         model = config.build_model()
         check_fit(config, model, splits)
         rows = config.run.batch_size or len(splits.train)
         spec = batch_spec(splits, rows)
         objective = config.objective(spec)
         optimizer = config.build_optimizer(config.run.epochs * -(-len(splits.train) // rows), spec)
-        initial = lambda seed: initial_state(model, optimizer, spec, seed)
+        initial = lambda seed: initial_state(model, optimizer, spec, seed, config.credit)
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
         state = jax.eval_shape(initial, seed)
         batch = batch_specs(splits, rows)

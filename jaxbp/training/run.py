@@ -81,7 +81,7 @@ def _trained(folder: RunFolder, config: Config, path: Path, facts: dict[str, Any
     model = config.build_model()
     spec = jax.ShapeDtypeStruct(tuple(shape), dtype)
     with random_keys_of(facts["machine"]):
-        state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0))
+        state = jax.eval_shape(lambda: initial_state(model, config.build_optimizer(1, spec), spec, 0, config.credit))
         arrays = load_arrays(path / "arrays", checkpointed(state, config))
     weights = arrays["best"] or arrays["state"].weights
     classes = None if facts["classes"] is None else tuple(facts["classes"])

@@ -48,6 +48,11 @@ def say(text: str, caught: list[Cause]) -> None:
         caught.append(error)
 
 
+def numbers(caught: list[Cause]) -> list[int]:
+    """What was caught as signals that another process can be told of; an output that fails is SIGTERM there."""
+    return [cause if isinstance(cause, int) else int(signal.SIGTERM) for cause in caught]
+
+
 def leave(caught: list[Cause], step: int) -> None:
     """Ends the run where something was caught; the caller has saved the state.
 
@@ -56,10 +61,10 @@ def leave(caught: list[Cause], step: int) -> None:
     if not caught:
         return
     text = f"saved at step {step}; the same command resumes the run"
-    numbers = [cause for cause in caught if isinstance(cause, int)]
+    signalled = [cause for cause in caught if isinstance(cause, int)]
     errors = [cause for cause in caught if isinstance(cause, OSError)]
-    if not numbers:
+    if not signalled:
         raise OSError(errors[0].errno, f"{errors[0].strerror}; {text}", "standard output")
     with suppress(OSError):  # the signal's status counts
         print(f"interrupted and {text}", flush=True)
-    raise Interrupted(128 + numbers[0])
+    raise Interrupted(128 + signalled[0])

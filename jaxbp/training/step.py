@@ -16,11 +16,14 @@ import optax
 
 from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, add, register
+from jaxbp.credit.config import Backpropagation, Credit, carrying, parted
+
+CREDIT = 2**32 - 1  # no step is so late: the key of what the credit rule draws at the start
 
 
 @partial(
     register,
-    data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite"],
+    data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite", "credit"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class State:
     loss_sum: jax.Array  # of loss times examples since the last report
     examples: jax.Array  # since the last report
     finite: jax.Array  # False where the last loss or gradient was not, and its update was not made; or else the weights
+    credit: PyTree = None  # what the credit rule keeps, such as backward weights; None of backpropagation
 
     @property
     def weights(self) -> dict[str, PyTree]:
@@ -44,14 +48,24 @@ class State:
     @property
     def kept(self) -> dict[str, PyTree]:
         """What must be finite: weights, and what the optimizer keeps but scalars, such as an infinite best loss."""
-        return self.weights | {"optimizer": jax.tree.map(lambda leaf: leaf if leaf.ndim else None, self.optimizer)}
+        optimizer = jax.tree.map(lambda leaf: leaf if leaf.ndim else None, self.optimizer)
+        return self.weights | {"optimizer": optimizer, "credit": self.credit}
 
 
-def initial_state(model: Layer, optimizer: optax.GradientTransformation, spec: PyTree, seed: int) -> State:
-    """The state before the first step, a pure function of its arguments. spec: one batch of inputs."""
+def initial_state(
+    model: Layer,
+    optimizer: optax.GradientTransformation,
+    spec: PyTree,
+    seed: int,
+    credit: Credit = Backpropagation(),
+    shardings: Callable[[State], State] | None = None,
+) -> State:
+    """The state before the first step, a pure function of its arguments. spec: one batch of inputs.
+
+    shardings: where its arrays lie on a mesh, from their specs; None: on one device.
+    """
     key, run_key = jax.random.split(jax.random.key(seed))
 
-    @jax.jit  # one program: every leaf is a buffer of its own, so that all can be donated
     def make(key: jax.Array, run_key: jax.Array) -> State:
         params = model.init(key, spec)
         zero = jnp.zeros((), jnp.float32)
@@ -64,43 +78,50 @@ def initial_state(model: Layer, optimizer: optax.GradientTransformation, spec: P
             zero,
             zero,
             jnp.array(True),
+            credit.init_state(jax.random.fold_in(run_key, CREDIT), params, model, spec),
         )
 
-    return make(key, run_key)
+    out = None if shardings is None else shardings(jax.eval_shape(make, key, run_key))
+    return jax.jit(make, out_shardings=out)(key, run_key)  # every leaf is a buffer of its own, so all can be donated
 
 
 def make_step(
     gradient: Callable[..., Result],
     optimizer: optax.GradientTransformation,
     augment: Callable[[jax.Array, jax.Array], jax.Array] = lambda key, x: x,
+    credit: Credit = Backpropagation(),
 ) -> Callable[[State, Batch], State]:
     """(state, batch) -> state with batch {"x", "y", "mask"}: mask [N] or [N, T] is 0 for what does not count.
 
-    gradient is a value_and_grad(model, loss). augment(key, x) changes the inputs; every step has a key of its own. The
-    loss is the mean over what counts. Where it or a gradient is not finite, only `finite` changes. Where the update
-    makes a weight that is not, the state holds it, and `finite` says so: that costs one more sum, and no copy.
+    gradient is a value_and_grad(model, loss), or that of the credit rule. augment(key, x) changes the inputs; every
+    step has a key of its own. The loss is the mean over what counts. Where it or a gradient is not finite, only
+    `finite` changes. Where the update makes a weight that is not, the state holds it, and `finite` says so: that costs
+    one more sum, and no copy.
     """
 
     def step(state: State, batch: Batch) -> State:
-        examples = jnp.sum(batch["mask"])
+        examples = counted(batch)
         inputs, ctx = prepared(state, batch, augment)
-        result = gradient(state.params, inputs, ctx)
+        result = gradient(state.params, inputs, carrying(ctx, state.credit))
+        model, kept = parted(result.state)
         finite = is_finite((result.value, result.grads))
 
         def update() -> State:
             updates, moments = optimizer.update(
                 result.grads, state.optimizer, state.params, value=result.value, batch=inputs, ctx=ctx
             )
+            updates, after = credit.update(updates, state.params, kept)
             params = optax.apply_updates(state.params, updates)
             return State(
                 state.step + 1,
                 params,
                 moments,
-                result.state,
+                model,
                 state.key,
                 state.loss_sum + result.value * examples,
                 state.examples + examples,
-                is_finite((params, result.state)),
+                is_finite((params, model, after)),
+                after,
             )
 
         return jax.lax.cond(finite, update, lambda: replace(state, finite=finite))
@@ -111,8 +132,13 @@ def make_step(
 def prepared(state: State, batch: Batch, augment: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[Batch, Context]:
     """The gradient's arguments in this step: the batch with its weights, and a context with the step's key."""
     ctx = Context(jax.random.fold_in(state.key, state.step), state.model)
-    weight = batch["mask"] / jnp.maximum(jnp.sum(batch["mask"]), 1)
+    weight = batch["mask"] / jnp.maximum(counted(batch), 1)
     return {"x": augment(ctx.draw("augment"), batch["x"]), "y": batch["y"], "weight": weight}, ctx
+
+
+def counted(batch: Batch) -> jax.Array:
+    """The sum of the batch's mask, which a batch that devices share brings along as "examples"."""
+    return batch["examples"] if "examples" in batch else jnp.sum(batch["mask"])
 
 
 def is_finite(tree: PyTree) -> jax.Array:
@@ -135,7 +161,7 @@ def accumulated(gradient: Callable[..., Result], micro_batches: int) -> Callable
             value, grads, state = carry
             i, batch = part
             key = None if ctx.key is None else jax.random.fold_in(ctx.key, i)
-            result = gradient(params, batch, Context(key, state, ctx.train))
+            result = gradient(params, batch, replace(ctx, key=key, state=state))
             return (value + result.value, add(grads, result.grads), result.state), result.output
 
         first = (jnp.zeros((), batch["weight"].dtype), jax.tree.map(jnp.zeros_like, params), ctx.state)
@@ -176,7 +202,7 @@ class Feed:
 
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]  # loss_sum, examples and finite of a State
-Program = Callable[[State, Feed, jax.Array, jax.Array], tuple[State, Sums]]
+Program = Callable[..., tuple[State, Sums]]  # of a state, a feed, its first step, and how many
 
 
 def make_program(step: Callable[[State, Batch], State]) -> Program:

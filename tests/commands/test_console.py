@@ -239,7 +239,9 @@ def test_the_options_of_a_command_are_among_those_it_names():
     for word, nearest in (("--fold=3", "--folds"), ("--frsh", "--fresh"), ("--confg=my.py", "--config")):
         with pytest.raises(InputError, match=f"unknown option '{word.partition('=')[0]}'; did you mean '{nearest}'?"):
             train.main([word])
-    with pytest.raises(InputError, match=r"--config, --config\.data, .* --folds, --fresh, --workdir\)"):
+    with pytest.raises(
+        InputError, match=r"--config, --config\.credit, --config\.data, .* --folds, --fresh, --workdir\)"
+    ):
         train.main(["--zzzzzzzzzz"])
 
 

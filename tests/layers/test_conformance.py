@@ -98,7 +98,7 @@ def test_params_are_not_in_the_cache(case):
 
 @for_cases(all_cases(), fast=all_cases())
 def test_prints_and_compares(case):
-    names = vars(jaxbp) | vars(jaxbp.inits) | vars(jaxbp.wrappers)
+    names = vars(jaxbp) | vars(jaxbp.inits) | vars(jaxbp.wrappers) | vars(jaxbp.structures)
     if not excused(case, "repr"):
         assert eval(repr(case.layer), names) == case.layer
     assert hash(case.layer) == hash(dataclasses.replace(case.layer))
@@ -120,7 +120,7 @@ def test_hard_points_are_finite(case):
     for point in (1e4, -1e4, 0.0):
         far = jax.tree.map(partial(np.full_like, fill_value=point), x)
         hand, oracle = measure(case, params, far, ctx, dy)["pairs"]["gradient"]
-        assert np.isfinite(largest_entry(hand)), point
+        assert excused(case, "finite") or np.isfinite(largest_entry(hand)), point
         assert excused(case, "hard points") or worst(hand, oracle) <= FLOAT64_TOLERANCE, point
 
 

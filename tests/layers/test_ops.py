@@ -24,7 +24,8 @@ ROWS = 4
 class Operation:
     """An operation on arrays of `shapes`, the first with the batch in front, beside the same in JAX's own words.
 
-    batched: how many of the arguments, from the first, have the batch in front.
+    batched: how many of the arguments, from the first, have the batch in front. sample: makes the first argument of
+    normal numbers, for operations on some matrices only.
     """
 
     formula: object
@@ -32,6 +33,7 @@ class Operation:
     settings: dict = field(default_factory=dict)
     before: tuple = ()  # arguments that are no arrays, before the arrays
     batched: int = 1
+    sample: object = lambda a: a
 
 
 def plain_attention(weighting, q, k, v, valid=None, seeds=None, bias=None):
@@ -94,6 +96,40 @@ def plain_pool(x, window, largest):
     return jax.lax.reduce_window(x, 0.0, jax.lax.add, windows, windows, "VALID") / np.prod(window)
 
 
+def plain_spectral(g):
+    """V g(w) V^T by JAX's own eigh."""
+
+    def run(a):
+        w, v = jnp.linalg.eigh(a)
+        return jnp.einsum("nik,nk,njk->nij", v, g(w), v)
+
+    return run
+
+
+def plain_sylvester(a, b, c):
+    """By the Kronecker sum A (x) I + I (x) B^T of the rows of X."""
+    eye = lambda m: jnp.broadcast_to(jnp.eye(m.shape[-1], dtype=m.dtype), m.shape)
+    kron = lambda a, b: jnp.einsum("nij,nkl->nikjl", a, b).reshape(len(a), c[0].size, c[0].size)
+    whole = kron(a, eye(b)) + kron(eye(a), jnp.swapaxes(b, 1, 2))
+    return jnp.linalg.solve(whole, c.reshape(len(c), -1, 1)).reshape(c.shape)
+
+
+def plain_polar(a):
+    u, s, v = jnp.linalg.svd(a, full_matrices=False)
+    return u @ v, jnp.einsum("nki,nk,nkj->nij", v, s, v)
+
+
+def covariance(a):
+    """Positive definite."""
+    wide = a.astype(np.float64)
+    return (wide @ np.swapaxes(wide, -1, -2) / a.shape[-1] + np.eye(a.shape[-1])).astype(a.dtype)
+
+
+def near_identity(a):
+    """Far from singular."""
+    return (a / 4 + np.eye(*a.shape[-2:])).astype(a.dtype)
+
+
 causal = (ops.Weighting(causal=True),)
 chunked = (ops.Weighting(causal=True, form="chunked", block=3),)
 heads = ((ROWS, 7, 4, 6), (ROWS, 7, 2, 6), (ROWS, 7, 2, 6))
@@ -116,6 +152,25 @@ TABLE = {
         plain_conv_transpose, ((ROWS, 4, 3, 2), (3, 2, 2, 2)), {"strides": 2, "padding": "VALID"}
     ),
     "max_pool": Operation(functools.partial(plain_pool, largest=True), ((ROWS, 4, 6, 2),), {"window": (2, 3)}),
+    "sqrtm_psd": Operation(plain_spectral(jnp.sqrt), ((ROWS, 3, 3),), sample=covariance),
+    "sqrtm_psd products": Operation(
+        lambda a, form: plain_spectral(jnp.sqrt)(a), ((ROWS, 3, 3),), {"form": "products"}, sample=covariance
+    ),
+    "logm_psd": Operation(plain_spectral(jnp.log), ((ROWS, 3, 3),), sample=covariance),
+    "spectral": Operation(
+        lambda a, function, floor: plain_spectral(lambda w: jnp.maximum(w, floor) ** function)(a),
+        ((ROWS, 3, 3),),
+        {"function": 1.5, "floor": 1.1},
+        sample=covariance,
+    ),
+    "cholesky": Operation(jnp.linalg.cholesky, ((ROWS, 3, 3),), sample=covariance),
+    "logdet": Operation(lambda a: jnp.linalg.slogdet(a)[1], ((ROWS, 3, 3),), sample=near_identity),
+    "solve": Operation(jnp.linalg.solve, ((ROWS, 3, 3), (ROWS, 3, 2)), batched=2, sample=near_identity),
+    "expm": Operation(jax.scipy.linalg.expm, ((ROWS, 3, 3),)),
+    "pinv": Operation(jnp.linalg.pinv, ((ROWS, 4, 3),), sample=near_identity),
+    "polar": Operation(plain_polar, ((ROWS, 4, 3),), sample=near_identity),
+    "qr": Operation(lambda a: tuple(jnp.linalg.qr(a)), ((ROWS, 4, 3),), sample=near_identity),
+    "sylvester": Operation(plain_sylvester, ((ROWS, 3, 3), (ROWS, 2, 2), (ROWS, 3, 2)), batched=3, sample=covariance),
     "average_pool": Operation(functools.partial(plain_pool, largest=False), ((ROWS, 4, 6, 2),), {"window": (2, 3)}),
 }
 
@@ -130,7 +185,14 @@ def test_every_operation_is_in_the_table():
 def arrays(operation, dtype, seed=0):
     """Normal arguments."""
     draw = np.random.default_rng(seed)
-    return [jnp.asarray(draw.normal(size=shape), dtype) for shape in operation.shapes]
+    first, *others = [draw.normal(size=shape) for shape in operation.shapes]
+    return [jnp.asarray(a, dtype) for a in (operation.sample(first), *others)]
+
+
+def deltas(y, dtype=None):
+    """Normal numbers of the outputs' shapes."""
+    draw = np.random.default_rng(1)
+    return jax.tree.map(lambda s: jnp.asarray(draw.normal(size=s.shape), dtype or s.dtype), y)
 
 
 def function(name):
@@ -157,7 +219,7 @@ def test_value_and_gradient_are_those_of_the_formula(float64, name):
     operation = TABLE[name]
     a = arrays(operation, jnp.float64)
     plain = lambda *a: operation.formula(*operation.before, *a, **operation.settings)
-    dy = jnp.asarray(np.random.default_rng(1).normal(size=jax.eval_shape(plain, *a).shape))
+    dy = deltas(jax.eval_shape(plain, *a))
     ours, theirs = jax.jit(lambda a, dy: (pulled(function(name))(a, dy), pulled(plain)(a, dy)))(a, dy)
     assert worst(ours, theirs) <= FLOAT64_TOLERANCE
 
@@ -169,15 +231,15 @@ def test_every_transform_gives_the_same(float64, name):
     a = arrays(operation, jnp.float64)
     f = function(name)
     run = pulled(f)
-    dy = jnp.asarray(np.random.default_rng(1).normal(size=jax.eval_shape(f, *a).shape))
+    dy = deltas(jax.eval_shape(f, *a))
     batched, shared = a[: operation.batched], a[operation.batched :]
     alone = lambda *b: jax.tree.map(lambda x: x[None], b)
 
     def example(b, dy):
         """Of one example, its own gradient of the shared arguments too."""
-        y, gradients = run([*alone(*b), *shared], dy[None])
+        y, gradients = run([*alone(*b), *shared], jax.tree.map(lambda d: d[None], dy))
         own = [g[0] for g in gradients[: operation.batched]]
-        return y[0], (*own, *gradients[operation.batched :])
+        return jax.tree.map(lambda y: y[0], y), (*own, *gradients[operation.batched :])
 
     def together(by_example):
         y, gradients = by_example
@@ -211,7 +273,7 @@ def test_dtypes_stay(name):
         y = jax.eval_shape(f, *a)
         assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(pulled(f), a, y))} == {jnp.dtype(dtype)}
     a = arrays(TABLE[name], jnp.bfloat16)
-    dy = jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.bfloat16)
+    dy = deltas(y, jnp.bfloat16)
     both = jax.jit(lambda a, dy: (pulled(f)(a, dy), pulled(f)(*cast((a, dy), jnp.float32))))
     half, exact = both(a, dy)
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype(jnp.bfloat16)}

@@ -11,7 +11,9 @@ import numpy as np
 
 import jaxbp
 from jaxbp.core import Case, Context, dot, layer_types, leaf_layers
+from jaxbp.credit.steady import Steady
 from jaxbp.deferred import Defer
+from jaxbp.parallel.gathered import Gathered
 from jaxbp.wrappers import Shift
 
 RECIPE = """{name} has no cases. A layer is one file: the mathematics at its top, forward and backward, and
@@ -27,9 +29,13 @@ def abstract(cls) -> bool:
 
 
 def concrete_layers() -> list[type]:
-    """Every layer of jaxbp but `Shift` and `Defer`, tools of a pass: their parameter or delta is of one batch."""
+    """Every layer of jaxbp but the tools of a pass, whose parameters or deltas are of one batch, or one device's.
+
+    And but steady states: their forward is a loop that ends by itself, which jax.vjp cannot reverse. Their oracle is in
+    tests/credit/test_steady.py.
+    """
     ours = [cls for name, cls in layer_types().items() if name.startswith("jaxbp.")]
-    return [cls for cls in ours if not abstract(cls) and cls not in (Shift, Defer)]
+    return [cls for cls in ours if not abstract(cls) and not issubclass(cls, Shift | Defer | Gathered | Steady)]
 
 
 @functools.cache

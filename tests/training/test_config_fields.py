@@ -26,7 +26,9 @@ def every_kind(base):
 CONFIGS = sorted(
     {cls for cls in every_kind(Typed) if cls.__module__.startswith("jaxbp.")}, key=lambda cls: cls.__name__
 )
-ANY_SIGN = {"MulticlassHinge.margin", "Columns.fills", "Scaling.offset", "Scaling.scale"}  # floats without a range
+ANY_SIGN = {  # floats without a range
+    *("MulticlassHinge.margin", "Columns.fills", "Scaling.offset", "Scaling.scale", "Rows.x", "Rows.y")
+}
 
 
 def test_every_float_has_a_range():

@@ -11,6 +11,7 @@ import pytest
 
 from jaxbp import config as configuration
 from jaxbp import data, models, optim
+from jaxbp.credit import Relaxer
 from jaxbp.data import (
     Adding,
     Characters,
@@ -19,13 +20,15 @@ from jaxbp.data import (
     Encoder,
     Function,
     Logic,
+    Plane,
     Reber,
     Reconstruction,
+    Rows,
     Text,
     Tokens,
 )
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
-from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, LayerModel, ResNet, TransformerEncoder, ViT
+from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, FeedbackMLP, LayerModel, ResNet, TransformerEncoder, ViT
 from jaxbp.training.loop import train
 from jaxbp.training.run import fingerprint
 from tests.support.runs import weights
@@ -75,6 +78,9 @@ TOGETHER = {"run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20}}
 NO_TRACE = {  # keys that leave no trace, on purpose
     "run.steps_per_call": "results must not depend on it; only the speed does",
     "run.sample_every": "only runs on text have samples; tests/training/test_samples.py",
+    "run.mesh.data": "losses must not depend on the devices; tests/parallel",
+    "run.mesh.fsdp": "losses must not depend on the devices; tests/parallel",
+    "run.health_every": "a run is the same with it; tests/training/test_health.py",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {
@@ -131,6 +137,13 @@ MODELS = {  # model: its keys' other values, each of which must change a layer
     TransformerEncoder(outputs=3, dropout=0.1): TRANSFORMER | {"classes": 5, "pooling": "token"},
     ViT(outputs=3, dropout=0.1): TRANSFORMER | {"pooling": "token", "patch": 2},
     TDNN(outputs=3): {"outputs": 4, "taps": 3, "hidden": (9,), "activation": "relu"},
+    FeedbackMLP(outputs=3): {
+        "outputs": 4,
+        "hidden": (9,),
+        "feedback": 0.5,
+        "activation": "tanh",
+        "relaxer": Relaxer("ode"),
+    },
 }
 DATA = {  # data set: its keys' other values, each of which must change a part or its batches
     Embedded("digits", image=True, scaling="standard", validation_fraction=0.2, shift=1): {
@@ -157,6 +170,16 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
         "scale_targets": True,
         "seed": 1,
     },
+    Plane("moons"): {
+        "name": "circles",
+        "examples": 100,
+        "noise": 0.2,
+        "test_fraction": 0.3,
+        "validation_fraction": 0.3,
+        "scaling": "min_max",
+        "one_hot": True,
+        "seed": 1,
+    },
     Logic("xor"): {"operator": "and"},
     Characters(): {"noise": 0.2, "copies": 5, "one_hot": True, "seed": 1},
     Text(size=5000): {"path": __file__, "size": 6000, "length": 64, "test_fraction": 0.2, "streams": 3},
@@ -172,6 +195,11 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     Reber(examples=50, test_examples=20): {"embedded": False, "examples": 51, "test_examples": 21, "seed": 1},
     Adding(examples=50, test_examples=20): {"length": 50, "examples": 51, "test_examples": 21, "seed": 1},
     Encoder(): {"size": 7},
+    Rows(((0.0, 1.0), (2.0, 3.0)), ((0.0,), (1.0,)), ("a", "b")): {
+        "x": ((0.0, 1.0), (2.0, 4.0)),
+        "y": ((1.0,), (0.0,)),
+        "classes": (),
+    },
     Reconstruction(Embedded("wine")): {"data": Embedded("iris")},
     Curve(examples=50, test_examples=20): {
         "name": "eight",
@@ -237,7 +265,11 @@ def test_every_key_is_in_a_table():
     names = lambda config: {field.name for field in fields(config) if field.init}
     shipped = {name: names(c) for name, c in vars(models).items() if isinstance(c, type) and name != "ModelConfig"}
     assert tabled(MODELS) == shipped
-    refused = {"Function": {"one_hot"}, "Text": {"max_bytes"}}  # of what has no classes, and of what has no file
+    refused = {
+        "Function": {"one_hot"},
+        "Plane": {"scale_targets"},
+        "Text": {"max_bytes"},
+    }  # of no classes, targets, file
     assert tabled(DATA) == {
         name: names(c) - refused.get(name, set()) for name, c in CONFIGS.items() if name not in OF_FILES
     }

@@ -119,6 +119,7 @@ def test_a_run_leaves_its_folder_complete(tmp_path, capsys):
         "timing.jsonl",
         "checkpoints",
         "curves.png",
+        "report.html",
     }
     assert out.splitlines()[0].startswith("cpu (")
     assert "threads, float32, matrix products in highest precision, 131 parameters" in out.splitlines()[0]

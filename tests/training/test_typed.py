@@ -68,6 +68,7 @@ def test_what_fits(kind, fitting, others):
         (bool, "True or False"),
         (tuple[Count, ...], "integers of at least 1 separated by commas"),
         (tuple[int | str, ...], "integers or texts separated by commas"),
+        (tuple[tuple[float, ...], ...], "rows of finite numbers separated by commas, and semicolons between the rows"),
         (Fraction, "a finite number in [0, 1)"),
         (Positive, "a finite number above 0"),
         (NotNegative, "a finite number of at least 0"),

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"train": "C0", "validation": "C2", "test": "C1"}
-Row = dict[str, Any]  # of metrics.jsonl: "epoch", "step", losses and accuracies; "delta_norms" {path: [T]}
+Row = dict[
+    str, Any
+]  # of metrics.jsonl: "epoch", "step", losses and accuracies; "delta_norms" and "alignment" {path: numbers}
 
 
 def as_text(value: float) -> str:
@@ -27,7 +29,7 @@ def line(row: Row, epochs: int, steps_per_second: float, pace: Mapping[str, floa
     figures = "  ".join(
         f"{name.replace('_', ' ')} {as_text(value)}"
         for name, value in row.items()
-        if name not in ("epoch", "step", "delta_norms")
+        if name not in ("epoch", "step", "delta_norms", "alignment")
     )
     text = (
         "  {tokens_per_second:,.0f} tokens/s  {utilisation:.0%} of the speed of a matrix product".format(**pace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -13,22 +14,27 @@ from jaxbp.training.report.curves import new_figure, save_figure
 from jaxbp.training.report.scores import printable
 from jaxbp.wrappers import Keep, Kept
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MOST_TILES = 256  # in one panel
 MOST_MISTAKES = 100
 
 
 def draw_filters(params: PyTree, path: Path) -> None:
-    """The kernels w [O, H, W, I] of every convolution, each of the O I planes in its own grey scale.
+    """The kernels of every convolution. A model without kernels larger than 1 x 1 leaves no file."""
+    if panels := filter_panels(params):
+        draw_panels(panels, path)
 
-    A model without kernels larger than 1 x 1 leaves no file.
-    """
+
+def filter_panels(params: PyTree) -> dict[str, np.ndarray]:
+    """The kernels w [O, H, W, I] of every convolution, each of the O I planes in its own grey scale."""
     panels = {}
     for keys, w in jax.tree_util.tree_leaves_with_path(params):
         if w.ndim == 4 and w.shape[1] * w.shape[2] > 1:
             planes = np.moveaxis(np.asarray(w), -1, 1).reshape(-1, *w.shape[1:3])  # [O I, H, W]
             panels[f"{path_name(keys)}, {min(len(planes), MOST_TILES)} of {len(planes)}"] = tiles(planes)
-    if panels:
-        draw_panels(panels, path)
+    return panels
 
 
 def draw_activations(model: Layer, params: PyTree, state: PyTree, image: np.ndarray, path: Path) -> None:
@@ -68,6 +74,11 @@ def draw_mistakes(x: np.ndarray, true: np.ndarray, predicted: np.ndarray, classe
 
 def draw_panels(panels: Mapping[str, np.ndarray], path: Path) -> None:
     """Pictures side by side under their names, four in a row."""
+    save_figure(panels_figure(panels), path)
+
+
+def panels_figure(panels: Mapping[str, np.ndarray]) -> Figure:
+    """Pictures side by side under their names, four in a row."""
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     figure = new_figure(3.5 * columns, 3.7 * rows)
@@ -77,7 +88,7 @@ def draw_panels(panels: Mapping[str, np.ndarray], path: Path) -> None:
     for axes, (name, picture) in zip(grid, panels.items(), strict=False):
         axes.imshow(picture, cmap="gray", interpolation="nearest")
         axes.set_title(name, fontsize=8, parse_math=False)
-    save_figure(figure, path)
+    return figure
 
 
 def tiles(images: np.ndarray) -> np.ndarray:

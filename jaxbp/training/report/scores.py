@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxbp.losses import Loss
 from jaxbp.training.evaluate import predicted_class, probabilities, true_class
 from jaxbp.training.report.curves import as_text, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BINS = 10  # of confidence, equally wide
 MANY = 20  # classes; with so many a confusion matrix shows no counts
@@ -124,7 +128,14 @@ def calibrate(p: np.ndarray, true: np.ndarray) -> Calibration:
 
 
 def draw(scores: Classification, folder: Path) -> None:
-    """confusion.png, and calibration.png where there are probabilities: a reliability diagram with counts."""
+    """confusion.png, and calibration.png where there are probabilities."""
+    save_figure(confusion_figure(scores), folder / "confusion.png")
+    if scores.calibration:
+        save_figure(calibration_figure(scores.calibration), folder / "calibration.png")
+
+
+def confusion_figure(scores: Classification) -> Figure:
+    """The confusion matrix, with its counts unless the classes are many."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
     classes = len(scores.classes)
@@ -134,13 +145,16 @@ def draw(scores: Classification, folder: Path) -> None:
     display.plot(ax=figure.subplots(), include_values=classes < MANY, cmap="Blues", colorbar=False, xticks_rotation=90)
     for axis in (display.ax_.xaxis, display.ax_.yaxis):
         axis.set_ticks(range(classes), printable(scores.classes), parse_math=False)  # a $ in a name is a $
-    save_figure(figure, folder / "confusion.png")
-    if scores.calibration:
-        figure = new_figure(4.5, 4.5)
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], "--", color="gray")
-        axes.plot(*np.array(scores.calibration.bins)[:, :2].T, "o-")
-        for mean, accuracy, count in scores.calibration.bins:
-            axes.annotate(str(count), (mean, accuracy), (-5, 5), textcoords="offset points", ha="right", fontsize=8)
-        axes.set(xlabel="confidence", ylabel="accuracy", title=f"calibration error {scores.calibration.error:.4f}")
-        save_figure(figure, folder / "calibration.png")
+    return figure
+
+
+def calibration_figure(calibration: Calibration) -> Figure:
+    """A reliability diagram with the number of examples at every point."""
+    figure = new_figure(4.5, 4.5)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], "--", color="gray")
+    axes.plot(*np.array(calibration.bins)[:, :2].T, "o-")
+    for mean, accuracy, count in calibration.bins:
+        axes.annotate(str(count), (mean, accuracy), (-5, 5), textcoords="offset points", ha="right", fontsize=8)
+    axes.set(xlabel="confidence", ylabel="accuracy", title=f"calibration error {calibration.error:.4f}")
+    return figure

@@ -1,0 +1,219 @@
+"""The loss as a surface, and paths on it, as a PNG that the report of a run shows too:
+
+    jaxbp surface bowl                                     gradient descent on a linear neuron at four rates
+    jaxbp surface perceptron --config=FILE                 the perceptron's line, correction by correction
+    jaxbp surface weight --run=DIR --weight=00_dense/w/0/1 the loss against one weight
+    jaxbp surface line --run=DIR                           the loss along one filter-normalised direction
+    jaxbp surface plane --run=DIR                          the loss around the weights, with the way to them
+    jaxbp surface boundary --run=DIR                       the classes that a net sees in the plane, over training
+    jaxbp surface compare --config=FILE --key=model.activation --values=relu,tanh
+
+`plane` and `boundary` make the run again in memory, for its way. `compare` trains the same config once for each value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.analysis import surfaces
+from jaxbp.commands import cli
+from jaxbp.config import Config, override
+from jaxbp.core import Context, PyTree, dot
+from jaxbp.data import Splits
+from jaxbp.errors import InputError
+from jaxbp.layers.recurrent import with_carry
+from jaxbp.programs import keep_programs
+from jaxbp.training.evaluate import make_prediction, predicted_class
+from jaxbp.training.report import surfaces as pictures
+from jaxbp.training.report.curves import save_figure
+from jaxbp.training.retrace import Retrace
+from jaxbp.training.run import load
+from jaxbp.typed import Count, Positive, Range, Typed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = Literal["bowl", "perceptron", "weight", "line", "plane", "boundary", "compare"]
+NAMES = {"line": "slice_1d.png", "plane": "slice_2d.png"}
+ROWS = 1000  # of the training part, for the loss of a slice
+
+
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the command.
+
+    Args:
+        kind: which picture
+        run: the run folder, of weight, line, plane and boundary
+        config: the experiment, of perceptron and compare
+        out: the PNG; None: KIND.png, in the run folder where there is one
+        reach: how far a slice goes: in lengths of the weights (line), in the weight's own units (weight)
+        points: places on each axis of a slice
+        frames: moments of the run that its way shows
+        weight: path and index of a weight
+        key: the key that is changed, such as model.activation
+        values: what it becomes, with commas between
+        seed: of random directions and of the bowl's data
+        code: run the code that the run has kept, where its config needs classes of your own
+    """
+
+    kind: KINDS
+    run: str | None = None
+    config: str = "xor"
+    out: cli.OutputFile | None = None
+    reach: Positive = 1.0
+    points: Annotated[int, Range(3, 501)] = 41
+    frames: Annotated[int, Range(3, 200)] = 12
+    weight: str = "00_dense/w/0/0"
+    key: str = "model.activation"
+    values: str = "relu,tanh,sigmoid,gelu"
+    seed: Count | Literal[0] = 0
+    code: bool = False
+
+
+def main(words: Sequence[str]) -> int:
+    """Draws what the words ask for, and returns the exit status."""
+    options, overrides = cli.read(Options, words)
+    of_run = options.kind in ("weight", "line", "plane", "boundary")
+    if of_run and options.run is None:
+        raise InputError(f"{options.kind} needs --run=DIR, a run folder")
+    if overrides and options.kind not in ("perceptron", "compare"):
+        raise InputError(f"{overrides[0]} cannot change here: only perceptron and compare read a config")
+    name = NAMES.get(options.kind, f"{options.kind}.png")
+    path = Path(options.out) if options.out else (Path(str(options.run)) / name if of_run else Path(name))
+    save_figure(DRAWN[options.kind](options, overrides), path)
+    print(path)
+    return 0
+
+
+def bowl(options: Options, _: Sequence[str]) -> Figure:
+    """Two inputs of different spread, so that the bowl is long."""
+    rng = np.random.default_rng(options.seed)
+    x = rng.normal(size=(100, 2)) * np.array([1.5, 0.6])
+    return pictures.bowl_figure(surfaces.Bowl.of(x, x @ np.array([1.0, -0.5])), np.array([-1.0, 1.5]), 30)
+
+
+def perceptron(options: Options, overrides: Sequence[str]) -> Figure:
+    splits = configured(options, overrides).load_data()
+    x, classes = plane_data(splits)
+    path = surfaces.perceptron(x, classes, 100)
+    print(f"{len(path) - 1} corrections; w1, w2, b = {', '.join(f'{w:.4g}' for w in path[-1])}")
+    return pictures.perceptron_figure(x, classes, path)
+
+
+def weight(options: Options, _: Sequence[str]) -> Figure:
+    path, index = split_weight(options.weight)
+    params, loss_of = loss_of_run(options)
+    direction = surfaces.one_weight(params, path, index)
+    here = float(dot(params, direction))
+    places = np.linspace(-options.reach, options.reach, options.points)
+    losses = surfaces.loss_slice(loss_of, params, [direction], [places])
+    return pictures.line_figure(here + places, losses, options.weight, here)
+
+
+def line(options: Options, _: Sequence[str]) -> Figure:
+    params, loss_of = loss_of_run(options)
+    direction = surfaces.filter_normalized(jax.random.key(options.seed), params)
+    places = np.linspace(-options.reach, options.reach, options.points)
+    losses = surfaces.loss_slice(loss_of, params, [direction], [places])
+    return pictures.line_figure(places, losses, "along a random direction, in lengths of the filters", 0.0)
+
+
+def plane(options: Options, _: Sequence[str]) -> Figure:
+    params, loss_of = loss_of_run(options)
+    run = load(str(options.run), options.code)
+    way = Retrace.of(run.config, run.config.load_data()).weights(options.frames)[1]
+    seen = surfaces.path_plane([*(weights["params"] for weights in way[:-1]), params])
+    low, high = pictures.limits(seen.places)
+    sides = [np.linspace(a, b, options.points) for a, b in zip(low, high, strict=True)]
+    losses = surfaces.loss_slice(loss_of, params, seen.directions, sides)
+    return pictures.plane_figure(sides, losses, seen)
+
+
+def boundary(options: Options, _: Sequence[str]) -> Figure:
+    run = load(str(options.run), options.code)
+    splits = run.config.load_data()
+    x, classes = plane_data(splits)
+    sides = [np.linspace(a, b, 3 * options.points) for a, b in zip(*pictures.limits(x), strict=True)]
+    places = np.stack(np.meshgrid(*sides, indexing="ij"), -1).astype(np.float32)
+    predict = make_prediction(run.model)
+    steps, way = Retrace.of(run.config, splits).weights(options.frames)
+    frames = {}
+    for step, weights in zip(steps, way, strict=True):
+        y = predict(weights["params"], weights["model"], places.reshape(-1, 2))
+        frames[f"step {step}"] = predicted_class(y, run.config.loss.threshold).reshape(places.shape[:2])
+    return pictures.boundary_figure(x, classes, sides, frames)
+
+
+def compare(options: Options, overrides: Sequence[str]) -> Figure:
+    config = configured(options, overrides)
+    curves = {}
+    for value in filter(None, options.values.split(",")):
+        changed = override(config, [f"--config.{options.key}={value}"])
+        curves[value] = Retrace.of(changed, changed.load_data()).losses()
+        print(
+            f"{options.key}={value}: loss {curves[value][0]:.4g} at first, {np.mean(curves[value][-10:]):.4g} at last"
+        )
+    if not curves:
+        raise InputError("--values must name at least one value")
+    return pictures.comparison_figure(curves, f"{Path(options.config).stem} by {options.key}")
+
+
+DRAWN: dict[str, Callable[[Options, Sequence[str]], Figure]] = {
+    "bowl": bowl,
+    "perceptron": perceptron,
+    "weight": weight,
+    "line": line,
+    "plane": plane,
+    "boundary": boundary,
+    "compare": compare,
+}
+
+
+def configured(options: Options, overrides: Sequence[str]) -> Config:
+    """The config that the options name, with its overrides."""
+    config = cli.override(cli.load(options.config), overrides, options)
+    keep_programs(config)
+    return config
+
+
+def plane_data(splits: Splits) -> tuple[np.ndarray, np.ndarray]:
+    """The training points [N, 2] and their classes [N]. Raises InputError for other data."""
+    train = splits.train
+    if splits.classes is None or train.x.ndim != 2 or train.x.shape[1] != 2:
+        raise InputError(f"the data must be points in the plane with classes, got rows of shape {train.x.shape[1:]}")
+    return train.x, (train.y.argmax(-1) if train.y.ndim > 1 and train.y.shape[-1] > 1 else train.y.reshape(-1) > 0.5)
+
+
+def loss_of_run(options: Options) -> tuple[PyTree, Callable[[PyTree], jax.Array]]:
+    """(weights, params -> mean loss in evaluation) on at most ROWS rows of the training part, evenly spaced."""
+    run = load(str(options.run), options.code)
+    keep_programs(run.config)
+    splits = run.config.load_data()
+    count = min(len(splits.train), ROWS)
+    batch = jax.tree.map(jnp.asarray, splits.train.take(np.arange(count) * len(splits.train) // count).batch())
+    model = with_carry(run.model, 0)
+
+    def loss_of(params: PyTree) -> jax.Array:
+        y, _ = model.forward(params, batch["x"], Context.evaluation(run.state))
+        return run.config.loss.forward(y, batch["y"], batch["weight"])[0]
+
+    return run.params, loss_of
+
+
+def split_weight(text: str) -> tuple[str, tuple[int, ...]]:
+    """('00_dense/w', (0, 1)) of '00_dense/w/0/1'. Raises InputError where it does not end in numbers."""
+    words = text.split("/")
+    index: list[int] = []
+    while words and words[-1].isdecimal():
+        index.insert(0, int(words.pop()))
+    if not words or not index:
+        raise InputError(f"--weight must be a path and an index such as 00_dense/w/0/1, got '{text}'")
+    return "/".join(words), tuple(index)

@@ -1,0 +1,238 @@
+"""Where the arrays of a run lie on a mesh, and the gradient of a batch that its devices share.
+
+Each device has its rows of the batch. Forward pass, loss and sweep are its own, inside jax.shard_map, so layers see
+local shapes. The weights of the items were made for the whole batch, so the sum of the devices' gradients is the
+batch's gradient. It is taken once, after the sweep and after all micro-batches, with the loss in the same all-reduce.
+Differentiating through the compiler's own partition would sum layer by layer, and again in every micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxbp.backprop import Result
+from jaxbp.core import Batch, Context, Layer, PyTree, map_leaves
+from jaxbp.errors import InputError
+from jaxbp.losses import Loss
+from jaxbp.parallel.gathered import AXIS, Gathered, Shard, is_shard
+from jaxbp.parallel.mesh import AXES, check_batch
+
+ROWS = PartitionSpec(AXES)  # of arrays [N, ...]
+STEPS = PartitionSpec(None, AXES)  # of arrays [steps, N, ...]
+WHOLE = PartitionSpec()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a run's arrays lie."""
+
+    mesh: jax.sharding.Mesh
+    model: Layer  # its leaf layers gather their parameters
+    shards: PyTree  # like the model's parameters: Shards of their specs
+    states: PyTree  # like the model's state: the dimension of each leaf that counts rows; -1: none
+    micro_batches: int = 1
+
+    @classmethod
+    def of(cls, mesh: jax.sharding.Mesh, model: Layer, loss: Loss, spec: PyTree, micro_batches: int = 1) -> Placement:
+        """The placement of a model on batches of inputs like `spec`."""
+        gathering = map_leaves(loss.prepared(model), lambda leaf: Gathered(leaf, mesh.shape[AXIS]))
+        shards = jax.eval_shape(lambda key: gathering.init(key, spec), jax.random.key(0))
+        return cls(mesh, gathering, shards, row_dimensions(model, spec), micro_batches)
+
+    @property
+    def params_specs(self) -> PyTree:
+        """The parameters' PartitionSpecs, in a plain tree."""
+        return jax.tree.map(shard_spec, self.shards, is_leaf=is_shard)
+
+    @property
+    def state_specs(self) -> PyTree:
+        """The PartitionSpecs of the model's state."""
+        return jax.tree.map(lambda i: WHOLE if i < 0 else PartitionSpec(*[None] * i, AXES), self.states)
+
+    def shardings(self, tree: PyTree) -> PyTree:
+        """Like `tree`, arrays or specs: where each lies.
+
+        What ends in the path of a parameter and has its shape, as an optimizer's moments do, lies as the parameter; the
+        same holds for the model's state.
+        """
+        known: dict[tuple[str, ...], tuple[tuple[int, ...], PartitionSpec]] = {}
+        specs = jax.tree_util.tree_leaves_with_path(self.params_specs, is_leaf=is_spec)
+        for (path, spec), shard in zip(specs, jax.tree.leaves(self.shards), strict=True):
+            known[keys(path)] = (shard.shape, spec)
+
+        def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+            names = keys(path)
+            for start in range(len(names)):
+                shape, spec = known.get(names[start:], ((), WHOLE))
+                if spec != WHOLE and shape == leaf.shape:
+                    return NamedSharding(self.mesh, spec)
+            return NamedSharding(self.mesh, WHOLE)
+
+        return jax.tree_util.tree_map_with_path(sharding, tree)
+
+    def state_shardings(self, state: Any) -> Any:
+        """Like a State of a run, arrays or specs: where each of its arrays lies."""
+        model = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.state_specs, is_leaf=is_spec)
+        return replace(self.shardings(state), model=model)
+
+    def settled(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """`step` with a state whose arrays lie where they lay before it."""
+        return lambda state, batch: jax.lax.with_sharding_constraint(step(state, batch), self.state_shardings(state))
+
+    def put(self, tree: PyTree, shardings: PyTree) -> PyTree:
+        """Arrays that every process holds whole, on the mesh."""
+
+        def put_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(put_leaf(jax.random.key_data(leaf), sharding))
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+        return jax.tree.map(put_leaf, tree, shardings)
+
+    def placed(self, arrays: dict[str, Any], state: Any) -> dict[str, Any]:
+        """What a checkpoint holds, {"state", "best"}, on the mesh where the arrays of `state` lie."""
+        shardings = self.state_shardings(state)
+        best = None if arrays["best"] is None else shardings.weights
+        return self.put(arrays, {"state": shardings, "best": best})
+
+    def fetched(self, tree: PyTree) -> PyTree:
+        """The tree with whole arrays, in the host's memory; random keys stay as they are. All processes take part."""
+        whole = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(self.mesh, WHOLE))
+
+        def fetch(leaf: jax.Array) -> Any:
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(fetch(jax.random.key_data(leaf)))
+            return np.asarray(whole(leaf).addressable_data(0))
+
+        return jax.tree.map(fetch, tree)
+
+    # --- the gradient -------------------------------------------------------------------------------------------------
+
+    def gradient(self, gradient: Callable[..., Result]) -> Callable[..., Result]:
+        """The gradient of a batch that the devices share, from that of one device's rows; no output is kept.
+
+        `gradient` is a value_and_grad of this placement's `model`, over micro-batches where there are some. The batch
+        has a weight for each item.
+        """
+
+        def local(params: PyTree, batch: Batch, key: Any, state: PyTree) -> tuple[jax.Array, PyTree, PyTree]:
+            result = gradient(self._shards_of(params), batch, Context(key, state, axes=AXES))
+            value, grads = self.summed(result.value, result.grads)
+            return value, jax.tree.map(lambda shard: shard.value, grads, is_leaf=is_shard), result.state
+
+        def run(params: PyTree, batch: Batch, ctx: Context) -> Result:
+            whole = jax.shard_map(
+                local,
+                mesh=self.mesh,
+                in_specs=(self.params_specs, ROWS, WHOLE, self.state_specs),
+                out_specs=(WHOLE, self.params_specs, self.state_specs),
+                check_vma=False,  # a layer's loop may begin with zeros, which vary over no axis
+            )
+            return Result(*whole(params, batch, ctx.key, ctx.state), None)
+
+        return run
+
+    def sums(self, sums: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """The compiled sums(params, state, *arrays [chunks, N, ...]) of this `model`, over all devices' rows."""
+
+        def local(params: PyTree, state: PyTree, arrays: tuple[PyTree, ...]) -> PyTree:
+            return jax.lax.psum(sums(self._shards_of(params), state, *arrays), AXES)
+
+        specs = (self.params_specs, self.state_specs, STEPS)
+        whole = jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=WHOLE, check_vma=False)
+        compiled = jax.jit(whole)
+        return lambda params, state, *arrays: compiled(params, state, arrays)
+
+    def _shards_of(self, params: PyTree) -> PyTree:
+        """One device's parts of the parameters, as this `model` takes them."""
+        return jax.tree.unflatten(jax.tree.structure(self.shards), jax.tree.leaves(params))
+
+    def summed(self, value: jax.Array, grads: PyTree) -> tuple[jax.Array, PyTree]:
+        """Value and gradients summed over the devices; what is split by fsdp was summed over that axis already."""
+        shards, tree = jax.tree.flatten(grads, is_leaf=is_shard)
+        split = [shard.value for shard in shards if shard.dimension is not None]
+        others = [shard.value for shard in shards if shard.dimension is None]
+        value, others = jax.lax.psum((value, others), AXES)
+        if self.mesh.shape["data"] > 1:
+            split = jax.lax.psum(split, "data")
+        values = {True: iter(split), False: iter(others)}
+        whole = [Shard(next(values[shard.dimension is not None]), shard.dimension) for shard in shards]
+        return value, jax.tree.unflatten(tree, whole)
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def by_device(self, rows: np.ndarray) -> np.ndarray:
+        """The rows [..., N] of batches in the order of the devices that compute them.
+
+        Each micro-batch is a run of rows, and every device has its part of each.
+        """
+        parts = rows.reshape(*rows.shape[:-1], self.micro_batches, self.mesh.size, -1)
+        return np.swapaxes(parts, -3, -2).reshape(rows.shape)
+
+    def augment(self, augment: Callable[[jax.Array, PyTree], PyTree]) -> Callable[[jax.Array, PyTree], PyTree]:
+        """`augment` of rows that are in the order of the devices: each gets what it gets on one device."""
+        if self.micro_batches == 1:
+            return augment
+
+        def swapped(x: PyTree, first: int, second: int) -> PyTree:
+            swap = lambda a: jnp.swapaxes(a.reshape(first, second, -1, *a.shape[1:]), 0, 1).reshape(a.shape)
+            return jax.tree.map(swap, x)
+
+        def moved(key: jax.Array, x: PyTree) -> PyTree:
+            in_order = swapped(x, self.mesh.size, self.micro_batches)
+            return swapped(augment(key, in_order), self.micro_batches, self.mesh.size)
+
+        return moved
+
+
+def shard_spec(shard: Shard) -> PartitionSpec:
+    """How an array is split."""
+    if shard.dimension is None:
+        return WHOLE
+    return PartitionSpec(*[None] * (shard.value.ndim + shard.dimension), AXIS)
+
+
+def is_spec(node: object) -> bool:
+    """Whether a node of a tree is a PartitionSpec."""
+    return isinstance(node, PartitionSpec)
+
+
+def keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The names along a path of a tree."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def row_dimensions(model: Layer, spec: PyTree) -> PyTree:
+    """Like the model's state: the dimension of each leaf that has as many entries as a batch has rows; -1: none."""
+    twice = jax.tree.map(lambda s: jax.ShapeDtypeStruct((2 * s.shape[0], *s.shape[1:]), s.dtype), spec)
+    small, large = (jax.eval_shape(lambda s=s: model.init_state(s)) for s in (spec, twice))
+    changed = lambda a, b: next((i for i, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n), -1)
+    return jax.tree.map(changed, small, large)
+
+
+def placed(config: Any, model: Layer, spec: PyTree, examples: int) -> Placement | None:
+    """The placement of a run on the mesh of its config; None on one device.
+
+    spec: one batch of inputs. Raises InputError where mesh, devices, batch and optimizer do not fit together.
+    """
+    run = config.run
+    mesh = run.mesh.build()
+    if mesh is None:
+        return None
+    check_batch(mesh, spec.shape[0], run.micro_batches, examples)
+    whole_batch = {
+        type(config.optimizer).__name__: config.optimizer.second_order,
+        "optimizer.private": getattr(config.optimizer, "private", None) is not None,
+        "run.noise_scale_every": run.noise_scale_every is not None,
+    }
+    for name in [name for name, asked in whole_batch.items() if asked]:
+        raise InputError(f"{name} looks into the whole batch on one device: run.mesh must be 1 by 1 with it")
+    return Placement.of(mesh, model, config.loss, spec, run.micro_batches)

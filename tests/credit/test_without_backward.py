@@ -1,0 +1,210 @@
+"""What learns without a backward pass: searches, one-layer rules, Hopfield nets; and the inversion of a net."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbp
+from jaxbp import credit, optim
+from jaxbp.credit import hebbian, hopfield
+from jaxbp.credit.inversion import inverse
+from jaxbp.errors import InputError
+from jaxbp.optim import Objective
+from jaxbp.training.step import initial_state, make_step
+from tests.credit.test_runs import XOR
+
+KEY = jax.random.key(0)
+
+
+# --- one layer -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+def test_sangers_rows_are_the_leading_eigenvectors_in_the_order_of_pca():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(500, 6)) * [3, 2, 1.4, 0.7, 0.4, 0.2] @ np.linalg.qr(random.normal(size=(6, 6)))[0]
+    x -= x.mean(0)
+    w = jax.lax.fori_loop(0, 3000, lambda i, w: w + 0.02 * hebbian.sanger(w, x), random.normal(size=(3, 6)) / 10)
+    leading = np.linalg.eigh(x.T @ x)[1][:, ::-1].T[:3]
+    cosines = jnp.abs(jnp.einsum("ki,ki->k", w, leading)) / jnp.linalg.norm(w, axis=1)
+    assert jnp.all(cosines > 0.99)
+    np.testing.assert_allclose(jnp.linalg.norm(w, axis=1), 1, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("seed", range(3))
+def test_the_perceptron_converges_within_novikoffs_bound(seed):
+    random = np.random.default_rng(seed)
+    u = random.normal(size=4)
+    u /= np.linalg.norm(u)
+    x = random.normal(size=(200, 4))
+    x = x[np.abs(x @ u) > 0.3]
+    t = np.sign(x @ u)
+    bound = (np.linalg.norm(x, axis=1).max() / np.abs(x @ u).min()) ** 2
+    w, mistakes = jnp.zeros(4), 0
+    learn = jax.jit(hebbian.perceptron)
+    for _ in range(100):
+        w, new = learn(w, x, t)
+        mistakes += new
+        if not new:
+            break
+    assert jnp.all(t * (x @ w) > 0)
+    assert 0 < mistakes <= bound
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_delta_rule_finds_the_least_squares_where_they_are_zero():
+    random = np.random.default_rng(0)
+    x, true = random.normal(size=(300, 4)), random.normal(size=4)
+    w = jnp.zeros(4)
+    learn = jax.jit(hebbian.delta_rule)
+    for _ in range(5):
+        w, mistakes = learn(w, x, x @ true, 0.05)
+    np.testing.assert_allclose(w, true, rtol=1e-6)
+    assert mistakes == 0
+
+
+# --- Hopfield nets ---------------------------------------------------------------------------------------------------
+
+
+def patterns(count, size=200):
+    return jnp.sign(jax.random.normal(KEY, (count, size)))
+
+
+def test_a_binary_net_recalls_and_its_energy_never_rises():
+    stored = patterns(10)
+    w = hopfield.stored(stored)
+    np.testing.assert_array_equal(w, w.T)
+    start = stored[0] * jnp.where(jnp.arange(200) < 30, -1, 1)  # 15 % are flipped
+    s, energies = jax.jit(hopfield.recalled)(w, start, KEY)
+    assert jnp.mean(s == stored[0]) > 0.99
+    assert jnp.max(jnp.diff(energies)) <= 1e-4
+    assert energies[0] > energies[-1]
+    many = patterns(60)  # 0.3 N, beyond the capacity of 0.138 N
+    s, _ = jax.jit(hopfield.recalled)(hopfield.stored(many), many[0], KEY)
+    assert jnp.mean(s == many[0]) < 0.99
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_graded_net_recalls_and_its_energy_falls():
+    stored = patterns(5)
+    w = hopfield.stored(stored)
+    start = 0.5 * stored[0] * jnp.where(jnp.arange(200) < 30, -1, 1)
+    settled = hopfield.graded_recall(w, start, gain=3.0)
+    assert jnp.mean(jnp.sign(settled.required()) == stored[0]) == 1
+    step = lambda u, _: (u + 0.01 * (w @ jnp.tanh(3 * u) - u), hopfield.graded_energy(w, jnp.tanh(3 * u), 3.0))
+    _, energies = jax.lax.scan(step, jnp.arctanh(start) / 3, None, 400)
+    assert jnp.max(jnp.diff(energies)) <= 0
+
+
+# --- inversion -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+def test_inversion_returns_an_input_and_the_directions_without_a_trace():
+    layers = (jaxbp.Dense(4), jaxbp.LeakyReLU(), jaxbp.Dense(3), jaxbp.Tanh(), jaxbp.Dense(2), jaxbp.Sigmoid())
+    model = jaxbp.Chain(layers)
+    x = jax.random.normal(KEY, (7, 6)) / 5
+    params = jaxbp.cast(model.init(KEY, x), jnp.float64)
+    y, _ = model.forward(params, x)
+    found, null_space = inverse(model, params, y)
+    np.testing.assert_allclose(model.forward(params, found)[0], y, atol=1e-6)
+    assert null_space.shape == (2, 6)
+    np.testing.assert_allclose(model.forward(params, found + 3 * null_space[0])[0], y, atol=1e-6)
+    np.testing.assert_allclose(null_space @ found.T, 0, atol=1e-9)  # the shortest of all
+    with pytest.raises(InputError, match="01_relu: inversion is not defined for ReLU, only for Dense, Identity"):
+        inverse(jaxbp.Chain(jaxbp.Dense(2), jaxbp.ReLU()), {"00_dense": {}, "01_relu": {}}, y)
+
+
+# --- searches --------------------------------------------------------------------------------------------------------
+
+SEARCHES = {  # search: steps, its evaluations of the 17 weights of a 2-4-1 net in each
+    optim.FiniteDifferences(learning_rate=2.0, h=1e-3): (1500, 18),
+    optim.SPSA(learning_rate=0.2, h=1e-2): (10_000, 3),
+    optim.RandomSearch(size=0.2): (10_000, 2),
+    optim.SignSearch(size=0.3): (5000, 3),
+    optim.Genetic(): (300, 51),
+    optim.ParticleSwarm(): (300, 31),
+}
+
+
+in_ci = lambda search: () if isinstance(search, optim.FiniteDifferences | optim.RandomSearch) else pytest.mark.nightly
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "search", [pytest.param(search, id=type(search).__name__, marks=in_ci(search)) for search in SEARCHES]
+)
+def test_a_search_solves_xor_and_counts_its_evaluations(search):
+    steps, evaluations = SEARCHES[search]
+    model, spec = XOR.build_model(), jax.ShapeDtypeStruct((4, 2), jnp.float32)
+    optimizer = search.build(steps, Objective(model, XOR.loss, (), spec))
+    data = XOR.data.load().train
+    batch = {"x": jnp.asarray(data.x), "y": jnp.asarray(data.y), "mask": jnp.ones(4)}
+    step = make_step(search.gradient(model, XOR.loss), optimizer)
+
+    def run(seed):
+        state = jax.lax.fori_loop(0, steps, lambda i, s: step(s, batch), initial_state(model, optimizer, spec, seed))
+        y, _ = model.forward(state.params, batch["x"], jaxbp.Context(train=False))
+        return jnp.all(jnp.abs(y - batch["y"]) < 0.1), state.optimizer.evaluations
+
+    solved, counted = jax.jit(jax.vmap(run))(jnp.arange(20))
+    print(f"XOR: {search} {int(solved.sum())} of 20, {steps * evaluations} evaluations")
+    assert jnp.all(counted == steps * evaluations)
+    assert solved.sum() >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: type(search).__name__)
+def test_a_search_asks_as_often_as_it_says(search):
+    """Each call of the loss is counted while it runs."""
+    calls = []
+
+    def f(w):
+        jax.debug.callback(lambda: calls.append(1))
+        return jnp.sum(w * w)
+
+    w = jnp.ones(5)
+    jax.jit(lambda: search.search(f, w, f(w), search.start(w), KEY, jnp.array(True)))()
+    jax.effects_barrier()
+    assert len(calls) == search.evaluations(5)
+
+
+# --- both ways -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_bidirectional_net_learns_a_permutation_and_its_inverse():
+    net, loss = credit.Bidirectional((3, 8, 3)), jaxbp.BinaryCrossEntropy()
+    x = jnp.array([[i >> bit & 1 for bit in range(3)] for i in range(8)], jnp.float32)
+    batch = jaxbp.batch(x, x[jnp.array([3, 7, 0, 2, 6, 1, 5, 4])])
+    gradient, params = net.value_and_grad(loss, loss), net.init(KEY)
+
+    def joint(params):
+        def way(a, links, transposed):
+            for i, link in enumerate(links):
+                z = a @ link["w"] + link["back"] if transposed else a @ link["w"].T + link["b"]
+                a = jax.nn.sigmoid(z) if i + 1 < len(links) else z
+            return a
+
+        links = list(params.values())
+        ways = ((batch["x"], links, False, batch["y"]), (batch["y"], links[::-1], True, batch["x"]))
+        return sum(jnp.sum(jax.nn.softplus(y) - t * y) / 8 for *arguments, t in ways for y in [way(*arguments)])
+
+    value, grads = jax.value_and_grad(joint)(params)
+    result = gradient(params, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), (result.value, result.grads), (value, grads))
+    optimizer = optax.adam(0.05)
+
+    def step(i, carry):
+        params, state = carry
+        updates, state = optimizer.update(gradient(params, batch).grads, state)
+        return optax.apply_updates(params, updates), state
+
+    params, _ = jax.jit(lambda p: jax.lax.fori_loop(0, 1000, step, (p, optimizer.init(p))))(params)
+    y, back = gradient(params, batch).output
+    assert jnp.all((y > 0) == (batch["y"] > 0.5))
+    assert jnp.all((back > 0) == (batch["x"] > 0.5))

@@ -1,0 +1,161 @@
+"""Jacobians by few calls, and nets that train through functions which can only be called."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbp
+from jaxbp import structures
+from jaxbp.sensing import Calls, directional, find, groups, places, sense
+
+WIDTH = 200
+
+
+@pytest.mark.parametrize(
+    ("structure", "size", "count"),
+    [
+        (structures.Banded(1, 1), 30, 3),
+        (structures.Banded(2, 1), 30, 4),
+        (structures.BlockDiagonal(1), 7, 7),
+        (structures.BlockDiagonal(5), 30, 6),
+        (structures.Toeplitz(), 30, 2),
+        (structures.Circulant(), 30, 1),
+        (structures.Banded(0, 0), 30, 1),
+        (structures.Symmetric(), 6, 6),
+    ],
+    ids=str,
+)
+def test_calls_that_a_structure_needs(structure, size, count):
+    assert len(groups(structure, size, size)) == count
+    check_that_a_linear_function_is_sensed_exactly(structure, size)
+
+
+def check_that_a_linear_function_is_sensed_exactly(structure, size):
+    """Whole numbers, so that nothing is rounded."""
+    index, sign = structure.table(size, size)
+    draw = np.random.default_rng(0)
+    parameters = draw.integers(-9, 9, int(index[sign != 0].max()) + 1).astype(float)
+    matrix = np.where(sign != 0, parameters[index * (sign != 0)] * sign, 0)
+    f = Calls(lambda x: x @ matrix.T)
+    x = draw.integers(-9, 9, (2, size)).astype(float)
+    f(x)
+    sensed = sense(f, x, structure, size, step=1.0)
+    np.testing.assert_array_equal(sensed, np.stack([parameters] * 2))
+    assert f.count == 1 + len(groups(structure, size, size))
+    assert len(places(structure, size, size)) == len(parameters)
+
+
+def test_a_symmetric_arrow_needs_two_calls_where_any_arrow_needs_as_many_as_columns():
+    """Its long row is read from its long column."""
+
+    class Arrow(structures.Table):
+        def table(self, outputs, inputs):
+            i, j = np.indices((outputs, inputs))
+            return np.where(i == j, i, outputs + np.maximum(i, j)), ((i == j) | (i * j == 0)).astype(int)
+
+    size = 20
+    whole = np.argwhere(Arrow().table(size, size)[1])
+    assert len(groups(structures.Sparse(tuple(map(tuple, whole.tolist()))), size, size)) == size
+    assert len(groups(Arrow(), size, size)) == 2
+
+
+def sparse_box(size, draw):
+    """(f, its Jacobian): three entries in each row."""
+    columns = np.stack([draw.choice(size, 3, replace=False) for _ in range(size)])
+    matrix = np.zeros((size, size))
+    np.put_along_axis(matrix, columns, draw.choice([-1, 1], (size, 3)) * draw.uniform(0.5, 2, (size, 3)), 1)
+    return (lambda x: np.sin(x @ matrix.T)), matrix
+
+
+@pytest.mark.parametrize(("calls", "noise"), [(None, 0.0), (30, 0.0), (36, 1e-7)])
+def test_an_unknown_structure_is_found(calls, noise):
+    """In fewer calls than columns too, and where each call answers with a little noise."""
+    draw = np.random.default_rng(1)
+    f, matrix = sparse_box(60, draw)
+    box = Calls(lambda x: f(x) + noise * draw.normal(size=x.shape))
+    x = 0.01 * draw.normal(size=60)
+    structure = find(box, x, calls, smallest=1e-2, step=1e-3)
+    assert set(structure.entries) == set(map(tuple, np.argwhere(matrix).tolist()))
+    assert box.count == 2 * (calls or 60)
+    slope = np.cos(x @ matrix.T)[:, None] * matrix
+    sensed = sense(Calls(f), x[None], structure, 60, central=True)[0]
+    np.testing.assert_allclose(sensed, slope[slope != 0], rtol=1e-7)
+
+
+def test_calls_are_counted_and_remembered():
+    f = Calls(lambda x: x**2, keep=2)
+    x = np.arange(6.0).reshape(2, 3)
+    for point in (x, x + 1, x, x + 2, x, x + 1):
+        np.testing.assert_array_equal(f(point), point**2)
+    assert (f.count, f.remembered) == (4, 2)
+    np.testing.assert_allclose(directional(f, x, np.ones(3), central=True), 2 * x, rtol=1e-9)
+    with pytest.raises(jaxbp.InputError, match=r"a black box must give 2 rows for 2 rows, got shape \[3\]"):
+        Calls(lambda x: x[0])(x)
+
+
+def box(xp):
+    """A chain in which every entry meets its neighbours, in NumPy or JAX."""
+
+    def f(x):
+        ends = xp.pad(x, ((0, 0), (1, 1)))
+        return xp.tanh(x) + ends[:, :-2] * ends[:, 2:] / 4
+
+    return f
+
+
+@pytest.mark.slow
+def test_a_net_with_a_box_in_its_middle_trains_as_through_autodiff():
+    """200 inputs, three diagonals: at most 2 x 1 + 1 calls a step beside the one of the forward pass."""
+    calls = Calls(box(np))
+    steps = 30
+    hidden = jaxbp.BlackBox(calls, WIDTH, structures.Banded(1, 1))
+    model = jaxbp.Chain((jaxbp.Dense(WIDTH), hidden, jaxbp.Dense(2)))
+    draw = np.random.default_rng(0)
+    x = jnp.asarray(draw.normal(size=(32, 4)), jnp.float32)
+    batch = jaxbp.batch(x, jnp.stack([jnp.sin(x[:, 0]), x[:, 1] * x[:, 2]], 1))
+    params = model.init(jax.random.key(0), x)
+    optimizer = optax.adam(1e-2)
+
+    def autodiff(params):
+        first, last = params["00_dense"], params["02_dense"]
+        y = box(jnp)(x @ first["w"].T + first["b"]) @ last["w"].T + last["b"]
+        return jnp.sum(jnp.sum((y - batch["y"]) ** 2, 1) * batch["weight"]) / 2
+
+    def hand(params):
+        result = jaxbp.value_and_grad(model, jaxbp.SquaredError())(params, batch)
+        return result.value, result.grads
+
+    def losses(gradient, params):
+        state = optimizer.init(params)
+        values = []
+
+        @jax.jit
+        def step(params, state):
+            value, grads = gradient(params)
+            updates, state = optimizer.update(grads, state)
+            return optax.apply_updates(params, updates), state, value
+
+        for _ in range(steps):
+            params, state, value = step(params, state)
+            values.append(float(value))
+        return values
+
+    through_box = losses(hand, params)
+    assert calls.count <= steps * (1 + 3)
+    assert through_box[-1] < through_box[0] / 3
+    np.testing.assert_allclose(through_box, losses(jax.value_and_grad(autodiff), params), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_box_at_the_tail_and_without_a_structure():
+    """Its gradient is that of the same function in JAX, in forward mode too."""
+    layer = jaxbp.BlackBox(box(np), 5)
+    x = jax.random.normal(jax.random.key(0), (3, 5))
+    dy = jax.random.normal(jax.random.key(1), (3, 5))
+    value = jax.jit(lambda x: jnp.vdot(dy, jaxbp.as_function(layer)({}, x)))
+    expected = jax.grad(lambda x: jnp.vdot(dy, box(jnp)(x)))(x)
+    np.testing.assert_allclose(jax.grad(value)(x), expected, atol=1e-6)
+    forward = lambda x: layer.forward({}, x, jaxbp.Context())[0]
+    np.testing.assert_allclose(jnp.vdot(dy, jax.jvp(forward, (x,), (dy,))[1]), jnp.vdot(expected, dy), rtol=1e-5)

@@ -1,0 +1,239 @@
+"""A mesh changes nothing but where the work is done: losses, gradients, collectives, bytes, and what it refuses."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbp
+from jaxbp.backprop import value_and_grad
+from jaxbp.check import autodiff
+from jaxbp.commands.__main__ import main
+from jaxbp.core import Context, cast
+from jaxbp.layers import BatchNorm, BatchNormReLU
+from jaxbp.parallel.mesh import AXES, MeshShape, check_batch
+from jaxbp.parallel.placement import ROWS, WHOLE, Placement
+from jaxbp.parallel.report import collectives, device_bytes
+from jaxbp.training.loop import train
+from jaxbp.training.step import accumulated
+from tests.support.meshes import CONFIGS, losses, on, session_of
+from tests.support.runs import weights
+
+
+def mesh_of(data: int, fsdp: int):
+    return MeshShape(data, fsdp).build()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_losses_are_those_of_one_device(name, tmp_path):
+    """Dropout, augmentation, batch norm, masks, micro-batches, clipping and a ragged last batch among them."""
+    alone = losses(*session_of(CONFIGS[name], tmp_path), 50)
+    shared = losses(*session_of(on(CONFIGS[name], 4, 2), tmp_path), 50)
+    np.testing.assert_allclose(shared, alone, rtol=1e-6)
+    assert abs(alone[-1] - alone[0]) > 1e-3
+
+
+def sharded_layer(layer, mesh):
+    """(params, x, counts, state, dy) -> (y, dx, summed gradients, next state) of devices that share the rows."""
+
+    def local(params, x, counts, state, dy):
+        y, cache = layer.forward(params, x, Context(state=state, counts=counts, axes=AXES))
+        dx, grads = layer.backward(params, cache, dy)
+        return y, dx, jax.lax.psum(grads, AXES), layer.next_state(state, cache)
+
+    specs = (WHOLE, ROWS, ROWS, WHOLE, ROWS)
+    return jax.jit(
+        jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(ROWS, ROWS, WHOLE, WHOLE), check_vma=False)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("layer", [BatchNorm(), BatchNormReLU()], ids=lambda layer: type(layer).__name__)
+@pytest.mark.parametrize("counting", ["all", "some", "none"])
+def test_batch_norm_is_that_of_the_whole_batch(layer, counting):
+    """The oracle is jax.vjp of the forward pass of one device. With "some" a device has no row that counts."""
+    x, dy = jax.random.normal(jax.random.key(0), (2, 16, 3, 5), jnp.float64) + 1
+    counts = None if counting == "all" else jnp.arange(16) < (11 if counting == "some" else 0)
+    params = cast(jax.tree.map(lambda a: a + 0.3, layer.init(None, x)), jnp.float64)
+    state = cast(layer.init_state(x), jnp.float64)
+    ctx = Context(state=state, counts=counts)
+    y, back, cache = jax.vjp(lambda p, x: layer.forward(p, x, ctx), params, x, has_aux=True)
+    grads, dx = back(dy)
+    shared = sharded_layer(layer, mesh_of(4, 2))(params, x, counts, state, dy)
+    expected = (y, dx, grads, layer.next_state(state, cache))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-11), shared, expected)
+
+
+def gradient_setting(name, rows=16):
+    """(config, model, inputs' spec, float64 parameters, a ragged batch, a context)."""
+    config = CONFIGS[name]
+    train = config.load_data().train
+    part = train.take(np.arange(rows))
+    mask = np.ones(part.counting().shape, np.float64)
+    mask[-3:] = 0
+    x = jnp.asarray(part.x, jnp.float64 if np.issubdtype(part.x.dtype, np.floating) else part.x.dtype)
+    batch = {"x": x, "y": jnp.asarray(part.y), "weight": jnp.asarray(mask / mask.sum())}
+    model = config.build_model()
+    spec = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    params = cast(model.init(jax.random.key(0), spec), jnp.float64)
+    return config, model, spec, params, batch, Context(jax.random.key(1), cast(model.init_state(spec), jnp.float64))
+
+
+def shared_gradient(config, model, spec, mesh, micro_batches=1):
+    """(placement, the gradient on the mesh)."""
+    placement = Placement.of(mesh, model, config.loss, spec, micro_batches)
+    gradient = value_and_grad(placement.model, config.loss)
+    return placement, placement.gradient(accumulated(gradient, micro_batches) if micro_batches > 1 else gradient)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_are_those_of_one_device(name):
+    config, model, spec, params, batch, ctx = gradient_setting(name)
+    placement, gradient = shared_gradient(config, model, spec, mesh_of(2, 4))
+    assert config.loss.prepared(placement.model) == placement.model  # a last layer that is put off is so once
+    alone = jax.jit(value_and_grad(model, config.loss))(params, batch, ctx)
+    shared = jax.jit(gradient)(params, batch, ctx)
+    for ours, expected in ((shared.value, alone.value), (shared.grads, alone.grads), (shared.state, alone.state)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), ours, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+def test_one_all_reduce_a_step():
+    """Data parallel: with micro-batches and in a Stack too. The compiler's own partition of autodiff has more."""
+    config, model, spec, params, batch, ctx = gradient_setting("transformer")
+    counted = {}
+    mesh = mesh_of(8, 1)
+    config = replace(config, loss=replace(config.loss, chunk=None))
+    for micro_batches in (1, 2):
+        _, ours = shared_gradient(config, model, spec, mesh, micro_batches)
+        theirs = autodiff(model, config.loss)
+        theirs = accumulated(theirs, micro_batches) if micro_batches > 1 else theirs
+        rows = jax.sharding.NamedSharding(mesh, ROWS)
+        everywhere = jax.sharding.NamedSharding(mesh, WHOLE)
+        for who, gradient in (("ours", ours), ("autodiff", lambda *a, f=theirs: f(*a)[:2])):
+            program = jax.jit(gradient, in_shardings=(everywhere, rows, everywhere), out_shardings=everywhere)
+            counted[who, micro_batches] = collectives(program.lower(params, batch, ctx).compile().as_text())
+    assert counted["ours", 1] == counted["ours", 2] == {("all-reduce", 0): 1}
+    assert all(counted["autodiff", parts]["all-reduce", parts] == 1 for parts in (1, 2))  # in the innermost loop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [(1, 8), (2, 4)])
+def test_fsdp_splits_parameters_and_optimizer(axes, tmp_path):
+    config = replace(CONFIGS["dense"], model=replace(CONFIGS["dense"].model, outputs=3, hidden=(64, 64)))
+    _, alone = session_of(config, tmp_path)
+    _, shared = session_of(on(config, *axes), tmp_path)
+    for whole, split in ((alone.params, shared.params), (alone.optimizer, shared.optimizer)):
+        assert device_bytes(split) <= 1.1 * device_bytes(whole) / axes[1]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(shared.params), jax.device_get(alone.params))
+
+
+def test_a_program_tells_its_collectives():
+    def total(x):
+        inside = lambda i, y: y + jax.lax.psum(y, "data")
+        return jax.lax.fori_loop(0, 3, inside, jax.lax.psum((x, 2 * x), "data")[0])
+
+    mesh = mesh_of(8, 1)
+    program = jax.jit(jax.shard_map(total, mesh=mesh, in_specs=ROWS, out_specs=ROWS, check_vma=False))
+    text = program.lower(jnp.ones(8)).compile().as_text()
+    assert collectives(text) == {("all-reduce", 0): 1, ("all-reduce", 1): 1}
+    with pytest.raises(ValueError, match="no ENTRY"):
+        collectives("")
+
+
+@pytest.mark.parametrize(
+    ("shape", "devices", "words"),
+    [
+        ((3, 1), 8, "data=3 x fsdp=1 is no mesh of 8 devices; run.mesh.data=8 with run.mesh.fsdp=1 is one"),
+        ((3, 3), 8, "data=3 x fsdp=3 is no mesh of 8 devices; run.mesh.data=4 with run.mesh.fsdp=2 is one"),
+        ((-1, 3), 8, "data=-1 x fsdp=3 cannot be a mesh of 8 devices; run.mesh.data=4 with run.mesh.fsdp=2 is one"),
+        ((16, 1), 1, r"of 1 device; run.mesh.data=1 .* \(JAX_NUM_CPU_DEVICES=16 in the environment simulates 16"),
+    ],
+)
+def test_a_mesh_that_is_not_the_devices(shape, devices, words):
+    with pytest.raises(jaxbp.InputError, match=words):
+        MeshShape(*shape).sizes(devices)
+
+
+def test_the_rest_of_the_devices():
+    assert MeshShape(-1, 2).sizes(8) == {"data": 4, "fsdp": 2}
+    assert MeshShape(2, -1).sizes(8) == {"data": 2, "fsdp": 4}
+    assert MeshShape(-1).build().shape == {"data": 8, "fsdp": 1}
+    assert MeshShape().build() is None
+    for shape in ((-1, -1), (0, 1), (-2, 1)):
+        with pytest.raises(jaxbp.InputError, match=r"MeshShape.*-1"):
+            MeshShape(*shape)
+
+
+def test_a_batch_that_does_not_divide():
+    check_batch(mesh_of(8, 1), 32, 2, 100)
+    with pytest.raises(jaxbp.InputError, match=r"30 examples does not divide among 8 devices; run.batch_size=32 does"):
+        check_batch(mesh_of(8, 1), 30, 1, 100)
+    with pytest.raises(jaxbp.InputError, match=r"8 devices and 2 micro-batches; run.batch_size=16 does"):
+        check_batch(mesh_of(8, 1), 24, 2, 30)
+    with pytest.raises(jaxbp.InputError, match="there are only 7 training examples"):
+        check_batch(mesh_of(8, 1), 7, 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--config.run.mesh.data=3"], "run.mesh: data=3 x fsdp=1 is no mesh of 8 devices; run.mesh.data=8"),
+        (["--config.run.mesh.data=0"], "--config.run.mesh.data"),
+        (["--config.run.mesh.data=8", "--config.run.batch_size=60"], "60 examples does not divide among 8 devices;"),
+        (
+            ["--config.run.mesh.data=8", "--config.run.noise_scale_every=5"],
+            "run.noise_scale_every looks into the whole",
+        ),
+        (["--config.run.mesh.data=8", "--config.optimizer=KFAC"], "KFAC looks into the whole batch on one device"),
+    ],
+)
+def test_what_is_refused_takes_one_line(words, line, tmp_path, capsys):
+    assert main(["train", "digits_mlp", f"--workdir={tmp_path / 'run'}", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert line in error
+    assert not (tmp_path / "run").exists()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_other_devices(tmp_path, monkeypatch, capsys):
+    """Ended on 8 devices and gone on with: on the same to the bit, on 1 and on 4 x 2 with the same losses to 1e-6."""
+    config = on(CONFIGS["dense"], 8, 1, epochs=3, evaluate_every=1, checkpoint_seconds=0.0, patience=5)
+    calls = []
+
+    def note(point):
+        calls.append(point)
+        if calls.count("evaluated") == 2:
+            raise Killed
+
+    train(config, tmp_path / "whole")
+    assert "mesh data=8 x fsdp=1 of 8 devices" in capsys.readouterr().out
+    monkeypatch.setattr("jaxbp.training.loop.reached", note)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "parts")
+    monkeypatch.undo()
+    rows = {}
+    for name, axes in (("same", (8, 1)), ("one", (1, 1)), ("other", (2, 4))):
+        shutil.copytree(tmp_path / "parts", tmp_path / name)
+        train(on(config, *axes), tmp_path / name)
+        assert "resumed at step" in capsys.readouterr().out
+        rows[name] = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    assert (tmp_path / "same/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+    assert weights(tmp_path / "same") == weights(tmp_path / "whole")
+    for row, expected in zip([*rows["one"], *rows["other"]], 2 * rows["same"], strict=True):
+        assert row == pytest.approx(expected, rel=1e-6)
