@@ -87,7 +87,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Column:
     """The x (place 0) or the y (place 1) of a source's examples, like an array."""
 
     source: Source
@@ -133,7 +133,7 @@ class SourceStream(Stream):
     @classmethod
     def of(cls, source: Source, resident: int) -> SourceStream:
         """All examples, a pass an epoch."""
-        return cls(Rows(source, 0), Rows(source, 1), epoch=len(source), steps=False, resident=resident)
+        return cls(Column(source, 0), Column(source, 1), epoch=len(source), steps=False, resident=resident)
 
     def read(self, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         rows = np.arange(len(self.x))[rows] if isinstance(rows, slice) else rows
