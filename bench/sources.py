@@ -27,8 +27,8 @@ from jaxbp.machine import provenance
 from jaxbp.training.evaluate import make_evaluation
 from jaxbp.training.feeds import make_feeds
 from jaxbp.training.fit import batch_spec
-from jaxbp.training.loop import training_step
 from jaxbp.training.step import initial_state, make_program
+from jaxbp.training.training_step import training_step
 
 ROOT = Path(__file__).parent.parent
 SIDE = 28

@@ -22,11 +22,11 @@ from jaxbp.errors import InputError
 from jaxbp.training.evaluate import evaluation_sums, in_chunks, means, train_sample
 from jaxbp.training.feeds import calls, make_feeds, on_device, rounds
 from jaxbp.training.fit import batch_spec, batch_specs, check_fit
-from jaxbp.training.loop import training_step
 from jaxbp.training.numbers import Traced, together
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.language import bits_per_byte
 from jaxbp.training.step import Feed, State, initial_state, make_program
+from jaxbp.training.training_step import training_step
 
 
 @dataclass(frozen=True, eq=False)
