@@ -31,7 +31,6 @@ from typing import Any, get_args, get_origin
 
 import optax
 
-from jaxbp.backprop import Result
 from jaxbp.core import Layer, PyTree
 from jaxbp.credit import Backpropagation, Credit
 from jaxbp.data import DataConfig, Splits
@@ -153,10 +152,9 @@ class Config(Typed):
         penalties = (self.penalty,) if self.penalty.l1 or self.penalty.l2 else ()
         return Objective(self.build_model(), self.loss, penalties, spec)
 
-    def gradient(self, model: Layer) -> Callable[..., Result]:
+    def gradient(self, model: Layer) -> Callable:
         """The function (params, batch, ctx) -> Result of a step: the optimizer's own, or another credit rule's."""
-        rule = self.optimizer if isinstance(self.credit, Backpropagation) else self.credit
-        return rule.gradient(model, self.loss)
+        return (self.optimizer if isinstance(self.credit, Backpropagation) else self.credit).gradient(model, self.loss)
 
     def build_optimizer(self, steps: int, spec: PyTree) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, after a noise meter where the run measures the noise scale."""

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxbp.core import Case, Context, Layer, PyTree, Running, Shared, Static, require, shaped
 from jaxbp.errors import InputError
-from jaxbp.layers.batch_norm import along_rows, counted_rows, wide_rows
+from jaxbp.layers.batch_norm import Across, along_rows, counted_rows, some_count, total, wide_rows
 from jaxbp.ops.spectral_functions import NAMED, product, spectral_backward, spectral_forward, square, symmetric
 
 UNEQUAL = (("hard points", "JAX's derivative of eigh is nan at equal eigenvalues, where this one is exact"),)
@@ -81,8 +81,9 @@ class SymmetricVector(Layer):
 class Whitening(Layer):
     """y = C^(-1/2) (x - m): [N, ..., C] -> the same shape, with no mean and nearly the identity as covariance.
 
-    momentum: the part of the running statistics that a step keeps, from 0 to 1. epsilon: added to the variances, above
-    0. Evaluation uses the running mean and covariance, and raises InputError without a state.
+    Where devices share the batch (ctx.axes) the statistics are those of all its rows, as of BatchNorm. momentum: the
+    part of the running statistics that a step keeps, from 0 to 1. epsilon: added to the variances, above 0. Evaluation
+    uses the running mean and covariance, and raises InputError without a state.
     """
 
     momentum: float = 0.9
@@ -98,14 +99,13 @@ class Whitening(Layer):
         return {"mean": jnp.zeros(channels, jnp.float32), "covariance": jnp.eye(channels, dtype=jnp.float32)}
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
-        if ctx.axes and ctx.train:
-            raise InputError("Whitening: its statistics are those of the whole batch, and a mesh of devices splits it")
         counts = ctx.counts if ctx.train else None
-        rows, average, count = counted_rows(x, counts, None)
+        across = Across.of(ctx, wide_rows(x), counts)
+        rows, average, count = counted_rows(x, counts, across)
         if ctx.train:
             mean = average(rows)
             z = inside(rows - mean[None], counts)
-            statistics = Shared({"mean": mean, "covariance": product("si,sj->ij", z, z) / count})
+            statistics = Shared({"mean": mean, "covariance": total(across, product("si,sj->ij", z, z)) / count})
         elif ctx.state is None:
             raise InputError("Whitening: evaluation needs running statistics; the context has no state")
         else:
@@ -113,28 +113,33 @@ class Whitening(Layer):
         ridge = self.epsilon * jnp.eye(rows.shape[-1], dtype=rows.dtype)
         w, kept = spectral_forward(INVERSE_SQRT, self.epsilon, statistics.value["covariance"] + ridge)
         y = product("ij,sj->si", w, rows - statistics.value["mean"][None])
-        return y.astype(x.dtype).reshape(x.shape), (x, statistics, Shared((w, kept)), counts)
+        return y.astype(x.dtype).reshape(x.shape), (x, statistics, Shared((w, kept)), counts, across)
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        x, statistics, root, counts = cache
-        rows, _, count = counted_rows(x, counts, None)
+        x, statistics, root, counts, across = cache
+        rows, _, count = counted_rows(x, counts, across)
         w, kept = root.value
         z = rows - statistics.value["mean"][None]
         delta = wide_rows(dy)
         dx = product("ij,si->sj", w, delta)
         if not isinstance(statistics, Running):
-            dc = spectral_backward(INVERSE_SQRT, self.epsilon, kept, product("si,sj->ij", delta, z))[0]
-            dx = dx - (jnp.sum(dx, 0) / count)[None] + 2 * product("ij,sj->si", dc, inside(z, counts)) / count
+            slope = total(across, product("si,sj->ij", delta, z))
+            dc = spectral_backward(INVERSE_SQRT, self.epsilon, kept, slope)[0]
+            dx = (
+                dx
+                - (total(across, jnp.sum(dx, 0)) / count)[None]
+                + 2 * product("ij,sj->si", dc, inside(z, counts)) / count
+            )
         dx = dx.astype(dy.dtype).reshape(dy.shape)
         return dx if counts is None else jnp.where(along_rows(counts, dx), dx, 0), {}
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        _, statistics, _, counts = cache
+        _, statistics, _, counts, across = cache
         if isinstance(statistics, Running):
             return state
         average = lambda old, new: self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
         after = {name: average(state[name], statistics.value[name]) for name in state}
-        return after if counts is None else jax.tree.map(partial(jnp.where, jnp.any(counts)), after, state)
+        return after if counts is None else jax.tree.map(partial(jnp.where, some_count(counts, across)), after, state)
 
     @classmethod
     def cases(cls) -> list[Case]:

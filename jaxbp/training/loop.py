@@ -17,32 +17,30 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxbp.backprop import penalized
-from jaxbp.config import Config, to_json
+from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
 from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
-from jaxbp.machine import header, machine
+from jaxbp.machine import check_devices, machine
 from jaxbp.parallel.feed import MeshFeed, make_mesh_feeds
 from jaxbp.parallel.placement import Placement, placed
 from jaxbp.parallel.processes import ALONE, Team
 from jaxbp.parallel.report import compiled
 from jaxbp.training import failure
-from jaxbp.training.checkpoint import load_arrays
+from jaxbp.training.ending import draw, kept_weights
 from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds
-from jaxbp.training.fit import batch_spec, check_fit, check_length
+from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.health import Health, make_looks
 from jaxbp.training.report import curves
-from jaxbp.training.report.alignment import draw_alignments
 from jaxbp.training.report.curves import Row
-from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
-from jaxbp.training.report.evidence import DataFacts
+from jaxbp.training.report.deltas import DeltaNorms, make_delta_norms
 from jaxbp.training.report.language import Pace, bits_per_byte
-from jaxbp.training.report.of_run import write_report
-from jaxbp.training.run import checkpointed, fingerprint
+from jaxbp.training.resumption import following, resumed
+from jaxbp.training.run import fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
 from jaxbp.training.step import (
@@ -159,6 +157,7 @@ def train(
     """
     if not isinstance(config, Config):
         raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
+    check_devices()
     folder = RunFolder(Path(path))
     with folder.locked() if team.first else nullcontext():
         folder.check_place()  # before anything compiles
@@ -198,8 +197,6 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     objective = config.objective(batch_spec(splits, batch))
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
     placement = placed(config, model, objective.spec, len(splits.train))
-    if placement and run.health_every:
-        raise InputError("run.health_every looks at a run on one device: with run.mesh it must be None")
     shardings = placement.state_shardings if placement else None
     state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
     gradient = config.gradient(placement.model if placement else model)
@@ -229,78 +226,6 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
     return session, state
-
-
-def resumed(session: Session, state: State) -> State:
-    """The state of the run in the folder, or `state` where there is none; writes what describes the run."""
-    config = session.config
-    folder = session.folder
-    killed = folder.metrics.is_file()  # a process before this one made steps
-    checkpoint = folder.resume(checkpointed(state, config), session.data)
-    if checkpoint is None:
-        session.records = folder.write(config, session.splits.preparation, None)
-        print(header(state.params), flush=True)
-        if killed:
-            again = lost("before it", session.interval())
-            print(f"begun again: an earlier start ended before its first checkpoint{again}", flush=True)
-        session.team.agree(None)
-        return state
-    arrays, facts = checkpoint
-    session.team.agree(int(arrays["state"].step))
-    arrays = session.placement.placed(arrays, state) if session.placement else arrays
-    state = arrays["state"]
-    done = int(state.step)
-    check_length(config, session.model, session.splits, folder.stored()["run"]["epochs"], done)
-    session.best = arrays["best"]
-    session.facts = {key: facts[key] for key in session.facts}
-    session.records = folder.write(config, session.splits.preparation, facts)
-    if "run" not in facts and not session.team.lines:
-        session.save(state)  # the checkpoint of an older version is not bound to its run
-    print(header(state.params), flush=True)
-    again = lost("after it", facts.get("at_risk", 0.0))
-    print(f"resumed at step {done} of {config.run.epochs * session.steps}{again}", flush=True)
-    return state
-
-
-def following(session: Session, state: State) -> State:
-    """The state that process 0 has resumed, or `state` where there is none."""
-    step = session.team.agree(None)[0]
-    if step is None or session.placement is None:
-        return state
-    path, facts = session.folder.newest(step)
-    arrays = session.placement.placed(load_arrays(path / "arrays", checkpointed(state, session.config)), state)
-    session.best = arrays["best"]
-    session.facts = {key: facts[key] for key in session.facts}
-    return arrays["state"]
-
-
-def lost(when: str, seconds: float) -> str:
-    """What a process that was killed has lost, for the end of a line; nothing where it had saved all."""
-    return f"; what was done {when}, up to {seconds:g} seconds of work, is done again" if seconds else ""
-
-
-def draw(session: Session, rows: list[Row]) -> None:
-    """curves.png of the rows so far, pictures of deltas and of other credit where there are any, and report.html."""
-    if not session.team.first:
-        return
-    if rows:
-        curves.draw_curves(rows, session.folder.path / "curves.png")
-        if session.delta_norms:
-            draw_deltas(rows[-1]["delta_norms"], session.folder.path / "deltas.png")
-        if session.alignments:
-            draw_alignments(rows, session.folder.path / "alignment.png")
-    run = session.config.run
-    facts = DataFacts.of(session.splits, session.batch_size, run.seed, run.shuffle)
-    write_report(session.folder.path, to_json(session.config), facts)
-
-
-def kept_weights(session: Session, last: int, best: Row) -> str:
-    """The last line of a run with patience: whether it stopped early, and whose weights it keeps."""
-    run = session.config.run
-    stopped = f"stopped early after epoch {last} of {run.epochs}, {run.patience} evaluations without a better loss; "
-    loss = curves.as_text(best["validation_loss"])
-    kept = f"kept the weights of epoch {best['epoch']}, whose validation loss of {loss} is the lowest"
-    return (stopped if session.facts["finished"] else "") + kept
 
 
 def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
