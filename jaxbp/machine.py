@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from jaxbp.core import PyTree
+from jaxbp.errors import InputError
 
 OPTIONS = (  # of jax.config: those that change numbers
     "jax_enable_x64",
@@ -48,6 +49,15 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in ("jaxbp", "jax", "jaxlib", "numpy", "optax")},
     }
+
+
+def check_devices() -> None:
+    """Raises InputError where this machine has no device of the kind that JAX is asked for."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for a kind whose plug-in is not installed
+        asked = jax.config.values["jax_platforms"]
+        raise InputError(f"JAX_PLATFORMS={asked}: this machine has no such device; JAX_PLATFORMS=cpu works") from error
 
 
 def settings() -> dict[str, Any]:

@@ -16,8 +16,8 @@ dscale stay the device's own: the sum over devices that makes a gradient comes a
 
 Keeps x, which the layer below keeps anyway, and the two statistics of each channel; z is made again. v is the mean of
 the squared distances from m in a second pass over x: mean x^2 - m^2 loses all digits where m is large. Costs two passes
-forward and two backward, where autodiff stores and reads several more arrays of the size of x. The backward sums are
-products with a vector of ones, up to a third faster on CPU than reductions of the same size.
+forward and two backward, where autodiff stores and reads several more arrays of the size of x. On CPU the
+backward sums are products with a vector of ones.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import jax.numpy as jnp
 
 from jaxbp.core import Case, Context, Layer, PyTree, Running, Shared, register, require, shaped, wide
 from jaxbp.errors import InputError
+from jaxbp.ops.products import column_sums
 
 
 @partial(register, data_fields=["count"], meta_fields=["axes"])
@@ -48,10 +49,6 @@ class Across:
         if not ctx.axes or not ctx.train:
             return None
         return cls(ctx.axes, jax.lax.psum(own_count(rows, counts), ctx.axes))
-
-    def total(self, a: jax.Array) -> jax.Array:
-        """The sum of `a` over the devices."""
-        return jax.lax.psum(a, self.axes)
 
 
 @dataclass(frozen=True)
@@ -101,11 +98,10 @@ class BatchNorm(Layer):
         delta = wide_rows(dy)  # [S, C]
         r = jax.lax.rsqrt(statistics.value["variance"] + self.epsilon)
         z = (rows - statistics.value["mean"][None]) * r[None]
-        total = lambda a: jnp.einsum("s,sc->c", jnp.ones(len(a), a.dtype), a, precision="highest")
-        dbias = total(delta)
-        dscale = total(delta * z)
+        dbias = column_sums(delta)
+        dscale = column_sums(delta * z)
         if not isinstance(statistics, Running):
-            bias_sum, scale_sum = across.total(jnp.stack([dbias, dscale])) if across else (dbias, dscale)
+            bias_sum, scale_sum = total(across, (dbias, dscale))
             delta = delta - (bias_sum / count)[None] - z * (scale_sum / count)[None]
         dx = delta * (r * params["scale"].astype(delta.dtype))[None]
         dx = dx.astype(dy.dtype).reshape(dy.shape)
@@ -122,10 +118,7 @@ class BatchNorm(Layer):
         unbiased = statistics.value | {"variance": statistics.value["variance"] * (count / largest(count - 1, 1))}
         average = lambda old, new: self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
         after = {name: average(state[name], unbiased[name]) for name in state}
-        if counts is None:
-            return after
-        some = jnp.any(counts) if across is None else across.count > 0
-        return jax.tree.map(partial(jnp.where, some), after, state)
+        return after if counts is None else jax.tree.map(partial(jnp.where, some_count(counts, across)), after, state)
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -159,19 +152,28 @@ def along_rows(counts: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def counted_rows(
-    x: jax.Array, counts: jax.Array | None, across: Across | None
+    x: jax.Array, counts: jax.Array | None, across: Across | None = None
 ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array], float | jax.Array]:
     """-> (rows [S, C], their average [S, C] -> [C], how many count): zeros for rows that do not, which are left out."""
     rows = wide_rows(x)
     if counts is None and across is None:
         return rows, lambda a: jnp.mean(a, 0), len(rows)
-    total = across.total if across else lambda a: a
     count = jnp.maximum(across.count if across else own_count(rows, counts), 1)
 
     def counted(a: jax.Array) -> jax.Array:
         return a if counts is None else jnp.where(jnp.repeat(counts, len(a) // len(counts))[:, None], a, 0)
 
-    return counted(rows), lambda a: total(jnp.sum(counted(a), 0)) / count, count
+    return counted(rows), lambda a: total(across, jnp.sum(counted(a), 0)) / count, count
+
+
+def total(across: Across | None, sums: PyTree) -> PyTree:
+    """The sums of this device's rows, over all devices that have some of the batch."""
+    return jax.lax.psum(sums, across.axes) if across else sums
+
+
+def some_count(counts: jax.Array, across: Across | None) -> jax.Array:
+    """Whether any row of the batch counts."""
+    return across.count > 0 if across else jnp.any(counts)
 
 
 def own_count(rows: jax.Array, counts: jax.Array | None) -> jax.Array:

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxbp.core import Case, Context, Layer, PyTree, Running, Shared, Static, require, shaped
 from jaxbp.errors import InputError
-from jaxbp.layers.batch_norm import Across, along_rows, counted_rows, wide_rows
+from jaxbp.layers.batch_norm import Across, along_rows, counted_rows, some_count, total, wide_rows
 from jaxbp.ops.spectral_functions import NAMED, product, spectral_backward, spectral_forward, square, symmetric
 
 UNEQUAL = (("hard points", "JAX's derivative of eigh is nan at equal eigenvalues, where this one is exact"),)
@@ -105,8 +105,7 @@ class Whitening(Layer):
         if ctx.train:
             mean = average(rows)
             z = inside(rows - mean[None], counts)
-            moments = product("si,sj->ij", z, z)
-            statistics = Shared({"mean": mean, "covariance": (across.total(moments) if across else moments) / count})
+            statistics = Shared({"mean": mean, "covariance": total(across, product("si,sj->ij", z, z)) / count})
         elif ctx.state is None:
             raise InputError("Whitening: evaluation needs running statistics; the context has no state")
         else:
@@ -124,10 +123,13 @@ class Whitening(Layer):
         delta = wide_rows(dy)
         dx = product("ij,si->sj", w, delta)
         if not isinstance(statistics, Running):
-            sums = product("si,sj->ij", delta, z), jnp.sum(dx, 0)
-            dw, shift = jax.tree.map(across.total, sums) if across else sums
-            dc = spectral_backward(INVERSE_SQRT, self.epsilon, kept, dw)[0]
-            dx = dx - (shift / count)[None] + 2 * product("ij,sj->si", dc, inside(z, counts)) / count
+            slope = total(across, product("si,sj->ij", delta, z))
+            dc = spectral_backward(INVERSE_SQRT, self.epsilon, kept, slope)[0]
+            dx = (
+                dx
+                - (total(across, jnp.sum(dx, 0)) / count)[None]
+                + 2 * product("ij,sj->si", dc, inside(z, counts)) / count
+            )
         dx = dx.astype(dy.dtype).reshape(dy.shape)
         return dx if counts is None else jnp.where(along_rows(counts, dx), dx, 0), {}
 
@@ -137,10 +139,7 @@ class Whitening(Layer):
             return state
         average = lambda old, new: self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
         after = {name: average(state[name], statistics.value[name]) for name in state}
-        if counts is None:
-            return after
-        some = jnp.any(counts) if across is None else across.count > 0
-        return jax.tree.map(partial(jnp.where, some), after, state)
+        return after if counts is None else jax.tree.map(partial(jnp.where, some_count(counts, across)), after, state)
 
     @classmethod
     def cases(cls) -> list[Case]:

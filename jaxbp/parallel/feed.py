@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -89,14 +89,17 @@ def make_mesh_feeds(
         if isinstance(part, Stream):
             stream = StreamFeed(part, seed, shuffle, batch_size, first, last)
             return MeshFeed(part, placement, stream.steps, stream.order)
-        epochs = [epoch_order(seed, epoch, len(part), batch_size, shuffle) for epoch in range(first, last)]
-        rows, counts = (np.concatenate(arrays) for arrays in zip(*epochs, strict=True))
+        steps = -(-len(part) // batch_size)
+        epoch = lru_cache(2)(lambda number: epoch_order(seed, number, len(part), batch_size, shuffle))
 
-        def order(first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-            missing = ((0, max(0, first + count - len(rows))), (0, 0))
-            some = slice(first, first + count)
-            return np.pad(rows[some], missing), np.pad(counts[some], missing)
+        def order(start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = np.zeros((count, batch_size), np.int32)
+            counts = np.zeros((count, batch_size), np.float32)
+            for i in range(min(count, (last - first) * steps - start)):
+                number, step = divmod(start + i, steps)
+                rows[i], counts[i] = (array[step] for array in epoch(first + number))
+            return rows, counts
 
-        return MeshFeed(part, placement, len(rows), order)
+        return MeshFeed(part, placement, (last - first) * steps, order)
 
     return feed

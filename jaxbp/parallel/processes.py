@@ -79,9 +79,8 @@ class Team:
 
     def end(self, process: int) -> None:
         """Ends this process at once, with one line."""
-        os.write(
-            2, f"error: process {process} of {self.processes} has ended, and so does this one: {RESUME}\n".encode()
-        )
+        line = f"error: process {process} of {self.processes} has ended, and so does this one: {RESUME}"
+        print(f"{line} (messages of the runtime: {self.log})", file=sys.stderr, flush=True)
         os._exit(1)
 
     def __enter__(self) -> Team:

@@ -5,45 +5,46 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from jaxbp.backprop import penalized
-from jaxbp.config import Config, to_json
-from jaxbp.core import Layer, PyTree
+from jaxbp.config import Config
+from jaxbp.core import Batch, Layer, PyTree
 from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
-from jaxbp.machine import header, machine
+from jaxbp.machine import check_devices, machine
+from jaxbp.optim import Objective
 from jaxbp.parallel.feed import MeshFeed, make_mesh_feeds
 from jaxbp.parallel.placement import Placement, placed
 from jaxbp.parallel.processes import ALONE, Team
 from jaxbp.parallel.report import compiled
 from jaxbp.training import failure
-from jaxbp.training.checkpoint import load_arrays
+from jaxbp.training.ending import draw, kept_weights
 from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds
-from jaxbp.training.fit import batch_spec, check_fit, check_length
+from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.training.folder import Records, RunFolder
-from jaxbp.training.health import Health, make_health
-from jaxbp.training.logs import HEALTH
+from jaxbp.training.health import Health, make_looks
+from jaxbp.training.precision import loss_scaled
+from jaxbp.training.profile import Profiler
 from jaxbp.training.report import curves
-from jaxbp.training.report.alignment import draw_alignments
 from jaxbp.training.report.curves import Row
-from jaxbp.training.report.deltas import DeltaNorms, draw_deltas, make_delta_norms
-from jaxbp.training.report.evidence import DataFacts
+from jaxbp.training.report.deltas import DeltaNorms, make_delta_norms
 from jaxbp.training.report.language import Pace, bits_per_byte
-from jaxbp.training.report.of_run import write_report
-from jaxbp.training.run import checkpointed, fingerprint
+from jaxbp.training.resumption import following, resumed
+from jaxbp.training.run import fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
 from jaxbp.training.step import (
@@ -57,6 +58,7 @@ from jaxbp.training.step import (
     make_step,
     prepared,
 )
+from jaxbp.training.writers import Writers, make_writers
 
 AnyFeed = EpochFeed | StreamFeed | MeshFeed
 YOUNG = 60.0  # seconds: the first minute of a process, in which less work may be lost
@@ -86,10 +88,12 @@ class Session:
     steps: int  # in an epoch
     pace: Pace | None  # None where the data are no text
     sampler: Sampler | None  # None where the run takes no samples
+    health: Health | None  # None where nobody looks at it
     placement: Placement | None  # None on one device
     team: Team
     alignments: Alignments | None  # None where the credit rule is exact
-    health: Health | None  # None where nobody looks at it
+    profiler: Profiler
+    writers: Writers = Writers()
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -160,6 +164,7 @@ def train(
     """
     if not isinstance(config, Config):
         raise InputError(f"train needs a Config, got {type(config).__name__}; jaxbp.config.load(file) reads one")
+    check_devices()
     folder = RunFolder(Path(path))
     with folder.locked() if team.first else nullcontext():
         folder.check_place()  # before anything compiles
@@ -172,8 +177,10 @@ def train(
             folder.finish_start_over()
             folder.check(config)
         state = resumed(session, state) if team.first else following(session, state)
+        if team.first:
+            session.writers = make_writers(config, folder.path, session.records.identity.runs[0], int(state.step))
         try:
-            with signals() as caught:
+            with signals() as caught, closing(session.writers):
                 all_rounds(session, state, caught)
         except (Interrupted, NotFinite):
             with suppress(OSError):  # what ended the run counts
@@ -199,111 +206,48 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     objective = config.objective(batch_spec(splits, batch))
     optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
     placement = placed(config, model, objective.spec, len(splits.train))
-    if placement and run.health_every:
-        raise InputError("run.health_every looks at a run on one device: with run.mesh it must be None")
     shardings = placement.state_shardings if placement else None
     state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
-    gradient = config.gradient(placement.model if placement else model)
-    gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
-    gradient = placement.gradient(gradient) if placement else gradient
-    gradient = penalized(gradient, objective.penalties)
-    augment = placement.augment(config.data.augment) if placement else config.data.augment
-    step = make_step(gradient, optimizer, augment, config.credit)
-    classify = splits.classes is not None
+    step = training_step(config, model, optimizer, objective, placement)
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(placement.settled(step) if placement else step),
-        make_evaluation(model, config.loss, classify, placement),
+        make_program(step),
+        make_evaluation(model, config.loss, splits.classes is not None, placement),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
+        make_looks(config, model, splits, step, folder),
         placement,
         team,
         None if config.credit.exact else make_alignments(config.credit, model, config.loss),
-        make_health(model, config.loss, step, splits.train, classify, run.health_every, folder.path / HEALTH)
-        if run.health_every
-        else None,
+        Profiler(run.profile_step, folder.path / "profile"),
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
     return session, state
 
 
-def resumed(session: Session, state: State) -> State:
-    """The state of the run in the folder, or `state` where there is none; writes what describes the run."""
-    config = session.config
-    folder = session.folder
-    killed = folder.metrics.is_file()  # a process before this one made steps
-    checkpoint = folder.resume(checkpointed(state, config), session.data)
-    if checkpoint is None:
-        session.records = folder.write(config, session.splits.preparation, None)
-        print(header(state.params), flush=True)
-        if killed:
-            again = lost("before it", session.interval())
-            print(f"begun again: an earlier start ended before its first checkpoint{again}", flush=True)
-        session.team.agree(None)
-        return state
-    arrays, facts = checkpoint
-    session.team.agree(int(arrays["state"].step))
-    arrays = session.placement.placed(arrays, state) if session.placement else arrays
-    state = arrays["state"]
-    done = int(state.step)
-    check_length(config, session.model, session.splits, folder.stored()["run"]["epochs"], done)
-    session.best = arrays["best"]
-    session.facts = {key: facts[key] for key in session.facts}
-    session.records = folder.write(config, session.splits.preparation, facts)
-    if "run" not in facts and not session.team.lines:
-        session.save(state)  # the checkpoint of an older version is not bound to its run
-    print(header(state.params), flush=True)
-    again = lost("after it", facts.get("at_risk", 0.0))
-    print(f"resumed at step {done} of {config.run.epochs * session.steps}{again}", flush=True)
-    return state
-
-
-def following(session: Session, state: State) -> State:
-    """The state that process 0 has resumed, or `state` where there is none."""
-    step = session.team.agree(None)[0]
-    if step is None or session.placement is None:
-        return state
-    path, facts = session.folder.newest(step)
-    arrays = session.placement.placed(load_arrays(path / "arrays", checkpointed(state, session.config)), state)
-    session.best = arrays["best"]
-    session.facts = {key: facts[key] for key in session.facts}
-    return arrays["state"]
-
-
-def lost(when: str, seconds: float) -> str:
-    """What a process that was killed has lost, for the end of a line; nothing where it had saved all."""
-    return f"; what was done {when}, up to {seconds:g} seconds of work, is done again" if seconds else ""
-
-
-def draw(session: Session, rows: list[Row]) -> None:
-    """curves.png of the rows so far, deltas.png and alignment.png where there are such, and report.html."""
-    if not session.team.first:
-        return
-    if rows:
-        curves.draw_curves(rows, session.folder.path / "curves.png")
-        if session.delta_norms:
-            draw_deltas(rows[-1]["delta_norms"], session.folder.path / "deltas.png")
-        if session.alignments:
-            draw_alignments(rows, session.folder.path / "alignment.png")
-    run = session.config.run
-    facts = DataFacts.of(session.splits, session.batch_size, run.seed, run.shuffle)
-    write_report(session.folder.path, to_json(session.config), facts)
-
-
-def kept_weights(session: Session, last: int, best: Row) -> str:
-    """The last line of a run with patience: whether it stopped early, and whose weights it keeps."""
-    run = session.config.run
-    stopped = f"stopped early after epoch {last} of {run.epochs}, {run.patience} evaluations without a better loss; "
-    loss = curves.as_text(best["validation_loss"])
-    kept = f"kept the weights of epoch {best['epoch']}, whose validation loss of {loss} is the lowest"
-    return (stopped if session.facts["finished"] else "") + kept
+def training_step(
+    config: Config,
+    model: Layer,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    placement: Placement | None = None,
+) -> Callable[[State, Batch], State]:
+    """(state, batch) -> state: the gradient that the config asks for, on its devices, and its optimizer."""
+    gradient = config.gradient(placement.model if placement else model)
+    gradient = accumulated(gradient, config.run.micro_batches) if config.run.micro_batches > 1 else gradient
+    gradient = placement.gradient(gradient) if placement else gradient
+    gradient = loss_scaled(gradient) if config.run.dtype == "float16" else gradient
+    gradient = penalized(gradient, objective.penalties)
+    augment = placement.augment(config.data.augment) if placement else config.data.augment
+    step = make_step(gradient, optimizer, augment, config.credit)
+    return placement.settled(step) if placement else step
 
 
 def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
@@ -359,11 +303,14 @@ def one_round(session: Session, state: State, feed: AnyFeed, offset: int, caught
     run = session.config.run
     per_call = run.steps_per_call
     sums: Sums | None = None
-    for first, count in calls(int(state.step) - offset, steps, per_call, offset, run.sample_every, run.health_every):
+    profiler = session.profiler
+    periods = (run.sample_every, run.health_every)
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, *periods, ends=profiler.ends):
         previous = sums
-        if session.health and not isinstance(feed, MeshFeed) and session.health.due(offset + first):
-            session.health.write(state, feed, first)
-        state, sums = session.program(state, *feed.call(first, per_call), np.int32(count))
+        if session.health and session.health.due(offset + first):
+            session.health.write(state, feed, first, per_call)
+        steps_of_call = partial(session.program, state, *feed.call(first, per_call), np.int32(count))
+        state, sums = profiler.run(offset + first, steps_of_call)
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
             whole = session.on_host(state)
@@ -446,6 +393,7 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
     if session.team.first:
         append_line(session.folder.metrics, json.dumps(row))
         append_line(session.folder.path / "timing.jsonl", json.dumps(timing))
+        session.writers.write(int(state.step), row | timing)
     patience = session.config.run.patience
     facts = session.facts
     if patience is not None:

@@ -14,12 +14,13 @@ from jaxbp.backprop import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.commands.__main__ import main
 from jaxbp.core import Context, cast
-from jaxbp.layers import BatchNorm, BatchNormReLU, Whitening
+from jaxbp.layers import Whitening
 from jaxbp.parallel.mesh import AXES, MeshShape, check_batch
 from jaxbp.parallel.placement import ROWS, WHOLE, Placement
 from jaxbp.parallel.report import collectives, device_bytes
 from jaxbp.training.loop import train
 from jaxbp.training.step import accumulated
+from tests.support.conformance import all_cases
 from tests.support.meshes import CONFIGS, losses, on, session_of
 from tests.support.runs import weights
 
@@ -55,18 +56,21 @@ def sharded_layer(layer, mesh):
 @pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize(
-    ("layer", "counting"),
+    ("case", "counting"),
     [
-        *((layer, counting) for layer in (BatchNorm(), BatchNormReLU()) for counting in ("all", "some", "none")),
-        (Whitening(), "some"),  # where none counts all eigenvalues are equal, and JAX's derivative of eigh is nan
+        pytest.param(case, counting, id=f"{case}-{counting}")
+        for case in all_cases()
+        for counting in ("all", "some", "none")
+        if case.layer.couples_batch
+        and not (isinstance(case.layer, Whitening) and counting == "none")  # JAX's derivative of eigh is nan there
     ],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_batch_norm_is_that_of_the_whole_batch(layer, counting):
+def test_a_layer_that_couples_its_batch_sees_the_whole_batch(case, counting):
     """The oracle is jax.vjp of the forward pass of one device. With "some" a device has no row that counts."""
-    x, dy = jax.random.normal(jax.random.key(0), (2, 16, 3, 5), jnp.float64) + 1
+    layer = case.layer
+    x, dy = jax.random.normal(jax.random.key(0), (2, 16, *case.spec.shape[1:]), jnp.float64) + 1
     counts = None if counting == "all" else jnp.arange(16) < (11 if counting == "some" else 0)
-    params = cast(jax.tree.map(lambda a: a + 0.3, layer.init(None, x)), jnp.float64)
+    params = cast(jax.tree.map(lambda a: a + 0.3, layer.init(jax.random.key(1), x)), jnp.float64)
     state = cast(layer.init_state(x), jnp.float64)
     ctx = Context(state=state, counts=counts)
     y, back, cache = jax.vjp(lambda p, x: layer.forward(p, x, ctx), params, x, has_aux=True)
@@ -196,11 +200,10 @@ def test_a_batch_that_does_not_divide():
         (["--config.run.mesh.data=3"], "run.mesh: data=3 x fsdp=1 is no mesh of 8 devices; run.mesh.data=8"),
         (["--config.run.mesh.data=0"], "--config.run.mesh.data"),
         (["--config.run.mesh.data=8", "--config.run.batch_size=60"], "60 examples does not divide among 8 devices;"),
-        (
-            ["--config.run.mesh.data=8", "--config.run.noise_scale_every=5"],
-            "run.noise_scale_every looks into the whole",
-        ),
-        (["--config.run.mesh.data=8", "--config.optimizer=KFAC"], "KFAC looks into the whole batch on one device"),
+        (["--config.run.mesh.data=8", "--config.run.noise_scale_every=5"], "run.noise_scale_every needs the whole"),
+        (["--config.run.mesh.data=8", "--config.run.health_every=5"], "run.health_every needs the whole batch"),
+        (["--config.run.mesh.data=8", "--config.credit=DirectFeedback"], "credit=DirectFeedback needs the whole batch"),
+        (["--config.run.mesh.data=8", "--config.optimizer=KFAC"], "KFAC needs the whole batch on one device"),
     ],
 )
 def test_what_is_refused_takes_one_line(words, line, tmp_path, capsys):
@@ -243,3 +246,14 @@ def test_a_run_goes_on_on_other_devices(tmp_path, monkeypatch, capsys):
     assert weights(tmp_path / "same") == weights(tmp_path / "whole")
     for row, expected in zip([*rows["one"], *rows["other"]], 2 * rows["same"], strict=True):
         assert row == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_device_kind_that_is_not_there_takes_one_line(monkeypatch, tmp_path, capsys):
+    """JAX raises an error without words where the plug-in is not installed."""
+
+    def devices():
+        raise AssertionError
+
+    monkeypatch.setattr("jaxbp.machine.jax.devices", devices)
+    assert main(["train", "digits_mlp", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err.endswith(": this machine has no such device; JAX_PLATFORMS=cpu works\n")
