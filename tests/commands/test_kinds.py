@@ -26,12 +26,12 @@ NEEDED = {  # words of what a kind cannot be without
     "Images": ["path=x"],
     "Npz": ["path=x.npz"],
     "Optax": ["name=lion"],
+    "Plane": ["name=moons"],
     "OptaxSchedule": ["name=constant_schedule"],
     "Reconstruction": ["data=Logic", "data.operator=xor"],
     "LayerModel": ["layer=Dense(10)"],
     "Logic": ["operator=xor"],
     "Parquet": ["path=x.parquet"],
-    "Plane": ["name=moons"],
     "Rows": ["x=0,1;1,0", "y=0;1"],
 }
 FIELDS = ("data", "model", "loss", "optimizer", "optimizer.schedule", "optimizer.plateau", "optimizer.private")

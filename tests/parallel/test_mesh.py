@@ -202,7 +202,10 @@ def test_a_batch_that_does_not_divide():
         (["--config.run.mesh.data=8", "--config.run.batch_size=60"], "60 examples does not divide among 8 devices;"),
         (["--config.run.mesh.data=8", "--config.run.noise_scale_every=5"], "run.noise_scale_every needs the whole"),
         (["--config.run.mesh.data=8", "--config.run.health_every=5"], "run.health_every needs the whole batch"),
-        (["--config.run.mesh.data=8", "--config.credit=DirectFeedback"], "credit=DirectFeedback needs the whole batch"),
+        (
+            ["--config.run.mesh.data=8", "--config.credit=DirectFeedbackAlignment"],
+            "credit=DirectFeedbackAlignment needs the whole batch",
+        ),
         (["--config.run.mesh.data=8", "--config.optimizer=KFAC"], "KFAC needs the whole batch on one device"),
     ],
 )
