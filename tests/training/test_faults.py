@@ -2,6 +2,7 @@
 
 import gc
 import json
+import random
 import shutil
 import signal
 from collections import Counter
@@ -111,6 +112,25 @@ def test_a_fault_at_every_event_of_a_run(kind, resumed, warm, quiet, half, tmp_p
     counted = outcomes(warm, quiet, tmp_path / "run", half if resumed else None, kind, range(1, 10_000))
     with capsys.disabled():
         print(f"\n{getattr(kind, 'name', kind)}, {'resumed' if resumed else 'first'}: {dict(counted)}")
+
+
+@pytest.mark.nightly
+def test_a_thousand_kills(warm, quiet, tmp_path, capsys):
+    """Each process is killed at a random event, until 1,000 were; a run that ends all the same is compared."""
+    chance = random.Random(0)
+    folder = tmp_path / "run"
+    kills = ended = 0
+    while kills < 1000:
+        if struck(warm, folder, "kill", chance.randint(1, 120)) == "killed":
+            kills += 1
+            continue
+        assert warm.bytes(folder) == quiet
+        shutil.rmtree(folder)
+        ended += 1
+    warm.train(folder)
+    assert warm.bytes(folder) == quiet
+    with capsys.disabled():
+        print(f"\n{kills} kills, {ended + 1} runs that ended, 0 bytes differ")
 
 
 CALLS = "rename,renameat,mkdir,unlink,unlinkat,rmdir,fsync,fdatasync,ftruncate,pwrite64"
