@@ -17,12 +17,15 @@ from jaxbp.typed import Typed, field_types, fits
 
 DIGITS = EXPERIMENTS["digits_mlp"]
 NEEDED = {  # words of what a kind cannot be without
+    "ArrayFiles": ["train_x=x.npy", "train_y=y.npy"],
     "Csv": ["path=x.csv"],
     "Curve": ["name=eight"],
     "Fold": ["data=Embedded", "data.name=wine", "index=0", "folds=2"],
     "Frame": ["frame=0"],
     "Function": ["name=sine"],
+    "HuggingFace": ["path=x"],
     "Idx": [f"{part}_{kind}=x" for part in ("train", "test") for kind in ("images", "labels")],
+    "ImageFiles": ["path=x"],
     "Images": ["path=x"],
     "Npz": ["path=x.npz"],
     "Optax": ["name=lion"],
