@@ -20,6 +20,7 @@ from jaxbp.errors import InputError, unknown
 COMMANDS = {
     "tokenize": "text to files of token ids",
     "train": "trains an experiment, or goes on with a run",
+    "search": "trains with all values of some keys, and with several seeds",
     "evaluate": "scores a finished run on its data",
     "predict": "predictions of a finished run for new rows",
     "sample": "text from a trained language model",
@@ -36,7 +37,7 @@ COMMANDS = {
     "compare_credit": "compares credit rules on MNIST",
 }
 EXTRAS = dict.fromkeys(("jinja2", "matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
-EXTRAS |= {"tensorboardX": "tensorboard", "wandb": "wandb"}
+EXTRAS |= {"tensorboardX": "tensorboard", "wandb": "wandb", "datasets": "datasets"}
 LESS_MEMORY = "lower run.batch_size, raise run.micro_batches, or make the model smaller"
 
 

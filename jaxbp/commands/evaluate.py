@@ -24,7 +24,7 @@ from jaxbp.data.stream import Stream
 from jaxbp.errors import InputError
 from jaxbp.files import as_json, overwrite
 from jaxbp.programs import keep_programs
-from jaxbp.training.evaluate import make_evaluation, make_prediction, predicted_class, true_class
+from jaxbp.training.evaluate import make_evaluation, make_prediction, predicted_class, train_sample, true_class
 from jaxbp.training.fit import check_data
 from jaxbp.training.report import pictures
 from jaxbp.training.report.curves import as_text
@@ -62,12 +62,13 @@ def main(words: Sequence[str]) -> int:
     check_data(run, splits)
     if fingerprint(splits) != run.data:
         print("these are not the data that the run was trained on: parts may overlap")
-    if isinstance(splits.train, Stream):
+    if isinstance(splits.train, Stream) and splits.train.steps:
         report = scores_of_text(run, splits)
         overwrite(folder / "scores.json", as_json(report))
         return 0
     predict = make_prediction(run.model)
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    train = train_sample(splits) if isinstance(splits.train, Stream) else splits.train
+    parts = {"train": train, "validation": splits.validation, "test": splits.test}
     lines = []
     report = {}
     for name, part in parts.items():
@@ -97,8 +98,7 @@ def scores_of_text(run: Trained, splits: Splits) -> dict[str, dict[str, float]]:
     Nothing of the size of all windows times all ids is made.
     """
     evaluate = make_evaluation(run.model, run.config.loss, True)
-    count = min(len(splits.test), len(splits.train))
-    parts = {"train": splits.train.take(np.arange(count) * len(splits.train) // count), "test": splits.test}
+    parts = {"train": train_sample(splits), "test": splits.test}
     report = {}
     for name, part in parts.items():
         figures = evaluate(run.params, run.state, part)

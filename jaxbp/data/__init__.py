@@ -2,18 +2,23 @@
 
 A data set derives from `DataConfig`, or from `Prepared` (which knows how to scale), and has `load`; or from `Tabular`
 (which also splits, and makes folds), and has `table`; or from `Table` (which chooses among columns), and has `read`.
-One of images derives from `Movable` too; one of files from `FromFiles`, before the others.
+One of images derives from `Movable` too; one of files from `FromFiles`, before the others. One beyond memory derives
+from `Streamed` and has `source` and `test_source`; or from `FromMap`, and has `examples`.
 """
 
 from jaxbp.data.adding import Adding
+from jaxbp.data.array_files import ArrayFiles
 from jaxbp.data.characters import Characters
 from jaxbp.data.csv_file import Csv
 from jaxbp.data.curve import Curve
 from jaxbp.data.embedded import Embedded
 from jaxbp.data.frame import Frame
 from jaxbp.data.from_files import FromFiles
+from jaxbp.data.from_map import FromMap
 from jaxbp.data.function import Function
+from jaxbp.data.hugging_face import HuggingFace
 from jaxbp.data.idx import Idx
+from jaxbp.data.image_files import ImageFiles
 from jaxbp.data.images import Images
 from jaxbp.data.logic import Logic
 from jaxbp.data.mnist import Mnist
@@ -27,12 +32,14 @@ from jaxbp.data.prepare import Prepared, Tabular, cross_validation
 from jaxbp.data.reber import Reber
 from jaxbp.data.reconstruction import Encoder, Reconstruction
 from jaxbp.data.rows import Rows
+from jaxbp.data.sources import Streamed
 from jaxbp.data.table import Table
 from jaxbp.data.text import Text
 from jaxbp.data.tokens import Tokens
 
 __all__ = [
     "Adding",
+    "ArrayFiles",
     "Characters",
     "Csv",
     "Curve",
@@ -42,8 +49,11 @@ __all__ = [
     "Encoder",
     "Frame",
     "FromFiles",
+    "FromMap",
     "Function",
+    "HuggingFace",
     "Idx",
+    "ImageFiles",
     "Images",
     "Logic",
     "Mnist",
@@ -57,6 +67,7 @@ __all__ = [
     "Reconstruction",
     "Rows",
     "Splits",
+    "Streamed",
     "Table",
     "Tabular",
     "Text",

@@ -94,21 +94,7 @@ def read_idx(path: Path, allowance: Allowance | None = None) -> np.ndarray:
 
 def _read(stream: BufferedIOBase, path: Path, allowance: Allowance, length: int | None) -> np.ndarray:
     """The array in a stream of `length` bytes; None: its length is not known."""
-    head = stream.read(4)
-    if len(head) < 4:
-        raise InputError(f"{path}: holds {len(head)} bytes, and an IDX file begins with 4")
-    _, _, kind, rank = head
-    if head[:2] != b"\0\0" or kind not in TYPES or not 1 <= rank <= 4:
-        raise InputError(
-            f"{path}: begins with bytes {head.hex(' ')}, which is no IDX file (those begin with 00 00, "
-            f"a type {'/'.join(f'{t:02x}' for t in TYPES)}, and 01..04 dimensions)"
-        )
-    sizes = stream.read(4 * rank)
-    if len(sizes) < 4 * rank:
-        raise InputError(f"{path}: is truncated: {rank} dimensions need {4 + 4 * rank} bytes, not {4 + len(sizes)}")
-    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
-    dtype = np.dtype(TYPES[kind])
-    start = 4 + len(sizes)
+    shape, dtype, start = read_header(stream, path)
     size = math.prod(shape) * dtype.itemsize
     needs = f"shape {shape} of {dtype.name} needs {start + size} bytes, the file has"
     if length is not None and length != start + size:
@@ -124,3 +110,22 @@ def _read(stream: BufferedIOBase, path: Path, allowance: Allowance, length: int 
     if stream.read(1):
         raise InputError(f"{path}: has trailing bytes: {needs} more")
     return raw.view(dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def read_header(stream: BufferedIOBase, path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
+    """(shape, type as it is stored, bytes before the array) of the file that a stream begins with."""
+    head = stream.read(4)
+    if len(head) < 4:
+        raise InputError(f"{path}: holds {len(head)} bytes, and an IDX file begins with 4")
+    _, _, kind, rank = head
+    if head[:2] != b"\0\0" or kind not in TYPES or not 1 <= rank <= 4:
+        raise InputError(
+            f"{path}: begins with bytes {head.hex(' ')}, which is no IDX file (those begin with 00 00, "
+            f"a type {'/'.join(f'{t:02x}' for t in TYPES)}, and 01..04 dimensions)"
+        )
+    sizes = stream.read(4 * rank)
+    if len(sizes) < 4 * rank:
+        raise InputError(f"{path}: is truncated: {rank} dimensions need {4 + 4 * rank} bytes, not {4 + len(sizes)}")
+    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
+    dtype = np.dtype(TYPES[kind])
+    return shape, dtype, 4 + len(sizes)

@@ -39,15 +39,22 @@ class Images(FromFiles, Movable, Tabular):
     grayscale: bool = False
 
     def table(self) -> Examples:
-        folder = located(self.path)
-        classes = [entry for entry in visible(folder) if entry.is_dir()]
-        if len(classes) < 2:
-            raise InputError(f"{folder}: needs two subfolders or more, one per class, it has {len(classes)}")
-        files = [(file, number) for number, subfolder in enumerate(classes) for file in visible(subfolder)]
-        pixels = read_images([file for file, _ in files], self.grayscale, self.allowance())
-        y = np.array([number for _, number in files], np.int32)
-        names = tuple(entry.name for entry in classes)
-        return Examples(Dataset(pixels, y), names, Numbers.of_images)
+        classes, files, y = class_files(located(self.path))
+        pixels = read_images(files, self.grayscale, self.allowance())
+        return Examples(Dataset(pixels, y), classes, Numbers.of_images)
+
+
+def class_files(folder: Path) -> tuple[tuple[str, ...], list[Path], np.ndarray]:
+    """(class names, files, class numbers [N] int32) of a folder with one subfolder per class, all sorted by name.
+
+    Raises InputError for fewer than two subfolders, and for an empty one.
+    """
+    classes = [entry for entry in visible(folder) if entry.is_dir()]
+    if len(classes) < 2:
+        raise InputError(f"{folder}: needs two subfolders or more, one per class, it has {len(classes)}")
+    files = [(file, number) for number, subfolder in enumerate(classes) for file in visible(subfolder)]
+    labels = np.array([number for _, number in files], np.int32)
+    return tuple(entry.name for entry in classes), [file for file, _ in files], labels
 
 
 def visible(folder: Path) -> list[Path]:

@@ -44,6 +44,12 @@ class Dataset:
         counting = part.counting()
         return {"x": part.x, "y": part.y, "weight": counting / (counting.sum() or 1)}
 
+    def check_values(self, where: str) -> None:
+        """Raises InputError, its text beginning with `where`, for a value that is not finite in float32."""
+        for name, values in (("x", self.x), ("y", self.y)):
+            if values.dtype.kind == "f":
+                check_finite(f"{where}: {name}", values)
+
     def check_labels(self, where: str, classes: int) -> None:
         """Raises InputError, its text beginning with `where`, unless the integer labels lie in 0..classes-1."""
         wrong = np.argwhere((self.y < 0) | (self.y >= classes))
@@ -119,8 +125,7 @@ def check(where: str, part: Dataset, classes: tuple[str, ...] | None) -> None:
     for name, values in (("x", part.x), ("y", part.y)):
         if 0 in values.shape[1:]:
             raise InputError(f"{where}: a row of {name} has shape {values.shape[1:]}, which holds no values")
-        if values.dtype.kind == "f":
-            check_finite(f"{where}: {name}", values)
+    part.check_values(where)
     if classes is not None and part.y.dtype.kind == "i":
         part.check_labels(where, len(classes))
 

@@ -41,22 +41,34 @@ class Rows(Protocol):
 class Stream(Dataset):
     """The rows `x` and `y`, of which `epoch` make an epoch of a run; the next epoch goes on where one ends.
 
-    A pass takes every row once, in an order of its own. Every time step counts.
+    A pass takes every row once, in an order of its own. Every row counts, and where `steps` every time step of it, each
+    by itself. Rows that take at most `resident` bytes lie on the device in training; others are read as it goes on.
     """
 
     x: Any  # Rows
     y: Any
     epoch: int = 1
+    steps: bool = True
+    resident: int = 0
 
     def __len__(self) -> int:
         return self.epoch
 
+    @property
+    def fits(self) -> bool:
+        """Whether the rows lie on the device in training."""
+        return sum(rows.size * rows.dtype.itemsize for rows in (self.x, self.y)) <= self.resident
+
+    def read(self, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """x and y of these rows, in memory. Threads may call it at once."""
+        return self.x[rows], self.y[rows]
+
     def take(self, rows: np.ndarray | slice) -> Dataset:
-        x = self.x[rows]
-        return Dataset(x, self.y[rows], np.ones(x.shape, np.float32))
+        x, y = self.read(rows)
+        return Dataset(x, y, np.ones(y.shape, np.float32) if self.steps else None)
 
     def counting(self) -> np.ndarray:
-        return np.broadcast_to(np.float32(1), self.x.shape)  # which takes no memory
+        return np.broadcast_to(np.float32(1), self.y.shape if self.steps else self.y.shape[:1])  # takes no memory
 
     def rows(self, places: np.ndarray, seed: int, shuffle: bool) -> np.ndarray:
         """Row numbers [...] int64 at these places of the run's stream of rows; int64 [...], in file order if not
@@ -67,6 +79,9 @@ class Stream(Dataset):
                 inside = passes == number
                 rows[inside] = permuted(rows[inside], len(self.x), seed, number)
         return rows
+
+    def check_values(self, where: str) -> None:
+        """Nothing: whoever reads rows looks at their values."""
 
     def check_labels(self, where: str, classes: int) -> None:
         """Nothing: whoever reads rows looks at their labels."""

@@ -98,15 +98,8 @@ class TokenFile:
         return str(self.path)
 
     def pieces(self) -> list[bytes]:
-        """The size, and PIECES evenly spaced pieces, the header among them: what tells the file from another one."""
-        size = self.path.stat().st_size
-        starts = np.unique(np.linspace(0, max(size - PIECE, 0), PIECES).astype(np.int64))
-        pieces = [str(size).encode()]
-        with self.path.open("rb", buffering=0) as file:
-            for start in starts.tolist():
-                file.seek(start)
-                pieces.append(file.read(PIECE))
-        return pieces
+        """What tells the file from another one."""
+        return pieces_of(self.path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,3 +132,15 @@ def header(form: FormName, count: int) -> bytes:
     numbers = np.zeros(HEADER // 4, "<i4")
     numbers[:3] = FORMS[form].magic, FORMS[form].version, count
     return numbers.tobytes()
+
+
+def pieces_of(path: Path) -> list[bytes]:
+    """The size of a file, and PIECES evenly spaced pieces, its beginning among them."""
+    size = path.stat().st_size
+    starts = np.unique(np.linspace(0, max(size - PIECE, 0), PIECES).astype(np.int64))
+    pieces = [str(size).encode()]
+    with path.open("rb", buffering=0) as file:
+        for start in starts.tolist():
+            file.seek(start)
+            pieces.append(file.read(PIECE))
+    return pieces

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from jaxbp.training.folder import RunFolder
 from jaxbp.training.lock import locked
 from jaxbp.training.loop import train
 from jaxbp.training.report.scores import Classification, Regression, measure
+from jaxbp.training.report.search import mean_and_deviation
 from jaxbp.training.run import trained
 
 
@@ -64,12 +64,7 @@ def all_folds(config: Config, data: Tabular, path: Path, folds: int, fresh: bool
     scores = measure(np.concatenate(outputs), np.concatenate(targets), config.loss, splits.classes)
     overwrite(path / "scores.json", as_json({"folds": asdict(scores)}))
     print(f"all {folds} folds, each by the model that was not trained on it:\n{shown(scores)}", flush=True)
-    figures = {}
-    for name in rows[0]:
-        if name.startswith("test_"):
-            values = [row[name] for row in rows]
-            figures[f"{name}_mean"] = statistics.mean(values)
-            figures[f"{name}_stdev"] = statistics.stdev(values)
+    figures = mean_and_deviation(rows, ("test",))
     overwrite(path / "cross_validation.json", as_json(figures | {"folds": rows}))
     return figures
 

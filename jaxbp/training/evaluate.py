@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.core import Context, Layer, PyTree
-from jaxbp.data import Dataset
+from jaxbp.data import Dataset, Splits
 from jaxbp.deferred import Deferred
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
@@ -33,9 +33,25 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool, placement: Placeme
     No example continues another: a recurrent state is not carried. placement: of the arrays on a mesh, whose devices
     share every chunk.
     """
-    model = loss.prepared(with_carry(placement.model if placement else model, False))
     devices = placement.mesh.size if placement else 1
-    axes = AXES if placement else ()
+    sums = evaluation_sums(placement.model if placement else model, loss, classify, AXES if placement else ())
+    compiled = placement.sums(sums) if placement else jax.jit(sums)
+
+    def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
+        value, hits = compiled(params, state, *in_chunks(data, devices))
+        return means(float(value), float(hits), data, classify)
+
+    return evaluate
+
+
+def evaluation_sums(
+    model: Layer, loss: Loss, classify: bool, axes: tuple[str, ...] = ()
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """(params, model state, x, y, mask in chunks) -> (sum of the losses, hits; not `classify`: no hits).
+
+    axes: of a mesh, which split every chunk.
+    """
+    model = loss.prepared(with_carry(model, False))
 
     def sums(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         def chunk_sums(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
@@ -49,22 +65,34 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool, placement: Placeme
 
         return jax.tree.map(jnp.sum, jax.lax.map(chunk_sums, (x, y, mask)))
 
-    compiled = placement.sums(sums) if placement else jax.jit(sums)
+    return sums
 
-    def evaluate(params: PyTree, state: PyTree, data: Dataset) -> dict[str, float]:
-        counting = data.counting()  # [N] or [N, T]
-        size = min(CHUNK, len(data), max(CHUNK_STEPS // counting[0].size, 1))
-        size = -(-size // devices) * devices
-        x = chunks(data.x, size)
-        counting = chunks(counting, size)
-        filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
-        mask = counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
-        value, hits = compiled(params, state, x, chunks(data.y, size), mask)
-        count = float(data.counting().sum()) or 1.0  # where nothing counts, the loss is 0
-        metrics = {"loss": float(value) / count}
-        return metrics | {"accuracy": float(hits) / count} if classify else metrics
 
-    return evaluate
+def train_sample(splits: Splits) -> Dataset:
+    """As many training examples as the test part has, evenly spaced: their accuracy costs as much as the test's."""
+    count = min(len(splits.train), len(splits.test))
+    return splits.train.take(np.arange(count) * len(splits.train) // count)
+
+
+def in_chunks(data: Dataset, devices: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(x, y, mask) of the data, [chunks, size, ...], with what fills up the last chunk masked.
+
+    size is a multiple of `devices`.
+    """
+    counting = data.counting()  # [N] or [N, T]
+    size = min(CHUNK, len(data), max(CHUNK_STEPS // counting[0].size, 1))
+    size = -(-size // devices) * devices
+    x = chunks(data.x, size)
+    counting = chunks(counting, size)
+    filled = np.arange(x.shape[0] * x.shape[1]) < len(data)  # False where a row only fills up the last chunk
+    return x, chunks(data.y, size), counting * filled.reshape(*x.shape[:2], *(1,) * (counting.ndim - 2))
+
+
+def means(value: float, hits: float, data: Dataset, classify: bool) -> dict[str, float]:
+    """{"loss"}, and "accuracy" where `classify`, from the sums over the data."""
+    count = float(data.counting().sum()) or 1.0  # where nothing counts, the loss is 0
+    metrics = {"loss": value / count}
+    return metrics | {"accuracy": hits / count} if classify else metrics
 
 
 @lru_cache(maxsize=8)

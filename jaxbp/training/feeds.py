@@ -1,14 +1,18 @@
-"""How rows reach the compiled program: all at once where they are in memory, else those of one call at a time.
+"""How rows reach the compiled program: all at once where they fit on the device, else those of one call at a time.
 
-Of rows in memory the orders of some epochs are made at a time. The program runs while the host reads the rows of the
-next call, so reading takes no time of its own as long as it is the faster of the two.
+Of rows on the device the orders of some epochs are made at a time. Of others a batch is a pure function of the seed and
+its step, so threads make the batches of the next call while the program runs the last one, in any order. Reading takes
+no time of its own as long as it is the faster of the two.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +20,34 @@ import numpy as np
 
 from jaxbp.data import Dataset, epoch_order
 from jaxbp.data.stream import Stream
+from jaxbp.machine import threads
 from jaxbp.training.step import Feed
 
+MOST_THREADS = 8
+AHEAD = 3  # calls whose batches are in memory at most: one computed, one copied, one read
 AT_ONCE = 2**22  # places of an order that are made at once, a tenth of a second's work
 EPOCH = 1000  # places that can be made in the time that an epoch takes beside its own
 
 
 def make_feeds(
-    part: Dataset, seed: int, shuffle: bool, batch_size: int
+    part: Dataset, seed: int, shuffle: bool, batch_size: int, epochs: int | None = None
 ) -> Callable[[int, int], EpochFeed | StreamFeed]:
-    """(first, last) -> the steps of the epochs from `first` to before `last`; an array goes to the device once."""
+    """(first, last) -> the steps of the epochs from `first` to before `last`; an array goes to the device once.
+
+    epochs: of the run, up to which batches may be read ahead; None: up to `last`.
+    """
+    part = on_device(part)
     if isinstance(part, Stream):
-        return partial(StreamFeed, part, seed, shuffle, batch_size)
-    x = jnp.asarray(part.x)
-    y = jnp.asarray(part.y)
-    counting = None if part.mask is None else jnp.asarray(part.mask)
+        batches = partial(StreamFeed, part, seed, shuffle, batch_size)
+        if part.fits:
+            return partial(EpochFeed, lambda first, last: batches(first, last).whole(), len(part), batch_size)
+        return partial(batches, ahead=Ahead(epochs))
+    counting: Any = part.mask
 
     def orders(first: int, last: int) -> Feed:
-        epochs = [epoch_order(seed, epoch, len(part), batch_size, shuffle) for epoch in range(first, last)]
-        orders, masks = zip(*epochs, strict=True)
-        return Feed(x, y, jnp.asarray(np.concatenate(orders)), jnp.asarray(np.concatenate(masks)), counting)
+        pairs = [epoch_order(seed, epoch, len(part), batch_size, shuffle) for epoch in range(first, last)]
+        rows, masks = zip(*pairs, strict=True)
+        return Feed(part.x, part.y, jnp.asarray(np.concatenate(rows)), jnp.asarray(np.concatenate(masks)), counting)
 
     return partial(EpochFeed, orders, len(part), batch_size)
 
@@ -68,6 +80,11 @@ class EpochFeed:
         """Steps of one epoch."""
         return -(-self.examples // self.batch_size)
 
+    @property
+    def late(self) -> bool:
+        """Whether the last call had to wait for its rows: never."""
+        return False
+
     def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
         """(a feed that holds `count` steps from step `first` on, or those that are left; the index of that step in it).
 
@@ -88,6 +105,47 @@ class EpochFeed:
         return feed.batch(first)
 
 
+def on_device(part: Dataset) -> Dataset:
+    """The part with its arrays on the device; as it is where they are there already, or do not fit."""
+    put: Callable[[Any], Any] = jnp.asarray
+    if not isinstance(part, Stream):
+        return Dataset(put(part.x), put(part.y), None if part.mask is None else put(part.mask))
+    if not part.fits or isinstance(part.x, jax.Array):
+        return part
+    x, y = part.read(np.arange(len(part.x)))
+    return Stream(put(x), put(y), epoch=part.epoch, steps=part.steps, resident=part.resident)
+
+
+def waits_for_data(feed: Any, sums: Any) -> bool:
+    """Whether the program had ended its last call before the rows of the next were there. sums: of the last call; None:
+    there was none."""
+    return feed.late and sums is not None and sums[0].is_ready()
+
+
+class Ahead:
+    """Batches that threads make before they are asked for.
+
+    epochs: of the run. waited: whether the last one that was asked for was not there yet.
+    """
+
+    def __init__(self, epochs: int | None = None) -> None:
+        self.epochs = epochs
+        self.waited = False
+        self.pool = ThreadPoolExecutor(min(MOST_THREADS, threads()), thread_name_prefix="batches")
+        self.batches: dict[int, Future[Dataset]] = {}
+        weakref.finalize(self, self.pool.shutdown, wait=False, cancel_futures=True)  # what nobody waits for
+
+    def take(self, make: Callable[[int], Dataset], steps: range, next_steps: range) -> list[Dataset]:
+        """The batches make(step) of these steps of the run; those of `next_steps` are begun."""
+        for step in [step for step in self.batches if step not in steps and step not in next_steps]:
+            self.batches.pop(step).cancel()
+        for step in (*steps, *next_steps):
+            if step not in self.batches:
+                self.batches[step] = self.pool.submit(make, step)
+        self.waited = not all(self.batches[step].done() for step in steps)
+        return [self.batches.pop(step).result() for step in steps]
+
+
 @dataclass(frozen=True)
 class StreamFeed:
     """The steps of the epochs from `first` to before `last`, with what the loop asks of a Feed.
@@ -101,36 +159,66 @@ class StreamFeed:
     batch_size: int
     first: int
     last: int
+    ahead: Ahead | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return -(-len(self.part) // self.batch_size)
 
     @property
     def steps(self) -> int:
         """Steps of all epochs."""
-        return (self.last - self.first) * -(-len(self.part) // self.batch_size)
+        return (self.last - self.first) * self.steps_per_epoch
+
+    @property
+    def late(self) -> bool:
+        """Whether a batch of the last call had to be waited for."""
+        return self.ahead is not None and self.ahead.waited
+
+    def rows(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(row numbers [..., N] int64, whether each counts) of these steps of the run [...]."""
+        epoch, step = np.divmod(steps[..., None], self.steps_per_epoch)
+        inside = step * self.batch_size + np.arange(self.batch_size)  # places in the epoch
+        counts = inside < len(self.part)
+        places = epoch * len(self.part) + np.where(counts, inside, 0)
+        return self.part.rows(places, self.seed, self.shuffle), counts
+
+    def whole(self) -> Feed:
+        """All steps at once, of a part on the device."""
+        rows, counts = self.order(0, self.steps)
+        counting = jnp.ones(self.part.y.shape, jnp.float32) if self.part.steps else None
+        return Feed(self.part.x, self.part.y, jnp.asarray(rows, jnp.int32), jnp.asarray(counts), counting)
 
     def order(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """(row numbers [count, N], 1 where a row counts and 0 where it pads [count, N]) of the steps from `first` on.
 
-        Steps after the last are there too, masked, so that the last call's arrays have the shapes of the others.
+        No row of steps after the last counts.
         """
-        examples = len(self.part)
-        steps = first + np.arange(count)[:, None]
-        epoch, step = np.divmod(steps, -(-examples // self.batch_size))
-        inside = step * self.batch_size + np.arange(self.batch_size)  # [steps, N], places in the epoch
-        counts = (inside < examples) & (steps < self.steps)
-        places = (self.first + epoch) * examples + np.where(counts, inside, 0)
-        rows = self.part.rows(places.ravel(), self.seed, self.shuffle).reshape(places.shape)
-        return rows, counts.astype(np.float32)
+        steps = first + np.arange(count)
+        rows, counts = self.rows(self.first * self.steps_per_epoch + np.minimum(steps, self.steps - 1))
+        return rows, (counts & (steps < self.steps)[:, None]).astype(np.float32)
 
     def call(self, first: int, count: int) -> tuple[Feed, jax.Array]:
-        """(a feed that holds `count` steps from step `first` on, the index of that step in it)."""
-        rows, counts = self.order(first, count)
-        taken = self.part.take(rows.ravel())
+        """(a feed that holds `count` steps from step `first` on, the index of that step in it).
+
+        Steps after the last are there too, empty, so that the last call's arrays have the shapes of the others.
+        """
+        start = self.first * self.steps_per_epoch
+        steps = range(start + first, start + min(first + count, self.steps))
+        ahead = self.ahead or Ahead()
+        end = start + self.steps if ahead.epochs is None else ahead.epochs * self.steps_per_epoch
+        make = partial(batch_of, self)
+        batches = ahead.take(make, steps, range(steps.stop, max(steps.stop, min(steps.stop + count, end))))
+        mask = self.order(first, count)[1]
+        x = joined([batch.x for batch in batches], count)
+        counting = None if batches[0].mask is None else joined([batch.counting() for batch in batches], count)
         feed = Feed(
-            jnp.asarray(taken.x),
-            jnp.asarray(taken.y),
-            jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape),
-            jnp.asarray(counts),
-            jnp.asarray(taken.counting()),
+            x,
+            joined([batch.y for batch in batches], count),
+            jnp.arange(mask.size, dtype=jnp.int32).reshape(mask.shape),
+            jnp.asarray(mask),
+            counting,
         )
         return feed, jnp.int32(0)
 
@@ -138,6 +226,20 @@ class StreamFeed:
         """The batch of step `index`: {"x", "y", "mask"}."""
         feed, first = self.call(int(index), 1)
         return feed.batch(first)
+
+
+def batch_of(feed: StreamFeed, step: int) -> Dataset:
+    """The rows of one step of the run."""
+    return feed.part.take(feed.rows(np.array(step))[0])
+
+
+def joined(parts: list[np.ndarray], count: int) -> jax.Array:
+    """Equal parts [N, ...] one after another, with zeros in the place of missing ones up to `count`."""
+    rows = len(parts[0])
+    whole = np.zeros((count * rows, *parts[0].shape[1:]), parts[0].dtype)
+    for place, part in enumerate(parts):
+        whole[place * rows : (place + 1) * rows] = part
+    return jnp.asarray(whole)
 
 
 def calls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -18,7 +19,7 @@ from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
 from jaxbp.machine import device_memory
 from jaxbp.optim import FirstOrder
-from jaxbp.training.feeds import epochs_at_once
+from jaxbp.training.feeds import AHEAD, epochs_at_once
 from jaxbp.training.folder import OVER
 from jaxbp.training.run import Trained
 
@@ -79,12 +80,26 @@ def check_size(run: Run, params: PyTree, splits: Splits) -> None:
             f"the model has {weights:,} bytes of weights and as many of gradients, and there are {memory:,} bytes of "
             "memory: lower the sizes of its layers"
         )
+    if isinstance(splits.train, Stream) and not splits.train.fits:
+        check_calls(run, splits, memory)
+        return
     epochs = epochs_at_once(len(splits.train), batch_size, run.steps_per_call, min(run.evaluate_every, run.epochs))
-    order = 0 if isinstance(splits.train, Stream) else ORDER * epochs * len(splits.train)
+    order = ORDER * epochs * len(splits.train)
     if order > memory:
         raise InputError(
             f"run.steps_per_call={run.steps_per_call}: the order of the examples of {epochs:,} epochs takes {order:,} "
             f"bytes, and there are {memory:,} bytes of memory"
+        )
+
+
+def check_calls(run: Run, splits: Splits, memory: int) -> None:
+    """Raises InputError where the batches of the calls that are read ahead fill the memory."""
+    shapes = batch_specs(splits, run.batch_size or len(splits.train)).values()
+    step = sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in shapes)
+    if (bytes_ahead := AHEAD * run.steps_per_call * step) > memory:
+        raise InputError(
+            f"run.steps_per_call={run.steps_per_call}: the batches of {AHEAD} calls take {bytes_ahead:,} bytes, and "
+            f"there are {memory:,} bytes of memory; {max(memory // (AHEAD * step), 1)} steps would fit"
         )
 
 

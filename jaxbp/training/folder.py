@@ -40,7 +40,7 @@ OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what h
 MAY_CHANGE = (
     r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs|sample_every|health_every)"
     r"|run\.(mesh(\..+)?|profile_step|writers)"
-    r"|data\.(data\.)?(path|test_path|max_bytes|(train|test)_(images|labels))"
+    r"|data\.(data\.)?(path|test_path|max_bytes|(train|test)_(images|labels|x|y))"
 )
 SOURCES = {
     "checkpoints": "is missing or damaged, and the checkpoints tell whose the folder is",

@@ -14,30 +14,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm import tqdm
 
-from jaxbp.backprop import penalized
 from jaxbp.config import Config
-from jaxbp.core import Batch, Layer, PyTree
+from jaxbp.core import Layer, PyTree
 from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.machine import check_devices, machine
-from jaxbp.optim import Objective
 from jaxbp.parallel.feed import MeshFeed, make_mesh_feeds
 from jaxbp.parallel.placement import Placement, placed
 from jaxbp.parallel.processes import ALONE, Team
 from jaxbp.parallel.report import compiled
 from jaxbp.training import failure
 from jaxbp.training.ending import draw, kept_weights
-from jaxbp.training.evaluate import Evaluation, make_evaluation
-from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds
+from jaxbp.training.evaluate import Evaluation, make_evaluation, train_sample
+from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds, waits_for_data
 from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.health import Health, make_looks
-from jaxbp.training.precision import loss_scaled
 from jaxbp.training.profile import Profiler
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
@@ -47,17 +43,8 @@ from jaxbp.training.resumption import following, resumed
 from jaxbp.training.run import fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
-from jaxbp.training.step import (
-    Program,
-    State,
-    Sums,
-    accumulated,
-    initial_state,
-    is_finite,
-    make_program,
-    make_step,
-    prepared,
-)
+from jaxbp.training.step import Program, State, Sums, initial_state, is_finite, make_program, prepared
+from jaxbp.training.training_step import training_step
 from jaxbp.training.writers import Writers, make_writers
 
 AnyFeed = EpochFeed | StreamFeed | MeshFeed
@@ -102,10 +89,8 @@ class Session:
 
     @cached_property
     def train_sample(self) -> Dataset:
-        """As many training examples as the test part has, evenly spaced: their accuracy costs as much as the test's."""
-        train = self.splits.train
-        count = min(len(train), len(self.splits.test))
-        return train.take(np.arange(count) * len(train) // count)
+        """The training examples whose accuracy is measured."""
+        return train_sample(self.splits)
 
     @property
     def batch_size(self) -> int:
@@ -116,7 +101,7 @@ class Session:
         """(first, last) -> the steps of the epochs from `first` to before `last`."""
         run = self.config.run
         order = (self.splits.train, run.seed, run.shuffle, self.batch_size)
-        return make_mesh_feeds(*order, self.placement) if self.placement else make_feeds(*order)
+        return make_mesh_feeds(*order, self.placement) if self.placement else make_feeds(*order, run.epochs)
 
     def save(self, state: State, ended: bool = False) -> None:
         """Writes a checkpoint; `ended` says that nothing is done after it."""
@@ -232,24 +217,6 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     return session, state
 
 
-def training_step(
-    config: Config,
-    model: Layer,
-    optimizer: optax.GradientTransformation,
-    objective: Objective,
-    placement: Placement | None = None,
-) -> Callable[[State, Batch], State]:
-    """(state, batch) -> state: the gradient that the config asks for, on its devices, and its optimizer."""
-    gradient = config.gradient(placement.model if placement else model)
-    gradient = accumulated(gradient, config.run.micro_batches) if config.run.micro_batches > 1 else gradient
-    gradient = placement.gradient(gradient) if placement else gradient
-    gradient = loss_scaled(gradient) if config.run.dtype == "float16" else gradient
-    gradient = penalized(gradient, objective.penalties)
-    augment = placement.augment(config.data.augment) if placement else config.data.augment
-    step = make_step(gradient, optimizer, augment, config.credit)
-    return placement.settled(step) if placement else step
-
-
 def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     """Rounds of `evaluate_every` epochs, each followed by an evaluation, from the state's own step on."""
     run = session.config.run
@@ -309,8 +276,9 @@ def one_round(session: Session, state: State, feed: AnyFeed, offset: int, caught
         previous = sums
         if session.health and session.health.due(offset + first):
             session.health.write(state, feed, first, per_call)
-        steps_of_call = partial(session.program, state, *feed.call(first, per_call), np.int32(count))
-        state, sums = profiler.run(offset + first, steps_of_call)
+        called = feed.call(first, per_call)
+        waits = {"waiting for": "data"} if waits_for_data(feed, previous) else {}
+        state, sums = profiler.run(offset + first, partial(session.program, state, *called, np.int32(count)))
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
             whole = session.on_host(state)
@@ -318,7 +286,7 @@ def one_round(session: Session, state: State, feed: AnyFeed, offset: int, caught
                 session.sampler.write(whole)
         if previous is not None:
             loss_sum, examples, finite = jax.device_get(previous)
-            bar.set_postfix(loss=curves.as_text(loss_sum / max(examples, 1)), refresh=False)
+            bar.set_postfix({"loss": curves.as_text(loss_sum / max(examples, 1))} | waits, refresh=False)
             if not finite:
                 break
         due, causes = session.due(caught)

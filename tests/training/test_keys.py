@@ -225,7 +225,8 @@ CONFIGS = {
     for c in exported
     if isinstance(c, type)
     and issubclass(c, data.DataConfig)
-    and c not in (data.DataConfig, data.FromFiles, data.Movable, data.Prepared, data.Table, data.Tabular)
+    and c not in (data.DataConfig, data.FromFiles, data.FromMap, data.Movable, data.Prepared, data.Streamed)
+    and c not in (data.Table, data.Tabular)
 }
 OF_FILES = {
     "Csv",
@@ -235,7 +236,10 @@ OF_FILES = {
     "Idx",
     "Images",
     "Mnist",
-}  # need a path: test_data_files.py, test_data_idx.py
+    "ArrayFiles",
+    "HuggingFace",
+    "ImageFiles",
+}  # need a path: test_data_files.py, test_data_idx.py, test_sources.py
 each_key = lambda table: pytest.mark.parametrize(
     ("base", "key", "value"),
     [
