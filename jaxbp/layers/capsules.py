@@ -145,4 +145,4 @@ class Capsules(Layer):
 
     @classmethod
     def cases(cls) -> list[Case]:
-        return [Case(Capsules(2, 3), shaped(5, 4, 3))]
+        return [Case(Capsules(2, 3, rounds=2), shaped(5, 4, 3))]

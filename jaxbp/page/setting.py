@@ -57,7 +57,7 @@ def setting(config: Config, examples: int = 1) -> Setting:
     Call it and use what it gives under jax.enable_x64(True). Raises InputError where the config's parts do not fit.
     """
     splits = config.load_data()
-    model = config.build_model()
+    model = config.build_model("float32")
     check_fit(config, model, splits)
     part = splits.train.take(slice(examples))
     counting = part.counting().astype(np.float64)  # 1/3 in float32 would be seen

@@ -57,7 +57,7 @@ SHORT_STEP = 1e-3  # of the weights' norm: how far the differences along the gra
 
 
 Step = Callable[[State, Batch], State]
-Look = Callable[[State, Any, Any, Batch], PyTree]  # of a feed and the index of a step in it
+Look = Callable[[State, Any, Any, Batch], PyTree]  # the feed and its index are traced
 
 
 class Moved(NamedTuple):

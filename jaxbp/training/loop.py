@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, round
 from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.health import Health, make_looks
+from jaxbp.training.profile import Profiler
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, make_delta_norms
@@ -44,6 +45,7 @@ from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
 from jaxbp.training.step import Program, State, Sums, initial_state, is_finite, make_program, prepared
 from jaxbp.training.training_step import training_step
+from jaxbp.training.writers import Writers, make_writers
 
 AnyFeed = EpochFeed | StreamFeed | MeshFeed
 YOUNG = 60.0  # seconds: the first minute of a process, in which less work may be lost
@@ -77,6 +79,8 @@ class Session:
     placement: Placement | None  # None on one device
     team: Team
     alignments: Alignments | None  # None where the credit rule is exact
+    profiler: Profiler
+    writers: Writers = Writers()
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -158,8 +162,10 @@ def train(
             folder.finish_start_over()
             folder.check(config)
         state = resumed(session, state) if team.first else following(session, state)
+        if team.first:
+            session.writers = make_writers(config, folder.path, session.records.identity.runs[0], int(state.step))
         try:
-            with signals() as caught:
+            with signals() as caught, closing(session.writers):
                 all_rounds(session, state, caught)
         except (Interrupted, NotFinite):
             with suppress(OSError):  # what ended the run counts
@@ -204,6 +210,7 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
         placement,
         team,
         None if config.credit.exact else make_alignments(config.credit, model, config.loss),
+        Profiler(run.profile_step, folder.path / "profile"),
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
@@ -263,13 +270,15 @@ def one_round(session: Session, state: State, feed: AnyFeed, offset: int, caught
     run = session.config.run
     per_call = run.steps_per_call
     sums: Sums | None = None
-    for first, count in calls(int(state.step) - offset, steps, per_call, offset, run.sample_every, run.health_every):
+    profiler = session.profiler
+    periods = (run.sample_every, run.health_every)
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, *periods, ends=profiler.ends):
         previous = sums
         if session.health and session.health.due(offset + first):
             session.health.write(state, feed, first, per_call)
         called = feed.call(first, per_call)
         waits = {"waiting for": "data"} if waits_for_data(feed, previous) else {}
-        state, sums = session.program(state, *called, np.int32(count))
+        state, sums = profiler.run(offset + first, partial(session.program, state, *called, np.int32(count)))
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
             whole = session.on_host(state)
@@ -352,6 +361,7 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
     if session.team.first:
         append_line(session.folder.metrics, json.dumps(row))
         append_line(session.folder.path / "timing.jsonl", json.dumps(timing))
+        session.writers.write(int(state.step), row | timing)
     patience = session.config.run.patience
     facts = session.facts
     if patience is not None:

@@ -11,6 +11,7 @@ from jaxbp.config import Config
 from jaxbp.core import Batch, Layer
 from jaxbp.optim import Objective
 from jaxbp.parallel.placement import Placement
+from jaxbp.training.precision import loss_scaled
 from jaxbp.training.step import State, accumulated, make_step
 
 
@@ -26,6 +27,7 @@ def training_step(
     gradient = config.gradient(placement.model if placement else model)
     gradient = accumulated(gradient, micro_batches) if micro_batches > 1 else gradient
     gradient = placement.gradient(gradient) if placement else gradient
+    gradient = loss_scaled(gradient) if config.run.dtype == "float16" else gradient
     gradient = penalized(gradient, objective.penalties)
     augment = placement.augment(config.data.augment) if placement else config.data.augment
     step = make_step(gradient, optimizer, augment, config.credit)

@@ -240,7 +240,8 @@ def test_the_options_of_a_command_are_among_those_it_names():
         with pytest.raises(InputError, match=f"unknown option '{word.partition('=')[0]}'; did you mean '{nearest}'?"):
             train.main([word])
     with pytest.raises(
-        InputError, match=r"--config, --config\.credit, --config\.data, .* --folds, --fresh, --workdir\)"
+        InputError,
+        match=r"--config, --config\.credit, --config\.data, .* --folds, --fresh, --process, --processes, --workdir\)",
     ):
         train.main(["--zzzzzzzzzz"])
 

@@ -45,6 +45,8 @@ def test_a_flag_refuses_what_it_cannot_be(command, flag, kind, capsys, tmp_path,
         others.append("--config.run.epochs=none")
     if command == "bench":
         others.append("--suite=nowhere")
+    if command == "accelerator":
+        others.append("--json=nowhere/x.json" if flag == "minutes" else "--minutes=none")
     for value in BAD:
         if command == "bench" and flag == "suite":
             others = []

@@ -34,7 +34,6 @@ NEEDED = {  # words of what a kind cannot be without
     "LayerModel": ["layer=Dense(10)"],
     "Logic": ["operator=xor"],
     "Parquet": ["path=x.parquet"],
-    "Plane": ["name=moons"],
     "Rows": ["x=0,1;1,0", "y=0;1"],
 }
 FIELDS = ("data", "model", "loss", "optimizer", "optimizer.schedule", "optimizer.plateau", "optimizer.private")

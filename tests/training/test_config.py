@@ -59,7 +59,8 @@ def test_json_names_the_types():
     data = to_json(dataclasses.replace(XOR, optimizer=Adam(schedule=Cosine(warmup=0.5))))
     assert (data["type"], data["model"]["type"], data["optimizer"]["schedule"]["type"]) == ("Config", "MLP", "Cosine")
     assert data["optimizer"]["schedule"]["warmup"] == 0.5
-    assert data["run"] | {"type": "Run"} == {"type": "Run"} | dataclasses.asdict(XOR.run)
+    mesh = {"type": "MeshShape"} | dataclasses.asdict(XOR.run.mesh)
+    assert data["run"] == {"type": "Run"} | dataclasses.asdict(XOR.run) | {"mesh": mesh}
 
 
 @pytest.mark.parametrize(

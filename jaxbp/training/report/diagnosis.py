@@ -283,8 +283,9 @@ def wrong_labels(evidence: Evidence) -> str | None:
     """Of the half that the model is surest of at most 5 % are wrong, or at most 0.7 of the share of all."""
     errors, sure = evidence.figures("errors"), evidence.figures("sure_errors")
     told = (errors > 0.03) & (errors < 0.5)
-    told[told] = evidence.losses[told] < 0.7 * evidence.losses[0]  # before, a model is sure of what it does not know
     cases = dict(evidence.scores)
+    if told.any():  # a model whose loss has not fallen is sure of what it does not know
+        told &= evidence.losses < 0.7 * evidence.losses[0]
     if told.any():
         cases["probe"] = (evidence.health[0]["rows"], float(errors[told].mean()), float(sure[told].mean()))
     for part, (rows, error, sure_error) in cases.items():
