@@ -1,4 +1,7 @@
-"""mkdocs hook: the page of figures is made of the suites' JSON at every build, so that it cannot rot."""
+"""mkdocs hook: pages of figures are made at every build, so that they cannot rot.
+
+Those of figures.md come from the suites' JSON, those of scale.md from the layers' own counts.
+"""
 
 import json
 from pathlib import Path
@@ -14,7 +17,11 @@ count; above 1 the hand-written program needs fewer. The range is that of the ru
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """mkdocs calls this for every page; the page `figures.md` gets its tables here."""
+    """mkdocs calls this for every page; the pages `figures.md` and `scale.md` get their tables here."""
+    if page.file.src_uri == "scale.md":
+        from jaxbp.parallel.cost import tables
+
+        return markdown.replace("<!-- tables -->", tables())
     if page.file.src_uri != "figures.md":
         return markdown
     suites = [(path.stem.split("-")[0], json.loads(path.read_text())) for path in sorted(RESULTS.glob("*.json"))]

@@ -27,11 +27,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import optax
 
-from jaxbp.backprop import Result
 from jaxbp.core import Layer, PyTree
 from jaxbp.credit import Backpropagation, Credit
 from jaxbp.data import DataConfig, Splits
@@ -53,6 +52,7 @@ from jaxbp.typed import (
     parse,
     spell,
 )
+from jaxbp.wrappers import computed_in
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,9 @@ class Run(Typed):
         keep_checkpoints: how many checkpoints stay, the newest
         noise_scale_every: steps between measurements of the gradient noise scale; None: never
         sample_every: steps between samples of a model of text, in the folder samples; None: never
+        dtype: of the products, forward and backward; parameters, sums, norms, softmax and losses are float32
+        profile_step: the step that is traced for Perfetto and TensorBoard, in the folder profile; None: none
+        writers: of the figures of each evaluation, besides metrics.jsonl: tensorboard, wandb (offline)
         health_every: steps between looks at the health of the layers, for the report; None: never
         keep_programs: whether commands keep compiled programs in the user's cache, so that the next start is quick
         mesh: the devices that share the work
@@ -89,6 +92,9 @@ class Run(Typed):
     keep_checkpoints: Count = 2
     noise_scale_every: Count | None = None
     sample_every: Count | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    profile_step: Count | None = None
+    writers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     health_every: Count | None = None
     keep_programs: bool = True
     mesh: MeshShape = MeshShape()
@@ -135,8 +141,11 @@ class Config(Typed):
         except (ArithmeticError, MemoryError, ValueError) as error:
             raise InputError(f"{type(self.data).__name__}.load() raised {type(error).__name__}: {error}") from error
 
-    def build_model(self) -> Layer:
-        """The model. Raises InputError where its config's build() fails or gives no layer."""
+    def build_model(self, dtype: str | None = None) -> Layer:
+        """The model, with its products in `dtype`, by default run.dtype.
+
+        Raises InputError where its config's build() fails or gives no layer.
+        """
         name = type(self.model).__name__
         try:
             model = self.model.build()
@@ -146,17 +155,16 @@ class Config(Typed):
             raise InputError(f"{name}.build() raised {type(error).__name__}: {error}") from error
         if not isinstance(model, Layer):
             raise InputError(f"{name}.build() must return a layer, got {type(model).__name__}")
-        return model
+        return computed_in(model, dtype or self.run.dtype)
 
     def objective(self, spec: PyTree) -> Objective:
         """The objective of the run, on batches of inputs like `spec`."""
         penalties = (self.penalty,) if self.penalty.l1 or self.penalty.l2 else ()
         return Objective(self.build_model(), self.loss, penalties, spec)
 
-    def gradient(self, model: Layer) -> Callable[..., Result]:
+    def gradient(self, model: Layer) -> Callable:
         """The function (params, batch, ctx) -> Result of a step: the optimizer's own, or another credit rule's."""
-        rule = self.optimizer if isinstance(self.credit, Backpropagation) else self.credit
-        return rule.gradient(model, self.loss)
+        return (self.optimizer if isinstance(self.credit, Backpropagation) else self.credit).gradient(model, self.loss)
 
     def build_optimizer(self, steps: int, spec: PyTree) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, after a noise meter where the run measures the noise scale."""

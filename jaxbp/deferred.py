@@ -18,7 +18,7 @@ from jaxbp.compose import Chain, Graph, Node
 from jaxbp.core import Context, Layer, PyTree, label, register
 from jaxbp.errors import InputError
 from jaxbp.layers import Dense, SoftCap
-from jaxbp.wrappers import Wrapper
+from jaxbp.wrappers import ComputedIn, Wrapper
 
 
 @partial(register, data_fields=["x", "w", "b"], meta_fields=["soft_cap"])
@@ -63,6 +63,8 @@ def deferred(model: Layer) -> Layer:
     A model whose last layer is put off already stays as it is. Raises InputError for one that ends in another layer.
     """
     match model:
+        case ComputedIn():
+            return replace(model, inner=deferred(model.inner))
         case Dense():
             return Defer(model)
         case Defer() | Wrapper(inner=Defer()):

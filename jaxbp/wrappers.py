@@ -1,22 +1,44 @@
 """Layers around a layer, for what no cache keeps. With `map_leaves` every leaf of a model is wrapped.
 
-Keep    its cache also holds the input, the output and the context
-Shift   adds a parameter to the output: the parameter's gradient is the delta there
+Keep        its cache also holds the input, the output and the context
+Shift       adds a parameter to the output: the parameter's gradient is the delta there
+ComputedIn  casts at its door: a whole model in bfloat16 or float16
 
-A wrapped model computes the same numbers. Keep leaves the parameters and their names as they are.
+A model wrapped in Keep or Shift computes the same numbers. Keep and ComputedIn leave the parameters and their names as
+they are.
+
+ComputedIn is all of mixed precision. Layers cast their weights to the dtype of their input, sum in float32 (products,
+norms, softmax, biases, the gradients of weights), and give gradients in the dtype of the parameters, float32. So only
+the model's input is cast, and where it is integer, the layers with a field `dtype` (Embedding, OneHot) make numbers of
+that dtype from it. The output goes back to float32, and the loss is computed there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, Shared, label, output_spec, register, shaped
+from jaxbp.core import (
+    Case,
+    Context,
+    Layer,
+    PyTree,
+    Shared,
+    Static,
+    cast,
+    label,
+    map_leaves,
+    output_spec,
+    register,
+    shaped,
+)
 from jaxbp.factors import Factors
 from jaxbp.layers.dense import Dense
+from jaxbp.rules import gradient
 
 
 @partial(register, data_fields=["x", "y", "ctx", "cache"], meta_fields=[])
@@ -97,3 +119,49 @@ class Shift(Wrapper):
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
         return self.inner.next_state(state, cache)
+
+
+@dataclass(frozen=True)
+class ComputedIn(Wrapper):
+    """`inner` with x and dy cast to `dtype` at its door, and y and dx cast back. Parameters and caches are its own."""
+
+    dtype: str
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return self.inner.init(key, self.cast_spec(spec))
+
+    def init_state(self, spec: PyTree) -> PyTree:
+        return self.inner.init_state(self.cast_spec(spec))
+
+    def cast_spec(self, spec: PyTree) -> PyTree:
+        """The spec of what the layer inside gets."""
+        return jax.eval_shape(lambda x: cast(x, self.dtype), spec)
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[PyTree, PyTree]:
+        y, cache = self.inner.forward(params, cast(x, self.dtype), ctx)
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(x))
+        is_array = isinstance(y, jax.Array)  # else a Deferred, which goes on in `dtype`
+        return y.astype(dtype) if is_array else y, (cache, Static(dtype))
+
+    def backward(self, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return self.sweep(gradient, params, cache, dy)
+
+    def sweep(self, rule: Callable, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        inner_cache, dtype = cache
+        dy = dy.astype(self.dtype) if isinstance(dy, jax.Array) else dy
+        dx, outputs = self.inner.sweep(rule, params, inner_cache, dy)
+        return cast(dx, dtype.value), outputs
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        return self.inner.next_state(state, cache[0])
+
+    def map(self, f: Callable[[Layer], Layer]) -> ComputedIn:
+        return replace(self, inner=f(self.inner))
+
+
+def computed_in(model: Layer, dtype: str) -> Layer:
+    """The same model with its products in `dtype`; float32 leaves it as it is."""
+    if dtype == "float32":
+        return model
+    numbers = lambda leaf: replace(leaf, dtype=dtype) if hasattr(leaf, "dtype") else leaf
+    return ComputedIn(map_leaves(model, numbers), dtype)

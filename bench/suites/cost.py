@@ -23,11 +23,12 @@ from jaxbp.models import MLP
 
 NETS = {  # name: (model, inputs, rows)
     "10-4-3": (MLP(outputs=3, hidden=(4,)), 10, 16),
-    "784-30-10": (MLP(outputs=10, hidden=(30,), activation="sigmoid"), 784, 256),
+    "784-30-10, 8 rows": (MLP(outputs=10, hidden=(30,), activation="sigmoid"), 784, 8),
+    "784-30-10, 256 rows": (MLP(outputs=10, hidden=(30,), activation="sigmoid"), 784, 256),
     "784-1024x3-10": (MLP(outputs=10, hidden=(1024,) * 3), 784, 128),
     "64 x 20 layers": (MLP(outputs=10, hidden=(64,) * 20), 64, 64),
 }
-MOST_DIFFERENCES = 30_000  # weights: each costs a forward pass
+MOST_DIFFERENCES = 1_000_000  # weights times rows: each weight costs a forward pass of all rows
 
 
 def cases() -> Iterator[Race]:
@@ -58,9 +59,9 @@ def gradient(name: str, model: Layer, inputs: int, rows: int) -> Race:
         return jax.lax.map(moved, jnp.arange(flat.size))
 
     forms = {"hand": hand, "autodiff": autodiff(model, loss), "forward": value, "examples": by_examples}
-    if sum(p.size for p in jax.tree.leaves(params)) <= MOST_DIFFERENCES:
+    if rows * sum(p.size for p in jax.tree.leaves(params)) <= MOST_DIFFERENCES:
         forms["differences"] = by_differences
-    return compiled(name, {form: (f, (params, batch)) for form, f in forms.items()})
+    return compiled(name, {form: (f, (params, batch)) for form, f in forms.items()}, peer_repeats=5)
 
 
 def square_roots() -> Race:
@@ -82,4 +83,6 @@ def square_roots() -> Race:
 
     roots = {"hand": ops.sqrtm_psd, "autodiff": by_eigh, "products": lambda a: ops.sqrtm_psd(a, "products")}
     arguments = a, jax.random.normal(keys[1], a.shape)
-    return compiled("square roots of 64 x 64", {form: (pulled(f), arguments) for form, f in roots.items()})
+    return compiled(
+        "square roots of 64 x 64", {form: (pulled(f), arguments) for form, f in roots.items()}, peer_repeats=10
+    )

@@ -32,9 +32,11 @@ COMMANDS = {
     "trace": "every number of one forward and backward pass",
     "check": "checks a gradient against jax.grad and differences",
     "bench": "measures a suite against jax.grad",
+    "accelerator": "tries the device: gradients, speed, memory",
     "compare_credit": "compares credit rules on MNIST",
 }
 EXTRAS = dict.fromkeys(("jinja2", "matplotlib", "orbax", "PIL", "scipy", "sklearn", "tqdm"), "train")
+EXTRAS |= {"tensorboardX": "tensorboard", "wandb": "wandb"}
 LESS_MEMORY = "lower run.batch_size, raise run.micro_batches, or make the model smaller"
 
 

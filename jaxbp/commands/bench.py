@@ -44,13 +44,9 @@ class Options(Typed):
 def main(words: Sequence[str]) -> int:
     """Measures the suite that the words name, and returns the exit status."""
     options = cli.read_all(Options, words)
-    clones = [folder for folder in (Path.cwd(), Path(__file__).parents[2]) if (folder / "bench/suites").is_dir()]
-    if not clones:
-        raise InputError("the suites are in jaxbp's repository, not in the package: call this in a clone of it")
-    suites = [path.stem for path in clones[0].glob("bench/suites/[!_]*.py")]
+    suites = [path.stem for path in enter_clone().glob("bench/suites/[!_]*.py")]
     if options.suite not in suites:
         raise unknown("suite", options.suite, suites)
-    sys.path.insert(0, str(clones[0]))
     race = importlib.import_module("bench.race")
     cases = importlib.import_module(f"bench.suites.{options.suite}").cases()
     facts = machine() | {"date": datetime.now(UTC).date().isoformat()}
@@ -67,3 +63,12 @@ def main(words: Sequence[str]) -> int:
     if options.json:
         write_json(Path(options.json), {"machine": facts, "rows": rows})
     return 0
+
+
+def enter_clone() -> Path:
+    """A clone of jaxbp's repository, whose suites can be imported from now on. Raises InputError outside of one."""
+    clones = [folder for folder in (Path.cwd(), Path(__file__).parents[2]) if (folder / "bench/suites").is_dir()]
+    if not clones:
+        raise InputError("the suites are in jaxbp's repository, not in the package: call this in a clone of it")
+    sys.path.insert(0, str(clones[0]))
+    return clones[0]

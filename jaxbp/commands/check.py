@@ -76,7 +76,7 @@ def main(words: Sequence[str]) -> int:
 def first_batch(config: Config) -> tuple[Layer, Batch, PyTree, Context]:
     """The model, a batch of ROWS, the initial weights and their context. Raises InputError where parts do not fit."""
     splits = config.load_data()
-    model = config.build_model()
+    model = config.build_model("float32")
     check_fit(config, model, splits)
     batch = jax.tree.map(jnp.asarray, splits.train.batch(slice(ROWS)))
     key = jax.random.key(config.run.seed)

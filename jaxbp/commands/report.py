@@ -17,8 +17,10 @@ from pathlib import Path
 from jaxbp.commands import cli
 from jaxbp.data.outside import located
 from jaxbp.errors import InputError
+from jaxbp.files import overwrite, write_whole
 from jaxbp.training.folder import RunFolder
-from jaxbp.training.report.whole import write_whole_report
+from jaxbp.training.report.of_run import FILE
+from jaxbp.training.report.whole import whole_report
 from jaxbp.typed import Typed
 
 
@@ -47,8 +49,10 @@ def main(words: Sequence[str]) -> int:
     for folder in folders:
         if not folder.path.is_dir():
             raise InputError(f"there is no run folder {folder.path}")
-    file = Path(options.out) if options.out else folders[0].path / "report.html"
-    for name, text in write_whole_report(folders, file, options.code, options.data):
+    html, wrong = whole_report(folders, options.code, options.data)
+    for name, text in wrong:
         print(f"{name}: {text}")
+    file = Path(options.out) if options.out else folders[0].path / FILE
+    (write_whole if options.out else overwrite)(file, html)
     print(file)
     return 0

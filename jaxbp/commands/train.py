@@ -28,6 +28,7 @@ from jaxbp.programs import keep_programs
 from jaxbp.training.cross_validate import cross_validate
 from jaxbp.training.loop import NotFinite, train
 from jaxbp.training.report.curves import as_text
+from jaxbp.training.writers import MODULES
 from jaxbp.typed import Count, Range, Typed
 
 PROCESSES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "WORLD_SIZE")
@@ -66,7 +67,8 @@ def main(words: Sequence[str]) -> int:
         raise InputError(f"--workdir: {folder} is a file, and must be a folder")
     if options.folds and options.coordinator:
         raise InputError("--folds trains in one process, and --coordinator is given")
-    for package in ("jinja2", "matplotlib", "orbax"):  # imported late in a run: what is missing is told before it
+    needed = ("jinja2", "matplotlib", "orbax", *(MODULES[name] for name in config.run.writers))
+    for package in needed:  # imported late in a run: what is missing is told before it
         if find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
     keep_programs(config)

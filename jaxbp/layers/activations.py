@@ -37,7 +37,7 @@ import numpy as np
 from jaxbp.core import Case, Context, Layer, PyTree, normal, off_zero, require, shaped
 from jaxbp.errors import InputError, unknown
 from jaxbp.ops.gated import gelu, gelu_slope, silu_slope
-from jaxbp.ops.probabilities import softmax_backward
+from jaxbp.ops.probabilities import softmax_backward, softmax_forward
 
 
 class Activation(Layer):
@@ -227,7 +227,7 @@ class Softmax(Activation):
     """Probabilities over the last axis. For a loss on them take SoftmaxCrossEntropy on the logits instead."""
 
     def value(self, x: jax.Array) -> jax.Array:
-        return jax.nn.softmax(x, -1)
+        return softmax_forward(x, -1)
 
     def backward(self, params: PyTree, y: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         return softmax_backward(y, dy, -1), {}

@@ -39,7 +39,7 @@ from jaxbp.errors import unknown
 from jaxbp.factors import Factors
 from jaxbp.inits import Initializer, initializer
 from jaxbp.ops.bias import add_bias, bias_gradient
-from jaxbp.ops.products import across, along, contraction
+from jaxbp.ops.products import across, along, contraction, rounded
 
 Arrays = tuple[jax.Array, ...]
 Pairs = dict[str, tuple[jax.Array | None, jax.Array]]
@@ -95,7 +95,7 @@ class Cell(Layer):
 
     def project(self, params: PyTree, x: jax.Array) -> jax.Array:
         """The part of all pre-activations that does not wait for the state: x wx^T + b."""
-        return add_bias(jnp.einsum("...i,gi->...g", x, params["wx"].astype(x.dtype)), params["b"])
+        return add_bias(rounded("...i,gi->...g", x, params["wx"].astype(x.dtype)), params["b"])
 
     def loop_weights(self, params: PyTree) -> PyTree:
         """The weights of `step`, transposed once outside the loop."""
@@ -129,7 +129,7 @@ class Cell(Layer):
             dtype = params[leaf].dtype
             grads[leaf] = bias_gradient(g, dtype) if a is None else contraction(g, a, dtype)
         dz = pairs["wx"][1]
-        return jnp.einsum("...g,gi->...i", dz, params["wx"].astype(dz.dtype)), grads
+        return rounded("...g,gi->...i", dz, params["wx"].astype(dz.dtype)), grads
 
     def forward(self, params: PyTree, x: tuple[jax.Array, Arrays], ctx: Context = Context()) -> tuple[Arrays, PyTree]:
         inputs, before = x

@@ -21,6 +21,7 @@ from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.factors import Factors
 from jaxbp.inits import Initializer, initializer, weight_and_bias
 from jaxbp.ops.bias import add_bias, bias_gradient
+from jaxbp.ops.products import rounded
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class Dense(Layer):
         return weight_and_bias(key, shape, self.w_init, self.b_init if self.bias else None)
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
-        y = jnp.einsum("...i,oi->...o", x, params["w"].astype(x.dtype))
+        y = rounded("...i,oi->...o", x, params["w"].astype(x.dtype))
         return add_bias(y, params["b"]) if self.bias else y, x
 
     def backward(self, params: PyTree, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
-        dx = jnp.einsum("...o,oi->...i", dy, params["w"].astype(dy.dtype))
+        dx = rounded("...o,oi->...i", dy, params["w"].astype(dy.dtype))
         x = x.reshape(-1, x.shape[-1])  # [S, I]
         dy = dy.reshape(-1, dy.shape[-1])  # [S, O]
         grads = {"w": jnp.einsum("so,si->oi", dy, x, preferred_element_type=params["w"].dtype)}

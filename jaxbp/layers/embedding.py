@@ -103,12 +103,14 @@ def added_rows(ids: jax.Array, rows: jax.Array, vocabulary: int, dtype: jnp.dtyp
 class Embedding(Layer):
     """ids [N, ...] -> [N, ..., D], with the table "w" [V, D] and ids in 0 ... V - 1.
 
-    vocabulary: V, features: D, both at least 1. w_init: of the table (fan_in = D, fan_out = V).
+    vocabulary: V, features: D, both at least 1. w_init: of the table (fan_in = D, fan_out = V). dtype: of the vectors,
+    such as "bfloat16"; None is the table's own.
     """
 
     vocabulary: int
     features: int
     w_init: str | Initializer = "normal"
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         require(self, "vocabulary", self.vocabulary >= 1, "at least 1")
@@ -121,8 +123,8 @@ class Embedding(Layer):
         return {"w": initializer(self.w_init)(key, (self.vocabulary, self.features), in_axis=-1, out_axis=-2)}
 
     def forward(self, params: PyTree, ids: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array]:
-        rows = params["w"].at[ids]
-        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), ids
+        rows = params["w"].at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return rows.astype(self.dtype or rows.dtype), ids
 
     def backward(self, params: PyTree, ids: jax.Array, dy: jax.Array) -> tuple[None, PyTree]:
         return None, {"w": added_rows(ids, dy, self.vocabulary, params["w"].dtype)}
@@ -139,15 +141,16 @@ class Embedding(Layer):
 
 @dataclass(frozen=True)
 class OneHot(Layer):
-    """ids [N, ...] -> JAX's default float [N, ..., V]; vocabulary: V, at least 1."""
+    """ids [N, ...] -> [N, ..., V]; vocabulary: V, at least 1. dtype: None is JAX's default float."""
 
     vocabulary: int
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         require(self, "vocabulary", self.vocabulary >= 1, "at least 1")
 
     def forward(self, params: PyTree, ids: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, None]:
-        return jax.nn.one_hot(ids, self.vocabulary), None
+        return jax.nn.one_hot(ids, self.vocabulary, dtype=self.dtype or float), None
 
     def backward(self, params: PyTree, cache: None, dy: jax.Array) -> tuple[None, PyTree]:
         return None, {}

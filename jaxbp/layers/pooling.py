@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.core import Case, Context, Layer, PyTree, Static, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, Static, shaped, wide
 from jaxbp.errors import InputError
 from jaxbp.ops.windows import Padding, are_pairs
 
@@ -224,7 +224,8 @@ class AveragePool(Pool):
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, Static]:
         spatial = x.shape[1:-1]
-        return reduce(jnp.add, self.slide(x, 0)) / self.counts(spatial).astype(x.dtype), Static(spatial)
+        total = reduce(jnp.add, map(wide, self.slide(x, 0)))
+        return (total / self.counts(spatial).astype(total.dtype)).astype(x.dtype), Static(spatial)
 
     def backward(self, params: PyTree, spatial: Static, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         share = dy / self.counts(spatial.value).astype(dy.dtype)

@@ -81,8 +81,9 @@ class SymmetricVector(Layer):
 class Whitening(Layer):
     """y = C^(-1/2) (x - m): [N, ..., C] -> the same shape, with no mean and nearly the identity as covariance.
 
-    momentum: the part of the running statistics that a step keeps, from 0 to 1. epsilon: added to the variances, above
-    0. Evaluation uses the running mean and covariance, and raises InputError without a state.
+    Where devices share the batch (ctx.axes) the statistics are those of all its rows, as of BatchNorm. momentum: the
+    part of the running statistics that a step keeps, from 0 to 1. epsilon: added to the variances, above 0. Evaluation
+    uses the running mean and covariance, and raises InputError without a state.
     """
 
     momentum: float = 0.9

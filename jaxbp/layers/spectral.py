@@ -182,7 +182,7 @@ def differences(d: jax.Array) -> jax.Array:
     return d[..., :, None] - d[..., None, :]
 
 
-def refused(layer: Eigh | Svd, free: jax.Array, dx: jax.Array) -> jax.Array:
+def refused(layer: Eigh, free: jax.Array, dx: jax.Array) -> jax.Array:
     """dx, with nan for each matrix whose `free` is not 0. Raises InputError instead where the values are known."""
     if not isinstance(free, jax.core.Tracer) and bool(jnp.any(free > 0)):
         raise InputError(

@@ -79,15 +79,11 @@ class Structured(Layer):
     def cases(cls) -> list[Case]:
         square = {
             "symmetric": structures.Symmetric(),
-            "skew": structures.Skew(),
-            "circulant": structures.Circulant(),
             "positive": structures.PositiveDefinite(0.1),
             "orthogonal": structures.Orthogonal(),
         }
         oblong = {
             "toeplitz": structures.Toeplitz(),
-            "banded": structures.Banded(1, 0),
-            "blocks": structures.BlockDiagonal(2),
             "low_rank": structures.LowRank(3),
             "kronecker": structures.Kronecker(2, 3),
         }

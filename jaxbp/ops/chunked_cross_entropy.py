@@ -9,9 +9,9 @@
 
 The value is a sum with known weights, so dz is known as soon as z is. Each chunk's logits give its deltas at once and
 are forgotten: three products, as with stored logits, where a pass of its own would make the logits again with a fourth.
-Only dw is carried from chunk to chunk. It grows a block of rows at a time, in place, for a product of its size would
-need as much memory again. The logit of a row's own class is a product of two vectors: so nothing but e^(z - L) needs
-z, and takes its place. Cost: 6 S I V operations.
+Only dw is carried from chunk to chunk. On CPU it grows a block of rows at a time, in place, for a product of its size
+would need as much memory again. The logit of a row's own class is a product of two vectors: so nothing but e^(z - L)
+needs z, and takes its place. Cost: 6 S I V operations.
 
 (Chunks with the gradients formed going forward: Hsu et al. 2024, arXiv 2410.10989, section 3.2. Soft cap: Gemma Team
 2024, arXiv 2408.00118, section 2. z-loss: Chowdhery et al. 2022, arXiv 2204.02311, section 5.)
@@ -31,6 +31,7 @@ from jax import lax
 
 from jaxbp.core import wide
 from jaxbp.errors import InputError
+from jaxbp.ops.products import rounded
 
 BLOCK = 2**19  # numbers of dw that grow together: 2 MiB in float32
 
@@ -157,7 +158,7 @@ def differentiated(
         dz = deltas(form, z, log_total, target, weight)
         db = None if db is None else db + jnp.sum(dz, 0, dtype=db.dtype)
         dz = dz.astype(x.dtype)
-        dx = jnp.einsum("so,oi->si", dz, w.astype(x.dtype))
+        dx = rounded("so,oi->si", dz, w.astype(x.dtype))
         return (with_product(dw, dz, x), db), (items, dx)
 
     sums = jax.tree.map(lambda a: jnp.zeros(a.shape, wide(a).dtype), (w, b))  # in bfloat16 chunks would be lost
@@ -206,18 +207,24 @@ def capped(form: Form, z: jax.Array) -> jax.Array:
 
 
 def with_product(dw: jax.Array, dz: jax.Array, x: jax.Array) -> jax.Array:
-    """dw + dz^T x [V, I], a block of rows at a time."""
+    """dw + dz^T x [V, I]; on CPU a block of rows at a time."""
     outputs, features = dw.shape
     size = min(outputs, max(1, BLOCK // features))
 
-    def grown(dw: jax.Array, start: jax.Array | int, size: int) -> jax.Array:
+    def grown(dw: jax.Array, dz: jax.Array, x: jax.Array, start: jax.Array | int, size: int) -> jax.Array:
         part = lax.dynamic_slice_in_dim(dz, start, size, 1)
         product = jnp.einsum("so,si->oi", part, x, preferred_element_type=dw.dtype)
         return lax.dynamic_update_slice_in_dim(dw, lax.dynamic_slice_in_dim(dw, start, size) + product, start, 0)
 
-    blocks = outputs // size
-    dw = lax.fori_loop(0, blocks, lambda i, dw: grown(dw, i * size, size), dw)
-    return grown(dw, blocks * size, outputs % size) if outputs % size else dw
+    def by_blocks(dw: jax.Array, dz: jax.Array, x: jax.Array) -> jax.Array:
+        blocks = outputs // size
+        dw = lax.fori_loop(0, blocks, lambda i, dw: grown(dw, dz, x, i * size, size), dw)
+        return grown(dw, dz, x, blocks * size, outputs % size) if outputs % size else dw
+
+    def at_once(dw: jax.Array, dz: jax.Array, x: jax.Array) -> jax.Array:
+        return dw + jnp.einsum("so,si->oi", dz, x, preferred_element_type=dw.dtype)
+
+    return lax.platform_dependent(dw, dz, x, cpu=by_blocks, default=at_once)
 
 
 def in_chunks(chunk: int, items: tuple[int, ...], *arrays: jax.Array) -> tuple[jax.Array, ...]:

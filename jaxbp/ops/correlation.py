@@ -42,7 +42,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbp.core import wide
 from jaxbp.factors import BLOCK, total
+from jaxbp.ops.products import rounded, wide_dtype
 from jaxbp.ops.windows import Window, pad, padded, patches, read, taps, unpatched
 
 WIDE = 64  # output channels that share the cost of making a patch
@@ -64,9 +66,18 @@ def correlate(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
         return join_channels(lax.map(group, jnp.arange(window.groups)))
 
     def default(x: jax.Array, w: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(
-            x, w, window.strides, window.padding, None, window.dilation, output_first(x), window.groups
+        y = lax.conv_general_dilated(
+            x,
+            w,
+            window.strides,
+            window.padding,
+            None,
+            window.dilation,
+            output_first(x),
+            window.groups,
+            preferred_element_type=wide_dtype(x),
         )
+        return y.astype(x.dtype)
 
     return lax.platform_dependent(x, w, cpu=cpu, default=default)
 
@@ -79,7 +90,7 @@ def correlate_transposed(dy: jax.Array, w: jax.Array, window: Window) -> jax.Arr
             spread = pad(dy, window.margins, window.strides)
             back = replace(window, space=spread.shape[1:-1], strides=window.once, padding=window.bare)
             dx = shifted_products(spread, flipped(w), back)
-            return dx.reshape(*dx.shape[:-1], window.groups, -1).sum(-1)
+            return jnp.sum(dx.reshape(*dx.shape[:-1], window.groups, -1), -1)
         if window.groups == 1:
             return correlate_transposed_group(dy, w, window)
 
@@ -89,7 +100,7 @@ def correlate_transposed(dy: jax.Array, w: jax.Array, window: Window) -> jax.Arr
         return join_channels(lax.map(group, jnp.arange(window.groups)))
 
     def default(dy: jax.Array, w: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(
+        dx = lax.conv_general_dilated(
             dy,
             flipped(exchanged(w, window.groups)),
             window.once,
@@ -98,7 +109,9 @@ def correlate_transposed(dy: jax.Array, w: jax.Array, window: Window) -> jax.Arr
             window.dilation,
             output_first(dy),
             window.groups,
+            preferred_element_type=wide_dtype(dy),
         )
+        return dx.astype(dy.dtype)
 
     return lax.platform_dependent(dy, w, cpu=cpu, default=default)
 
@@ -140,7 +153,7 @@ def correlate_weights(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -
 def correlate_group(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """`correlate` where every input channel meets every output channel."""
     if count := at_once(len(x), w.shape, window, WIDE):
-        by_patches = lambda x: jnp.einsum("...k,ok->...o", patches(x, window), matrix(w))
+        by_patches = lambda x: rounded("...k,ok->...o", patches(x, window), matrix(w))
         return flat(lax.map(by_patches, blocks(x, count)), 2)
     if len(window.kernel) == 3:
         depth = window.axes(0, 1)
@@ -154,7 +167,7 @@ def correlate_group(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 def correlate_transposed_group(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """`correlate_transposed` where every input channel meets every output channel."""
     if count := at_once(len(dy), w.shape, window, WIDE):
-        by_patches = lambda dy: unpatched(jnp.einsum("...o,ok->...k", dy, matrix(w)), window)
+        by_patches = lambda dy: unpatched(rounded("...o,ok->...k", dy, matrix(w)), window)
         return flat(lax.map(by_patches, blocks(dy, count)), 2)
     if len(window.kernel) == 3:
         depth = window.axes(0, 1)
@@ -206,7 +219,10 @@ def convolution(
     """XLA's, in the layout that is fast on CPU: x [N, *space, I], kernel [*kernel, I, O] -> y [N, *out, O]."""
     ends = (0, x.ndim - 1, *range(1, x.ndim - 1))
     layout = lax.ConvDimensionNumbers(ends, (x.ndim - 1, x.ndim - 2, *range(x.ndim - 2)), ends)
-    return lax.conv_general_dilated(x, kernel, strides, padding, spread, dilation, layout, preferred_element_type=dtype)
+    y = lax.conv_general_dilated(
+        x, kernel, strides, padding, spread, dilation, layout, preferred_element_type=dtype or wide_dtype(x)
+    )
+    return y.astype(dtype or x.dtype)
 
 
 def output_first(x: jax.Array) -> lax.ConvDimensionNumbers:
@@ -256,10 +272,10 @@ def shifted_products(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """y[n, p, c] = sum_t x_t[n, p, c] w[c, t] for x already padded: one product of arrays for each tap."""
     w = w.reshape(len(w), -1)
     products = (
-        read(x, tap, window) * jnp.broadcast_to(w[:, t], (len(x), *window.out, len(w)))
+        wide(read(x, tap, window) * jnp.broadcast_to(w[:, t], (len(x), *window.out, len(w))))
         for t, tap in enumerate(taps(window))
     )
-    return reduce(jnp.add, products)
+    return reduce(jnp.add, products).astype(x.dtype)
 
 
 def sums_by_tap(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -> jax.Array:

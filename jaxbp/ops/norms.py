@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jaxbp.core import PyTree, wide
 from jaxbp.errors import InputError
+from jaxbp.ops.products import times_vector
 
 Vector = jax.Array | None  # [D]; None is ones for a scale, zeros for a bias
 
@@ -83,7 +84,7 @@ def summed(deltas: jax.Array, vector: Vector) -> Vector:
 
 def weighted_mean(a: jax.Array, scale: jax.Array) -> jax.Array:
     """mean over the last axis of a times scale, [..., D] -> [..., 1]: a product of a matrix and a vector."""
-    return jnp.einsum("...d,d->...", a, scale.reshape(-1) / a.shape[-1], precision="highest")[..., None]
+    return times_vector(a, scale.reshape(-1) / a.shape[-1])[..., None]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

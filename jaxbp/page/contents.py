@@ -44,7 +44,7 @@ def contents(start: Setting, title: str, updates: int) -> dict[str, Any]:
         "model": repr(start.model)[:SHOWN],
         "loss": brief(start.config.loss),
         "optimizer": brief(start.config.optimizer),
-        "penalized": start.penalized,
+        "left_out": start.left_out,
         "classes": start.classes,
         "examples": len(start.batch["x"]),
         "net": network(start, max(updates, STEPS) + 1),

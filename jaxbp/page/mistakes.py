@@ -18,7 +18,7 @@ import optax
 
 from jaxbp.backprop import item_weights, value_and_grad
 from jaxbp.check import check_gradient
-from jaxbp.core import Batch, Layer, PyTree, add, label, map_leaves
+from jaxbp.core import Batch, Layer, PyTree, add, map_leaves, path_name
 from jaxbp.layers import Dense
 from jaxbp.layers.activations import Activation
 from jaxbp.page.setting import Setting
@@ -43,7 +43,7 @@ class Mistake:
 
 def mistakes(start: Setting) -> Iterator[Mistake]:
     """Those that can be made in this model on this batch."""
-    leaves = [(index, f"{index:02d}_{label(layer)}", layer, shapes) for index, layer, shapes in _leaves(start)]
+    leaves = _leaves(start)
     dense = [(index, name, shapes) for index, name, layer, shapes in leaves if isinstance(layer, Dense)]
     rows = len(start.batch["x"])
     for index, name, layer, _ in leaves:
@@ -81,7 +81,7 @@ def _mean_bias(layer: Keep, params: PyTree, cache: Any, dy: jax.Array) -> tuple[
 
 
 def _stepped(rate: float) -> Take:
-    def take(layer: Keep, params: PyTree, cache: Any, dy: jax.Array) -> tuple[PyTree, PyTree]:
+    def take(layer: Any, params: PyTree, cache: Any, dy: jax.Array) -> tuple[PyTree, PyTree]:
         grads = layer.backward(params, cache, dy)[1]
         later = jax.tree.map(lambda p, g: p - rate * g, params, grads)
         return layer.backward(later, cache, dy)[0], grads
@@ -92,37 +92,39 @@ def _stepped(rate: float) -> Take:
 def gradient_with(start: Setting, mistake: Mistake | None) -> Callable[[PyTree, Batch], PyTree]:
     """(params, batch) -> the gradient with this mistake in it."""
 
-    def take(layer: Keep, params: PyTree, cache: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
+    def take(layer: Any, params: PyTree, cache: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
         if mistake and mistake.take and mistake.layer == layer.index:
             return mistake.take(layer, params, cache, dy)
         return layer.backward(params, cache, dy)
 
     def gradient(params: PyTree, batch: Batch) -> PyTree:
-        return _swept(start, take, params, batch, mistake.factor if mistake else 1.0)
+        return _swept(start, Rule(take, merge=add), params, batch, mistake.factor if mistake else 1.0)
 
     return gradient
 
 
-def _swept(start: Setting, take: Take, params: PyTree, batch: Batch, factor: float = 1.0) -> PyTree:
-    """What `take` gives at every leaf layer, each in a Keep that has its number."""
+def _swept(start: Setting, rule: Rule, params: PyTree, batch: Batch, factor: float = 1.0) -> PyTree:
+    """What the rule takes at the leaf layers, each in a Keep that has its number."""
     numbers = itertools.count()
     model, loss = map_leaves(start.model, lambda layer: Keep(layer, next(numbers))), start.config.loss
     x, ctx = start.ctx.counted(batch)
     y, cache = model.forward(params, x, ctx)
     dy = loss.backward(loss.forward(y, batch["y"], item_weights(batch, y))[1])
-    return model.sweep(Rule(take, merge=add), params, cache, factor * dy)[1]
+    return model.sweep(rule, params, cache, factor * dy)[1]
 
 
-def _leaves(start: Setting) -> list[tuple[int, Layer, PyTree]]:
-    """(number, leaf layer, the shapes of its parameters) in forward order."""
-    leaves = {}
+def _leaves(start: Setting) -> list[tuple[int, str, Layer, PyTree]]:
+    """(number, path, leaf layer, the shapes of its parameters) in forward order."""
+    layers = {}
 
-    def take(layer: Keep, params: PyTree, cache: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
-        leaves[layer.index] = (layer.index, layer.inner, jax.tree.map(lambda p: jax.typeof(p), params))
-        return layer.backward(params, cache, dy)
+    def take(layer: Any, params: PyTree, cache: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
+        layers[layer.index] = (layer.inner, jax.tree.map(jax.typeof, params))
+        return layer.backward(params, cache, dy)[0], jnp.zeros(layer.index)  # the length tells the number
 
-    jax.eval_shape(lambda params, batch: _swept(start, take, params, batch), start.params, start.batch)
-    return [leaves[index] for index in sorted(leaves)]
+    sweep = lambda params, batch: _swept(start, Rule(take), params, batch)
+    lengths = jax.tree_util.tree_leaves_with_path(jax.eval_shape(sweep, start.params, start.batch))
+    names = {length.shape[-1]: path_name(path) for path, length in lengths}
+    return [(index, names[index], *layers[index]) for index in sorted(names)]
 
 
 def planted(start: Setting) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def network(start: Setting, rates: int) -> dict[str, Any] | None:
     {"layers": [{"name", "kind", "slope"}], "loss", "optimizer", "params", "batch"}; the inputs are rows of numbers.
     """
     model, loss, optimizer = start.model, _loss(start), _optimizer(start, rates)
-    if type(model) is not Chain or loss is None or optimizer is None or start.penalized:
+    if type(model) is not Chain or loss is None or optimizer is None:
         return None
     described = [
         {"name": name, "kind": KINDS[type(layer)], "slope": getattr(layer, "negative_slope", 0.0)}

@@ -12,6 +12,7 @@ import optax
 
 from jaxbp.config import Config
 from jaxbp.core import Batch, Context, Layer, PyTree, cast, output_spec
+from jaxbp.credit import Backpropagation
 from jaxbp.training.fit import batch_spec, check_fit
 
 
@@ -38,9 +39,11 @@ class Setting:
         return output_spec(self.model, self.spec).shape[-1]
 
     @property
-    def penalized(self) -> bool:
-        """Whether the loss of the run has a penalty, which a trace leaves out."""
-        return bool(self.config.penalty.l1 or self.config.penalty.l2)
+    def left_out(self) -> tuple[str, ...]:
+        """The keys of the config that a run obeys and a trace does not: it is of backpropagation, without penalties."""
+        has_penalty = self.config.penalty.l1 or self.config.penalty.l2
+        keys = {"penalty": has_penalty, "credit": self.config.credit != Backpropagation()}
+        return tuple(key for key, differs in keys.items() if differs)
 
     @property
     def rate(self) -> float:
@@ -54,7 +57,7 @@ def setting(config: Config, examples: int = 1) -> Setting:
     Call it and use what it gives under jax.enable_x64(True). Raises InputError where the config's parts do not fit.
     """
     splits = config.load_data()
-    model = config.build_model()
+    model = config.build_model("float32")
     check_fit(config, model, splits)
     part = splits.train.take(slice(examples))
     counting = part.counting().astype(np.float64)  # 1/3 in float32 would be seen

@@ -295,7 +295,7 @@
     const titles = { forward: `Forward through ${at}`, loss: "The loss", error: "Backward: the error of the outputs", backward: `Backward through ${at}`, update: "Update" };
     byId("stage").textContent = titles[now.kind];
     const concerned = rows.filter((row) => (at ? row.name === at || (row.is_parameter && row.name.startsWith(`${at}/`)) : now.kind === "update" ? row.is_parameter : row.name === layerRows.at(-1).name));
-    const tag = { error: "BP1", backward: "BP2, BP3, BP4" }[now.kind];
+    const tag = { error: "BP1", backward: concerned.some((row) => row.is_parameter) ? "BP2, BP3, BP4" : "BP2" }[now.kind];
     byId("equations").replaceChildren(equation(tag, now.kind === "loss" ? `L = ${show(data.passes[time()].loss)}, ${data.loss}` : concerned[0]?.formula || data.optimizer));
     byId("tables").replaceChildren(...concerned.map((row) => recordedTable(row, now.kind === "forward")));
   }
@@ -358,7 +358,7 @@
 
   byId("position").max = last;
   byId("config").replaceChildren(element("p", {}, data.model), element("pre", {}, data.config));
-  byId("hint").textContent = `${net ? "Blue weights are positive, orange ones negative; violet numbers are derivatives of the loss." : ""}${data.penalized ? " The config's penalty is left out here." : ""}`;
+  byId("hint").textContent = `${net ? "Blue weights are positive, orange ones negative; violet numbers are derivatives of the loss." : ""}${data.left_out.length ? ` Left out here: the config's ${data.left_out.join(" and ")}.` : ""}`;
   for (let n = 0; n < data.examples; n++) byId("example").append(element("option", { value: n }, `${n + 1} of ${data.examples}`));
   data.mistakes.forEach((mistake, k) => byId("mistake").append(element("option", { value: k }, mistake.title)));
   byId("agreement").textContent = agreement();

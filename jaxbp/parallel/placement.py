@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, map_leaves
+from jaxbp.credit.config import Backpropagation
 from jaxbp.errors import InputError
 from jaxbp.losses import Loss
 from jaxbp.parallel.gathered import AXIS, Gathered, Shard, is_shard
@@ -233,7 +234,7 @@ def placed(config: Any, model: Layer, spec: PyTree, examples: int) -> Placement 
         "optimizer.private": getattr(config.optimizer, "private", None) is not None,
         "run.noise_scale_every": run.noise_scale_every is not None,
         "run.health_every": run.health_every is not None,
-        f"credit={type(config.credit).__name__}": not config.credit.exact,
+        f"credit={type(config.credit).__name__}": not isinstance(config.credit, Backpropagation),
     }
     for name in [name for name, asked in of_one_device.items() if asked]:
         raise InputError(f"{name} needs the whole batch on one device: run.mesh must be 1 by 1 with it")

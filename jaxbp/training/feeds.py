@@ -6,7 +6,7 @@ next call, so reading takes no time of its own as long as it is the faster of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -140,10 +140,16 @@ class StreamFeed:
         return feed.batch(first)
 
 
-def calls(first: int, steps: int, per_call: int, offset: int, *stops: int | None) -> Iterator[tuple[int, int]]:
-    """(first step, steps) of each call. One ends where first + offset, the run's step, is a multiple of a stop."""
+def calls(
+    first: int, steps: int, per_call: int, offset: int, *every: int | None, ends: Iterable[int] = ()
+) -> Iterator[tuple[int, int]]:
+    """(first step, steps) of each call.
+
+    One ends where the run's step, first + offset, is a multiple of one of `every`, or one of the `ends`.
+    """
     while first < steps:
-        left = [stop - (offset + first) % stop for stop in stops if stop]
+        left = [period - (offset + first) % period for period in every if period]
+        left += [end - offset - first for end in ends if end > offset + first]
         count = min(per_call, steps - first, *left)
         yield first, count
         first += count

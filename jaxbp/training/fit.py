@@ -127,6 +127,9 @@ def check_optimizer(config: Config, model: Layer, params: PyTree, batch: Batch) 
     private = isinstance(optimizer, FirstOrder) and optimizer.private is not None
     if not (optimizer.second_order or private or measured):
         return
+    if config.run.dtype != "float32":
+        who = "run.noise_scale_every" if measured else "optimizer.private" if private else type(optimizer).__name__
+        raise InputError(f"{who} sums products of its own, which needs run.dtype=float32, got {config.run.dtype}")
     if config.run.micro_batches > 1 and (optimizer.second_order or measured):
         who = "run.noise_scale_every" if measured else type(optimizer).__name__
         raise InputError(f"{who} takes the whole batch: run.micro_batches must be 1, got {config.run.micro_batches}")
@@ -154,6 +157,10 @@ def check_credit(config: Config, model: Layer, params: PyTree, batch: Batch) -> 
         raise InputError(f"credit={name} goes with an optimizer that takes a direction alone, not with {what}")
     if config.run.noise_scale_every is not None:
         raise InputError(f"credit={name} gives no gradient of the loss: run.noise_scale_every must be None")
+    if config.run.dtype != "float32":
+        raise InputError(
+            f"credit={name} sends deltas of its own, which needs run.dtype=float32, got {config.run.dtype}"
+        )
     if config.loss.prepared(model) is not model:
         raise InputError(f"credit={name} needs all logits at once: loss.chunk must be None")
 

@@ -39,7 +39,7 @@ from jaxbp.training.settings import check_random_keys
 OVER = "--fresh starts it over, --workdir=DIR puts this one elsewhere"  # what helps where a run cannot go on
 MAY_CHANGE = (
     r"run\.(epochs|steps_per_call|checkpoint_seconds|keep_checkpoints|keep_programs|sample_every|health_every)"
-    r"|run\.mesh(\..+)?"
+    r"|run\.(mesh(\..+)?|profile_step|writers)"
     r"|data\.(data\.)?(path|test_path|max_bytes|(train|test)_(images|labels))"
 )
 SOURCES = {

@@ -33,16 +33,20 @@ import numpy as np
 
 from jaxbp.analysis import per_example
 from jaxbp.backprop import value_and_grad
+from jaxbp.config import Config
 from jaxbp.core import Batch, Context, Layer, PyTree, dot, leaf_layers, map_leaves, path_name
-from jaxbp.data import Dataset
+from jaxbp.data import Dataset, Splits
 from jaxbp.files import append_line
 from jaxbp.layers import Recurrent
 from jaxbp.layers.activations import Activation, Softmax
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss
+from jaxbp.parallel.feed import MeshFeed
 from jaxbp.rules import Rule
 from jaxbp.training.evaluate import correct
 from jaxbp.training.feeds import EpochFeed, StreamFeed
+from jaxbp.training.folder import RunFolder
+from jaxbp.training.logs import HEALTH
 from jaxbp.training.report.language import once
 from jaxbp.training.step import Feed, State
 from jaxbp.wrappers import Keep, Kept
@@ -53,7 +57,7 @@ SHORT_STEP = 1e-3  # of the weights' norm: how far the differences along the gra
 
 
 Step = Callable[[State, Batch], State]
-Look = Callable[[State, Feed, jax.Array, Batch], PyTree]
+Look = Callable[[State, Any, Any, Batch], PyTree]  # the feed and its index are traced
 
 
 class Moved(NamedTuple):
@@ -77,17 +81,29 @@ class Health:
         """Whether a look precedes this step."""
         return step % self.every == 0
 
-    def write(self, state: State, feed: EpochFeed | StreamFeed, index: int) -> None:
-        """Adds a line on the state before step `index` of the feed, where the last step was made."""
+    def write(self, state: State, feed: EpochFeed | StreamFeed | MeshFeed, index: int, per_call: int) -> None:
+        """Adds a line on the state before step `index` of the feed, where the last step was made.
+
+        per_call: steps of a call of the training program, so that both are given arrays of the same shapes.
+        """
         if not state.finite:
             return
-        both, first = feed.call(index, 2)
+        both, first = feed.call(index, max(per_call, 2))
         figures = jax.device_get(self.look(state, both, first, self.probe))
         layers = _by_layer(figures.pop("layers"))
         line = {"step": int(state.step), "rows": len(self.probe["y"])} | {
             name: _short(value) for name, value in figures.items()
         }
         append_line(self.file, json.dumps(line | {"layers": layers}))
+
+
+def make_looks(config: Config, model: Layer, splits: Splits, step: Step, folder: RunFolder) -> Health | None:
+    """The looks at a run; None where it asks for none."""
+    every = config.run.health_every
+    if every is None:
+        return None
+    classify = splits.classes is not None
+    return make_health(model, config.loss, step, splits.train, classify, every, folder.path / HEALTH)
 
 
 def make_health(

@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
-from jaxbp.core import Layer, PyTree
+from jaxbp.core import Batch, Layer, PyTree
 from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.machine import check_devices, machine
+from jaxbp.optim import Objective
 from jaxbp.parallel.feed import MeshFeed, make_mesh_feeds
 from jaxbp.parallel.placement import Placement, placed
 from jaxbp.parallel.processes import ALONE, Team
@@ -34,8 +36,9 @@ from jaxbp.training.evaluate import Evaluation, make_evaluation
 from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds
 from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.training.folder import Records, RunFolder
-from jaxbp.training.health import Health, make_health
-from jaxbp.training.logs import HEALTH
+from jaxbp.training.health import Health, make_looks
+from jaxbp.training.precision import loss_scaled
+from jaxbp.training.profile import Profiler
 from jaxbp.training.report import curves
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.deltas import DeltaNorms, make_delta_norms
@@ -55,6 +58,7 @@ from jaxbp.training.step import (
     make_step,
     prepared,
 )
+from jaxbp.training.writers import Writers, make_writers
 
 AnyFeed = EpochFeed | StreamFeed | MeshFeed
 YOUNG = 60.0  # seconds: the first minute of a process, in which less work may be lost
@@ -84,10 +88,12 @@ class Session:
     steps: int  # in an epoch
     pace: Pace | None  # None where the data are no text
     sampler: Sampler | None  # None where the run takes no samples
+    health: Health | None  # None where nobody looks at it
     placement: Placement | None  # None on one device
     team: Team
     alignments: Alignments | None  # None where the credit rule is exact
-    health: Health | None  # None where nobody looks at it
+    profiler: Profiler
+    writers: Writers = Writers()
     records: Records = field(init=False)  # what describes the run, once it is written
     best: PyTree = None  # weights of the best validation loss so far, where the run stops early
     facts: dict[str, Any] = field(default_factory=lambda: {"best_loss": None, "waited": 0, "finished": False})
@@ -163,16 +169,16 @@ def train(
     with folder.locked() if team.first else nullcontext():
         folder.check_place()  # before anything compiles
         session, state = new_session(config, splits or config.load_data(), folder, team)
-        if not team.first:
-            pass
-        elif fresh:
+        if team.first and fresh:
             folder.start_over()
-        else:
+        elif team.first:
             folder.finish_start_over()
             folder.check(config)
         state = resumed(session, state) if team.first else following(session, state)
+        if team.first:
+            session.writers = make_writers(config, folder.path, session.records.identity.runs[0], int(state.step))
         try:
-            with signals() as caught:
+            with signals() as caught, closing(session.writers):
                 all_rounds(session, state, caught)
         except (Interrupted, NotFinite):
             with suppress(OSError):  # what ended the run counts
@@ -200,35 +206,46 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     placement = placed(config, model, objective.spec, len(splits.train))
     shardings = placement.state_shardings if placement else None
     state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
-    gradient = config.gradient(placement.model if placement else model)
-    gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
-    gradient = placement.gradient(gradient) if placement else gradient
-    gradient = penalized(gradient, objective.penalties)
-    augment = placement.augment(config.data.augment) if placement else config.data.augment
-    step = make_step(gradient, optimizer, augment, config.credit)
-    classify = splits.classes is not None
+    step = training_step(config, model, optimizer, objective, placement)
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(placement.settled(step) if placement else step),
-        make_evaluation(model, config.loss, classify, placement),
+        make_program(step),
+        make_evaluation(model, config.loss, splits.classes is not None, placement),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
+        make_looks(config, model, splits, step, folder),
         placement,
         team,
         None if config.credit.exact else make_alignments(config.credit, model, config.loss),
-        make_health(model, config.loss, step, splits.train, classify, run.health_every, folder.path / HEALTH)
-        if run.health_every
-        else None,
+        Profiler(run.profile_step, folder.path / "profile"),
     )
     if run.patience is not None:
         session.best = jax.tree.map(jnp.copy, state.weights)
     return session, state
+
+
+def training_step(
+    config: Config,
+    model: Layer,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    placement: Placement | None = None,
+) -> Callable[[State, Batch], State]:
+    """(state, batch) -> state: the gradient that the config asks for, on its devices, and its optimizer."""
+    gradient = config.gradient(placement.model if placement else model)
+    gradient = accumulated(gradient, config.run.micro_batches) if config.run.micro_batches > 1 else gradient
+    gradient = placement.gradient(gradient) if placement else gradient
+    gradient = loss_scaled(gradient) if config.run.dtype == "float16" else gradient
+    gradient = penalized(gradient, objective.penalties)
+    augment = placement.augment(config.data.augment) if placement else config.data.augment
+    step = make_step(gradient, optimizer, augment, config.credit)
+    return placement.settled(step) if placement else step
 
 
 def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
@@ -284,11 +301,14 @@ def one_round(session: Session, state: State, feed: AnyFeed, offset: int, caught
     run = session.config.run
     per_call = run.steps_per_call
     sums: Sums | None = None
-    for first, count in calls(int(state.step) - offset, steps, per_call, offset, run.sample_every, run.health_every):
+    profiler = session.profiler
+    periods = (run.sample_every, run.health_every)
+    for first, count in calls(int(state.step) - offset, steps, per_call, offset, *periods, ends=profiler.ends):
         previous = sums
-        if session.health and not isinstance(feed, MeshFeed) and session.health.due(offset + first):
-            session.health.write(state, feed, first)
-        state, sums = session.program(state, *feed.call(first, per_call), np.int32(count))
+        if session.health and session.health.due(offset + first):
+            session.health.write(state, feed, first, per_call)
+        steps_of_call = partial(session.program, state, *feed.call(first, per_call), np.int32(count))
+        state, sums = profiler.run(offset + first, steps_of_call)
         bar.update(count)
         if session.sampler and session.sampler.due(offset + first + count):
             whole = session.on_host(state)
@@ -318,7 +338,7 @@ def stop_if_not_finite(session: Session, state: State, feed: AnyFeed, offset: in
         first = failure.first_not_finite(state.kept) or "the sum of the weights"
         raise NotFinite(
             f"step {int(state.step) - 1}: after its update {first} is not finite; nothing of it is kept: "
-            f"{remedy(session.config)}"
+            f"{failure.remedy(session.config)}"
         )
     batch = feed.batch(state.step - offset)
     inputs, ctx = prepared(state, batch, session.config.data.augment)
@@ -329,12 +349,6 @@ def stop_if_not_finite(session: Session, state: State, feed: AnyFeed, offset: in
         f"step {int(state.step)}: not finite first in {first}; no weight was touched, and "
         f"jaxbp replay --run={session.folder.path} repeats the step"
     )
-
-
-def remedy(config: Config) -> str:
-    """What to lower where numbers overflow."""
-    rate = getattr(config.optimizer, "learning_rate", None)
-    return "make the optimizer's steps smaller" if rate is None else f"lower optimizer.learning_rate, {rate:g} so far"
 
 
 def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple[State, str]:
@@ -365,12 +379,13 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
     for name, value in row.items():
         if not np.isfinite(jax.tree.leaves(value)).all():
             step = int(state.step)
-            raise NotFinite(f"step {step}: {name} is not finite, and no row is kept: {remedy(session.config)}")
+            raise NotFinite(f"step {step}: {name} is not finite, and no row is kept: {failure.remedy(session.config)}")
     pace = session.pace.figures(speed) if session.pace else {}
     timing = {"epoch": epoch, "steps_per_second": speed} | pace
     if session.team.first:
         append_line(session.folder.metrics, json.dumps(row))
         append_line(session.folder.path / "timing.jsonl", json.dumps(timing))
+        session.writers.write(int(state.step), row | timing)
     patience = session.config.run.patience
     facts = session.facts
     if patience is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jaxbp.machine import header
+from jaxbp.parallel.cost import activation_bytes
 from jaxbp.training.checkpoint import load_arrays
-from jaxbp.training.fit import check_length
+from jaxbp.training.fit import batch_spec, check_length
 from jaxbp.training.run import checkpointed
 from jaxbp.training.step import State
 
@@ -22,7 +23,7 @@ def resumed(session: Session, state: State) -> State:
     checkpoint = folder.resume(checkpointed(state, config), session.data)
     if checkpoint is None:
         session.records = folder.write(config, session.splits.preparation, None)
-        print(header(state.params), flush=True)
+        print(first_line(session, state), flush=True)
         if killed:
             again = lost("before it", session.interval())
             print(f"begun again: an earlier start ended before its first checkpoint{again}", flush=True)
@@ -39,7 +40,7 @@ def resumed(session: Session, state: State) -> State:
     session.records = folder.write(config, session.splits.preparation, facts)
     if "run" not in facts and not session.team.lines:
         session.save(state)  # the checkpoint of an older version is not bound to its run
-    print(header(state.params), flush=True)
+    print(first_line(session, state), flush=True)
     again = lost("after it", facts.get("at_risk", 0.0))
     print(f"resumed at step {done} of {config.run.epochs * session.steps}{again}", flush=True)
     return state
@@ -55,6 +56,15 @@ def following(session: Session, state: State) -> State:
     session.best = arrays["best"]
     session.facts = {key: facts[key] for key in session.facts}
     return arrays["state"]
+
+
+def first_line(session: Session, state: State) -> str:
+    """The header of a run: what it runs on, and what a device keeps between the two passes."""
+    config = session.config
+    devices = session.placement.mesh.size if session.placement else 1
+    rows = session.batch_size // config.run.micro_batches // devices
+    kept = activation_bytes(config.loss.prepared(session.model), batch_spec(session.splits, rows))
+    return f"{header(state.params)}, {kept:,} bytes of activations" + (" a device" if session.placement else "")
 
 
 def lost(when: str, seconds: float) -> str:

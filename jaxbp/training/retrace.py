@@ -50,11 +50,11 @@ class Retrace:
         batch = run.batch_size or len(self.splits.train)
         objective = config.objective(batch_spec(self.splits, batch))
         optimizer = config.build_optimizer(self.steps, objective.spec)
-        gradient = config.optimizer.gradient(model, config.loss)
+        gradient = config.gradient(model)
         gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
-        step = make_step(penalized(gradient, objective.penalties), optimizer, config.data.augment)
+        step = make_step(penalized(gradient, objective.penalties), optimizer, config.data.augment, config.credit)
         program = make_program(step)
-        state = initial_state(model, optimizer, objective.spec, run.seed)
+        state = initial_state(model, optimizer, objective.spec, run.seed, config.credit)
         in_epoch = -(-len(self.splits.train) // batch)
         feed = make_feeds(self.splits.train, run.seed, run.shuffle, batch)(0, -(-self.steps // in_epoch))
         done = 0

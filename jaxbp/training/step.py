@@ -17,15 +17,13 @@ import optax
 from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, add, register
 from jaxbp.credit.config import Backpropagation, Credit, carrying, parted
+from jaxbp.training.precision import Scaling
 
 CREDIT = 2**32 - 1  # no step is so late: the key of what the credit rule draws at the start
+FIELDS = ["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite", "credit", "scaling"]
 
 
-@partial(
-    register,
-    data_fields=["step", "params", "optimizer", "model", "key", "loss_sum", "examples", "finite", "credit"],
-    meta_fields=[],
-)
+@partial(register, data_fields=FIELDS, meta_fields=[])
 @dataclass(frozen=True)
 class State:
     """Everything that a run carries from step to step."""
@@ -39,6 +37,7 @@ class State:
     examples: jax.Array  # since the last report
     finite: jax.Array  # False where the last loss or gradient was not, and its update was not made; or else the weights
     credit: PyTree = None  # what the credit rule keeps, such as backward weights; None of backpropagation
+    scaling: Scaling | None = None  # of the loss, in float16
 
     @property
     def weights(self) -> dict[str, PyTree]:
@@ -79,6 +78,7 @@ def initial_state(
             zero,
             jnp.array(True),
             credit.init_state(jax.random.fold_in(run_key, CREDIT), params, model, spec),
+            Scaling.of(model),
         )
 
     out = None if shardings is None else shardings(jax.eval_shape(make, key, run_key))
@@ -95,8 +95,8 @@ def make_step(
 
     gradient is a value_and_grad(model, loss), or that of the credit rule. augment(key, x) changes the inputs; every
     step has a key of its own. The loss is the mean over what counts. Where it or a gradient is not finite, only
-    `finite` changes. Where the update makes a weight that is not, the state holds it, and `finite` says so: that costs
-    one more sum, and no copy.
+    `finite` changes; with a scaling, a gradient that is not finite skips the step and lowers the scale. Where the
+    update makes a weight that is not, the state holds it, and `finite` says so: that costs one more sum, and no copy.
     """
 
     def step(state: State, batch: Batch) -> State:
@@ -122,18 +122,41 @@ def make_step(
                 state.examples + examples,
                 is_finite((params, model, after)),
                 after,
+                state.scaling and state.scaling.after_finite(),
             )
 
-        return jax.lax.cond(finite, update, lambda: replace(state, finite=finite))
+        def keep() -> State:
+            if state.scaling is None:
+                return replace(state, finite=finite)
+            return skipped(state, state.scaling, result.value, examples)
+
+        return jax.lax.cond(finite, update, keep)
 
     return step
+
+
+def skipped(state: State, scaling: Scaling, value: jax.Array, examples: jax.Array) -> State:
+    """The state after a step whose gradient overflowed: it counts, and changes the scale of the loss alone.
+
+    A loss that is not finite, or a gradient that overflows at the smallest scale, is no matter of the scale.
+    """
+    helps = jnp.isfinite(value) & scaling.can_fall
+    after = replace(
+        state,
+        step=state.step + 1,
+        loss_sum=state.loss_sum + value * examples,
+        examples=state.examples + examples,
+        scaling=scaling.after_overflow(),
+    )
+    return jax.tree.map(partial(jnp.where, helps), after, replace(state, finite=jnp.array(False)))
 
 
 def prepared(state: State, batch: Batch, augment: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[Batch, Context]:
     """The gradient's arguments in this step: the batch with its weights, and a context with the step's key."""
     ctx = Context(jax.random.fold_in(state.key, state.step), state.model)
     weight = batch["mask"] / jnp.maximum(counted(batch), 1)
-    return {"x": augment(ctx.draw("augment"), batch["x"]), "y": batch["y"], "weight": weight}, ctx
+    inputs = {"x": augment(ctx.draw("augment"), batch["x"]), "y": batch["y"], "weight": weight}
+    return inputs if state.scaling is None else inputs | {"scale": state.scaling.scale}, ctx
 
 
 def counted(batch: Batch) -> jax.Array:

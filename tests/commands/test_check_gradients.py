@@ -16,7 +16,15 @@ from tests.support.paths import ROOT
 
 FILES = sorted(ROOT.glob("configs/*.py"))
 DEEP = ["digits_resnet", "mnist_resnet"]  # the tests' XLA settings make code that takes minutes to run for them
-COSTLY = ["adding_encoder", "digits_vit", "shakespeare_gpt_large", "mnist_lenet5"]  # others have their layers
+COSTLY = [  # others have their layers
+    "adding_encoder",
+    "digits_bilinear",
+    "digits_log_covariance",
+    "digits_vit",
+    "mnist_capsules",
+    "mnist_lenet5",
+    "shakespeare_gpt_large",
+]
 MARKS = {True: [pytest.mark.nightly], False: []}
 EXPERIMENTS = [pytest.param(f, id=f.stem, marks=MARKS[f.stem in COSTLY]) for f in FILES if f.stem not in DEEP]
 

@@ -26,6 +26,7 @@ NEEDED = {  # words of what a kind cannot be without
     "Images": ["path=x"],
     "Npz": ["path=x.npz"],
     "Optax": ["name=lion"],
+    "Plane": ["name=moons"],
     "OptaxSchedule": ["name=constant_schedule"],
     "Reconstruction": ["data=Logic", "data.operator=xor"],
     "LayerModel": ["layer=Dense(10)"],

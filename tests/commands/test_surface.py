@@ -52,9 +52,15 @@ def test_a_run_is_made_again_to_the_bit(run):
     [
         "boundary --run={0}/run --frames=3 --points=11",
         "line --run={0}/run --points=5",
-        "weight --run={0}/run --weight=01_dense/w/2/1 --points=5",
-        "perceptron --config={0}/moons.py --config.data=Plane --config.data.name=blobs",
-        "compare --config={0}/moons.py --key=model.w_init --values=he_normal,normal --config.run.epochs=1",
+        "perceptron --config={0}/moons.py --config.data.name=blobs",
+        *(
+            pytest.param(words, marks=pytest.mark.nightly)
+            for words in (
+                "plane --run={0}/run --frames=4 --points=5",
+                "weight --run={0}/run --weight=01_dense/w/2/1 --points=5",
+                "compare --config={0}/moons.py --key=model.w_init --values=he_normal,normal --config.run.epochs=1",
+            )
+        ),
     ],
     ids=lambda words: words.split()[0],
 )

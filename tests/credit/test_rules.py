@@ -60,8 +60,13 @@ def direction(rule, name, kept=None, params=None):
     return jax.jit(rule.gradient(model, LOSS))(params, batch, credit.carrying(ctx, kept))
 
 
+def nightly(*names):
+    """Cases that only repeat at scale what others show."""
+    return [pytest.param(name, marks=pytest.mark.nightly) for name in names]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["dense", "conv", "recurrent", *nightly("stack", "tied")])
 def test_feedback_through_the_weights_themselves_is_backpropagation(name):
     model, params, _, _, spec, truth = setting(name)
     result = direction(credit.FeedbackAlignment(), name, link_weights("", model, params, spec))
@@ -111,7 +116,7 @@ def test_kolen_pollacks_weights_meet_at_the_rate_of_the_decay():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dense", "conv"])
+@pytest.mark.parametrize("name", ["dense", *nightly("conv")])
 def test_a_mirrors_mean_is_the_weights(name):
     """The mean of 400 steps is within five of its standard errors of W, but for taps at the rim of a padded image."""
     model, params, batch, ctx, spec, _ = setting(name)
@@ -188,7 +193,7 @@ def test_forward_gradients_are_unbiased():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("output", ["last", "sequence"])
+@pytest.mark.parametrize("output", ["last", *nightly("sequence")])
 def test_real_time_recurrent_learning_is_backpropagation_through_time(output):
     model = jaxbp.Chain(jaxbp.Dense(3), jaxbp.Recurrent(jaxbp.LSTMCell(2), output=output), jaxbp.Dense(3))
     spec = jax.ShapeDtypeStruct((7, 4, 2), jnp.float64)
@@ -258,7 +263,7 @@ def test_every_rule_and_key_is_in_the_table():
     assert keys == {type(rule): others.keys() for rule, others in KEYS.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("rule", [rule for rule in KEYS if KEYS[rule]], ids=lambda rule: type(rule).__name__)
 def test_another_value_of_a_key_changes_something(rule):
     _, _, batch, _, spec, _ = setting("dense")

@@ -16,7 +16,7 @@ from jaxbp.credit.relax import NotSettled, Relaxer
 from jaxbp.credit.steady import FeedbackNet, SteadyState
 from jaxbp.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64")]
 KEY = jax.random.key(0)
 TIGHT = Relaxer(rate=0.5, tolerance=1e-14, steps=2000)
 SQUARED = jaxbp.SquaredError()
@@ -67,7 +67,6 @@ def test_anderson_needs_fewer_steps():
     assert count("anderson") < count("damped") / 5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_adjoint_relaxation_is_the_unrolled_gradient_and_the_implicit_one(name):
     """Almeida and Pineda against autodiff of 400 steps, and against (1 - J)^-T by a dense solve."""
@@ -117,7 +116,6 @@ def errors(rule_of, nudges, feedback=1.0):
     return [worst(run(rule_of(nudge)), truth) for nudge in nudges]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sides", "slope", "feedback"),
     [("one", 1, 1.0), pytest.param("both", 2, 1.0, marks=pytest.mark.nightly), ("both", 2, 0.5)],
@@ -128,7 +126,6 @@ def test_equilibrium_propagations_error_falls_with_the_nudge(sides, slope, feedb
     assert small < 0.02
 
 
-@pytest.mark.slow
 def test_contrastive_hebbian_learning_is_backpropagation_for_weak_feedback():
     """Its error against the perceptron of the same weights falls with slope 1 in the feedback."""
     chain = FeedbackNet((5, 4, 3), 0.0, relaxer=TIGHT)
@@ -155,8 +152,7 @@ PREDICTED = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PREDICTED)
+@pytest.mark.parametrize("name", ["dense", pytest.param("conv", marks=pytest.mark.nightly)])
 def test_predictive_coding_with_fixed_predictions_is_backpropagation(name):
     model, shape = PREDICTED[name]
     params = cast(model.init(KEY, jax.ShapeDtypeStruct(shape, jnp.float64)), jnp.float64)
@@ -178,7 +174,6 @@ def test_predictive_coding_with_fixed_predictions_is_backpropagation(name):
         )
 
 
-@pytest.mark.slow
 def test_target_propagation_is_backpropagation_in_a_linear_net_of_orthogonal_weights():
     layers = (jaxbp.Dense(4, w_init="orthogonal"), jaxbp.Dense(4, w_init="orthogonal"), jaxbp.Dense(3))
     model, shape = jaxbp.Chain(layers), (7, 4)

@@ -15,13 +15,13 @@ from jaxbp.optim import Objective
 from jaxbp.training.step import initial_state, make_step
 from tests.credit.test_runs import XOR
 
+pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
 
 
 # --- one layer -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_sangers_rows_are_the_leading_eigenvectors_in_the_order_of_pca():
     random = np.random.default_rng(0)
@@ -134,7 +134,6 @@ SEARCHES = {  # search: steps, its evaluations of the 17 weights of a 2-4-1 net 
 in_ci = lambda search: () if isinstance(search, optim.FiniteDifferences | optim.RandomSearch) else pytest.mark.nightly
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "search", [pytest.param(search, id=type(search).__name__, marks=in_ci(search)) for search in SEARCHES]
 )
@@ -157,7 +156,6 @@ def test_a_search_solves_xor_and_counts_its_evaluations(search):
     assert solved.sum() >= 10
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda search: type(search).__name__)
 def test_a_search_asks_as_often_as_it_says(search):
     """Each call of the loss is counted while it runs."""
@@ -176,7 +174,6 @@ def test_a_search_asks_as_often_as_it_says(search):
 # --- both ways -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_bidirectional_net_learns_a_permutation_and_its_inverse():
     net, loss = credit.Bidirectional((3, 8, 3)), jaxbp.BinaryCrossEntropy()
     x = jnp.array([[i >> bit & 1 for bit in range(3)] for i in range(8)], jnp.float32)

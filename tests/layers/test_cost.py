@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxbp
+from jaxbp.analysis import products
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import CNN, MLP, RNN, ResNet
 from tests.support import conformance
@@ -76,6 +77,19 @@ def test_a_gradient_costs_at_most_four_forward_passes(name):
     assert 1 < operations(lambda *a: whole(*a).grads, params, batch, state) / forward <= 4
 
 
+@pytest.mark.slow
+def test_a_hessian_product_costs_at_most_three_and_a_half_gradients():
+    """Twice is what forward mode adds to the gradient's own cost, and some for the curvature of the activations."""
+    model = MLP(outputs=10, hidden=(64, 64), activation="tanh").build()
+    x = jax.ShapeDtypeStruct((32, 128), jnp.float32)
+    params = jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
+    batch = {"x": x, "y": jax.ShapeDtypeStruct((32,), jnp.int32)}
+    gradient = jaxbp.value_and_grad(model, SoftmaxCrossEntropy())
+    one = operations(lambda *a: gradient(*a).grads, params, batch)
+    assert 2 < operations(products.hessian(gradient), params, batch, params) / one <= 3.5
+
+
+@pytest.mark.slow
 def test_paths_grow_exponentially_and_a_pass_does_not():
     """The gradient of one output by one input is a sum over the paths between them: width^(depth - 1) of them.
 

@@ -10,13 +10,13 @@ from jaxbp import ops, structures
 from jaxbp.ops.spectral_functions import NAMED, Pair, Power, quotients
 from proofs.spectral import SPECTRA, errors, ours
 
+pytestmark = pytest.mark.slow
 EQUAL = np.diag([2.0, 2.0, 5.0])
 
 
 # --- functions of symmetric matrices ---------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_gradient_is_that_of_50_digits(float64, spectrum):
     pytest.importorskip("mpmath")
@@ -176,6 +176,11 @@ def test_a_structure_has_its_parameters_and_its_law(structure):
     assert sum(p.size for p in params.values()) == count
     np.testing.assert_allclose(law(w), 0, atol=1e-6)
     assert 0.3 < np.sqrt(np.mean(np.sum(w * w, 1))) < 3 or count == 2
+    dw = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    expected = jax.vjp(lambda params: structure.matrix(params, 5, 5), params)[1](jnp.asarray(dw))[0]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), structure.pull(params, jnp.asarray(dw)), expected
+    )
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,10 @@ def pulled(f):
 
 
 for_all = pytest.mark.parametrize("name", TABLE)
+SAME_KIND = ("logm_psd", "spectral", "logdet", "pinv", "qr")  # as sqrtm_psd, solve and polar
+for_kinds = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly) if name in SAME_KIND else name for name in TABLE]
+)
 
 
 @for_all
@@ -224,7 +228,7 @@ def test_value_and_gradient_are_those_of_the_formula(float64, name):
     assert worst(ours, theirs) <= FLOAT64_TOLERANCE
 
 
-@for_all
+@for_kinds
 def test_every_transform_gives_the_same(float64, name):
     """vmap, scan over examples, remat, a gradient of a gradient's norm, and rows on two devices: one program."""
     operation = TABLE[name]

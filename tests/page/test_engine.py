@@ -117,8 +117,20 @@ def test_what_it_cannot_compute_is_shown_as_recorded():
         config(base.data, base.model, BinaryCrossEntropy(label_smoothing=0.1), base.optimizer),
         config(base.data, base.model, base.loss, SGD(0.1, clip_norm=1.0)),
         config(base.data, base.model, base.loss, LBFGS()),
-        config(base.data, base.model, base.loss, base.optimizer, penalty=Penalty(l2=0.1)),
     ]
     assert network(setting(base, 3), 2)
+    penalized = config(base.data, base.model, base.loss, base.optimizer, penalty=Penalty(l2=0.1))
+    assert setting(penalized).left_out == ("penalty",)
     for other in others:
         assert network(setting(other, 3), 2) is None, other
+
+
+def test_mistakes_have_the_paths_of_their_layers():
+    base = EXPERIMENTS["square"]
+    model = Chain(Dense(2), jaxbp.residual(Chain(Dense(2), Tanh())), Dense(2))
+    planted = list(mistakes(setting(config(base.data, model, base.loss, base.optimizer), 3)))
+    assert [(mistake.name, mistake.layer) for mistake in planted] == [
+        *(("slope", 2), ("mean", None), ("transpose", 1), ("bias", 0), ("sign", None), ("stepped", 1))
+    ]
+    assert "01_graph/body/01_tanh" in planted[0].text
+    assert "01_graph/body/00_dense/w" in planted[2].text

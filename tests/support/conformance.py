@@ -14,7 +14,7 @@ from jaxbp.core import Case, Context, dot, layer_types, leaf_layers
 from jaxbp.credit.steady import Steady
 from jaxbp.deferred import Defer
 from jaxbp.parallel.gathered import Gathered
-from jaxbp.wrappers import Shift
+from jaxbp.wrappers import ComputedIn, Shift
 
 RECIPE = """{name} has no cases. A layer is one file: the mathematics at its top, forward and backward, and
     @classmethod
@@ -32,10 +32,11 @@ def concrete_layers() -> list[type]:
     """Every layer of jaxbp but the tools of a pass, whose parameters or deltas are of one batch, or one device's.
 
     And but steady states: their forward is a loop that ends by itself, which jax.vjp cannot reverse. Their oracle is in
-    tests/credit/test_steady.py.
+    tests/credit/test_steady.py. ComputedIn rounds on purpose: tests/training/test_precision.py.
     """
     ours = [cls for name, cls in layer_types().items() if name.startswith("jaxbp.")]
-    return [cls for cls in ours if not abstract(cls) and not issubclass(cls, Shift | Defer | Gathered | Steady)]
+    tools = Shift | Defer | Gathered | Steady | ComputedIn
+    return [cls for cls in ours if not abstract(cls) and not issubclass(cls, tools)]
 
 
 @functools.cache

@@ -125,7 +125,9 @@ class Warm:
         monkeypatch.setattr("jaxbp.machine.commit", lambda: "none")
         monkeypatch.setattr(loop.curves, "draw_curves", lambda rows, path: write_whole(path, b"curves"))
 
-    def new_session(self, config: Config, splits: object, folder: RunFolder) -> tuple[loop.Session, loop.State]:
+    def new_session(
+        self, config: Config, splits: object, folder: RunFolder, team: object
+    ) -> tuple[loop.Session, loop.State]:
         copy = lambda tree: jax.tree.map(jnp.copy, tree)
         facts = {"best_loss": None, "waited": 0, "finished": False}
         clean = replace(self.session, folder=folder, best=copy(self.session.best), facts=facts)

@@ -14,7 +14,7 @@ from jaxbp.config import Config, Run
 from jaxbp.core import Layer
 from jaxbp.data import Adding, Embedded, Splits
 from jaxbp.data.pipeline import Dataset
-from jaxbp.inits import Constant, Normal, Orthogonal
+from jaxbp.inits import Constant, Normal
 from jaxbp.layers import Dense, Flatten, Recurrent, ReLU, Sigmoid, SimpleCell
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP, LayerModel
@@ -103,7 +103,7 @@ class TimesN(Dense):
 
 
 def exploding() -> Config:
-    cell = SimpleCell(32, activation="relu", wh_init=Orthogonal(2.0))
+    cell = SimpleCell(32, activation="relu", wh_init=Normal(0.4))
     return Config(
         data=Adding(length=40, examples=600, test_examples=50),
         model=LayerModel.of(Chain(Recurrent(cell, output="last"), Dense(1))),

@@ -121,7 +121,7 @@ def test_checkpoints_come_early_in_the_first_minute(warm, monkeypatch):
     due = []
     for second in range(200):
         monkeypatch.setattr(time, "monotonic", lambda now=second: float(now))
-        if session.due():
+        if session.due([])[0]:
             due.append(second)
             session.saved = float(second)
     assert due == [10, 20, 30, 40, 50]
@@ -227,7 +227,10 @@ def test_a_folder_that_vanishes_is_one_line_and_the_run_begins_again(warm, quiet
     assert warm.bytes(folder) == quiet
 
 
-@pytest.mark.parametrize("point", ["begun", "arrays", "manifest", "renamed", "call", "evaluated"])
+NIGHTLY = [pytest.param(point, marks=pytest.mark.nightly) for point in ("begun", "arrays", "renamed", "evaluated")]
+
+
+@pytest.mark.parametrize("point", ["manifest", "call", *NIGHTLY])
 def test_another_folder_in_the_place_of_the_run_gets_nothing(point, warm, quiet, tmp_path, monkeypatch, capsys):
     """It is of the same run, even: a copy. The one that was moved goes on."""
     folder = tmp_path / "run"

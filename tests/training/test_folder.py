@@ -333,7 +333,7 @@ def test_a_run_does_not_lie_in_the_folder_of_another(run):
     assert main(["fsck", str(run)]) == 0
 
 
-@pytest.mark.parametrize("name", ["scores.json", "confusion.png"])
+@pytest.mark.parametrize("name", ["scores.json", pytest.param("confusion.png", marks=pytest.mark.nightly)])
 def test_a_folder_in_the_place_of_what_a_command_makes_is_put_aside(name, run, capsys):
     (run / name).mkdir()
     assert main(["evaluate", str(run)]) == 0
@@ -341,7 +341,7 @@ def test_a_folder_in_the_place_of_what_a_command_makes_is_put_aside(name, run, c
     assert (run / name).is_file()
 
 
-@pytest.mark.parametrize("kind", ["link", "hard link"])
+@pytest.mark.parametrize("kind", ["link", pytest.param("hard link", marks=pytest.mark.nightly)])
 def test_rows_are_not_added_to_the_file_of_another_run(kind, run, tmp_path):
     """A copy of a run whose files are links to the first one's goes on in files of its own."""
     copy = shutil.copytree(run, tmp_path / "copy", copy_function=os.link if kind == "hard link" else os.symlink)

@@ -37,7 +37,7 @@ def test_a_look_has_the_figures_of_the_pass_and_of_the_step(tmp_path):
     params = state.params | {"00_dense": {"w": state.params["00_dense"]["w"], "b": jnp.array([-9.0, 0, 0, 0, 0])}}
     state = replace(state, params=params)
     health = make_health(model, loss, step, train_part, True, 1, tmp_path / "health.jsonl")
-    health.write(state, make_feeds(train_part, 0, False, 40)(0, 2), 0)
+    health.write(state, make_feeds(train_part, 0, False, 40)(0, 2), 0, 1)
     line = json.loads((tmp_path / "health.jsonl").read_text())
     batch = jax.tree.map(jnp.asarray, train_part.batch())
     table = record(model, loss, params, batch, Context(jax.random.key(0), state.model))

@@ -70,6 +70,7 @@ OTHER = {  # key: another value, which must change what training leaves
     "run.checkpoint_seconds": 1e6,
     "run.keep_checkpoints": 3,
     "run.noise_scale_every": 5,
+    "run.dtype": "bfloat16",
     "penalty.l2": 0.1,
     "penalty.l1": 0.1,
     "penalty.paths": ".*",
@@ -78,9 +79,11 @@ TOGETHER = {"run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20}}
 NO_TRACE = {  # keys that leave no trace, on purpose
     "run.steps_per_call": "results must not depend on it; only the speed does",
     "run.sample_every": "only runs on text have samples; tests/training/test_samples.py",
+    "run.health_every": "a run is the same with it; tests/training/test_health.py",
+    "run.profile_step": "a trace stands beside the run; tests/training/test_writers.py",
+    "run.writers": "figures go to other places; tests/training/test_writers.py",
     "run.mesh.data": "losses must not depend on the devices; tests/parallel",
     "run.mesh.fsdp": "losses must not depend on the devices; tests/parallel",
-    "run.health_every": "a run is the same with it; tests/training/test_health.py",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {

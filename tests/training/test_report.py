@@ -127,7 +127,7 @@ HOSTILE = "<script>alert('x')</script>\"'&" + "a" * 10_000
 
 def test_a_page_shows_hostile_names_as_text_and_asks_for_nothing(tmp_path):
     parts = [Part(HOSTILE, wrong=[HOSTILE], right=HOSTILE, texts=[HOSTILE], table=[[HOSTILE], [HOSTILE]])]
-    page.write(tmp_path / "a.html", HOSTILE, [Section(HOSTILE, parts)])
+    (tmp_path / "a.html").write_bytes(page.page(HOSTILE, [Section(HOSTILE, parts)]))
     config = {"run": {"batch_size": 4, HOSTILE: HOSTILE}, "model": {"layer": HOSTILE}}
     (tmp_path / "provenance.json").write_text(json.dumps([{"commit": HOSTILE}]))
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "train_loss": 1.0, HOSTILE: 2.0}))
@@ -152,11 +152,10 @@ def named_in(config, folder):
 
 
 SICK = sick()
-IN_CI = ("label noise", "1/N missing")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in IN_CI else pytest.mark.nightly) for n in SICK]
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "label noise" else pytest.mark.nightly) for n in SICK]
 )
 def test_a_sick_run_is_named(name, tmp_path):
     config, rule = SICK[name]

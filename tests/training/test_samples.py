@@ -20,7 +20,8 @@ from jaxbp.models import GPT, MLP, RNN
 from jaxbp.optim import AdamW
 from jaxbp.summary import summary
 from jaxbp.training import samples
-from jaxbp.training.loop import calls, train
+from jaxbp.training.feeds import calls
+from jaxbp.training.loop import train
 from jaxbp.training.report.attention import attention_maps
 from jaxbp.training.report.language import Pace, bits_per_byte
 from jaxbp.training.run import load

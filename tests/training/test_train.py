@@ -20,7 +20,8 @@ from jaxbp.losses import BinaryCrossEntropy, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
 from jaxbp.training.evaluate import make_evaluation
 from jaxbp.training.failure import diagnose, replay
-from jaxbp.training.loop import NotFinite, rounds, train
+from jaxbp.training.feeds import rounds
+from jaxbp.training.loop import NotFinite, train
 from jaxbp.training.report import curves
 from jaxbp.training.run import load
 from jaxbp.training.step import Feed, State, accumulated, initial_state, make_program, make_step

@@ -72,7 +72,7 @@ def rate_too_high(evidence: Evidence) -> str | None:
     up to where its loss doubles."""
     failed = failing(evidence)
     rise = first_rise(evidence.losses)
-    if not evidence.health or not (failed or rise):
+    if not evidence.health or not (failed or rise) or exploding(evidence):  # whose consequence it is
         return None
     looks = slice(rise + 1) if rise else slice(None)
     if rise:
@@ -218,7 +218,7 @@ def bad_start(evidence: Evidence) -> str | None:
 def lost_updates(evidence: Evidence) -> str | None:
     """A step changes at least half of the weights that have a gradient."""
     share = lost_share(evidence)
-    if not share > 0.5:
+    if not share > 0.5 or vanishing(evidence):  # whose consequence it is
         return None
     return (
         f"Updates are lost: {share:.0%} of the weights with a gradient are the same after a step, since it is smaller "
@@ -284,6 +284,8 @@ def wrong_labels(evidence: Evidence) -> str | None:
     errors, sure = evidence.figures("errors"), evidence.figures("sure_errors")
     told = (errors > 0.03) & (errors < 0.5)
     cases = dict(evidence.scores)
+    if told.any():  # a model whose loss has not fallen is sure of what it does not know
+        told &= evidence.losses < 0.7 * evidence.losses[0]
     if told.any():
         cases["probe"] = (evidence.health[0]["rows"], float(errors[told].mean()), float(sure[told].mean()))
     for part, (rows, error, sure_error) in cases.items():

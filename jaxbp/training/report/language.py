@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxbp.core import Layer
 from jaxbp.losses import Loss, SoftmaxCrossEntropy
 from jaxbp.summary import summary
+from jaxbp.wrappers import ComputedIn
 
 
 def bits_per_byte(loss: Loss, value: float, item_bytes: float | None) -> dict[str, float]:
@@ -37,6 +38,11 @@ class Pace:
     model: Layer
     spec: jax.ShapeDtypeStruct
 
+    @property
+    def dtype(self) -> str:
+        """Of the model's products."""
+        return self.model.dtype if isinstance(self.model, ComputedIn) else "float32"
+
     @cached_property
     def operations(self) -> int:
         """Operations of one step's passes as the formulas of the layers have them: what is computed a second time to
@@ -49,7 +55,7 @@ class Pace:
         large matrix product on this machine (model flops utilisation; Chowdhery et al. 2022, appendix B)."""
         return {
             "tokens_per_second": steps_per_second * self.spec.size,
-            "utilisation": steps_per_second * self.operations / product_speed(),
+            "utilisation": steps_per_second * self.operations / product_speed(self.dtype),
         }
 
 
@@ -61,12 +67,12 @@ def once(layer: Layer) -> Layer:
     return replace(layer, **changes) if changes else layer
 
 
-@lru_cache(maxsize=1)
-def product_speed() -> float:
-    """Operations a second of a product of two large float32 matrices, the best of five."""
+@lru_cache(maxsize=4)
+def product_speed(dtype: str = "float32") -> float:
+    """Operations a second of a product of two large matrices of a dtype, the best of five."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
     product = jax.jit(jnp.matmul)
-    a = jnp.ones((size, size), jnp.float32)
+    a = jnp.ones((size, size), dtype)
     product(a, a).block_until_ready()
     seconds = []
     for _ in range(5):

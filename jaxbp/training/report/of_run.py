@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxbp.files import overwrite
 from jaxbp.training.report import page
 from jaxbp.training.report.curves import as_text
 from jaxbp.training.report.diagnosis import Finding, findings
@@ -16,6 +17,7 @@ from jaxbp.training.report.page import Part, Section
 FILE = "report.html"
 PICTURES = {  # that other commands leave in the folder
     "deltas.png": "The delta on its way back through time",
+    "alignment.png": "The angle between the updates and the gradient",
     "slice_1d.png": "The loss along one direction",
     "slice_2d.png": "The loss around the weights, and the path to them",
     "boundary.png": "The decision boundary",
@@ -34,7 +36,7 @@ def write_report(folder: Path, config: dict[str, Any], data: DataFacts | None) -
         *of_health(folder, evidence, wrong),
         Section("Config and provenance", [Part("Config", table=config_table(config)), provenance_part(folder)]),
     ]
-    page.write(folder / FILE, f"Run {folder.name}", sections)
+    overwrite(folder / FILE, page.page(f"Run {folder.name}", sections))
 
 
 def summary(evidence: Evidence, wrong: list[Finding]) -> Section:
@@ -42,7 +44,7 @@ def summary(evidence: Evidence, wrong: list[Finding]) -> Section:
     texts = []
     if not evidence.health:
         texts.append(
-            "Nobody has looked at the health of its layers: --config.run.health_every=200 does, every 200 steps."
+            "Nobody has looked at the health of its layers: --config.run.health_every=400 does, every 400 steps."
         )
     if evidence.data is None:
         texts.append("Nobody has looked at its data: jaxbp report does.")

@@ -10,8 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxbp.files import write_whole
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -38,10 +36,10 @@ class Section:
     parts: list[Part] = field(default_factory=list)
 
 
-def write(path: Path, title: str, sections: Iterable[Section]) -> None:
-    """Writes the page, whole or not at all."""
-    html = _template().render(title=shortened(title), sections=list(sections))
-    write_whole(path, html.encode(errors="backslashreplace"))
+def page(title: str, sections: Iterable[Section]) -> bytes:
+    """The file."""
+    html: str = _template().render(title=shortened(title), sections=list(sections))
+    return html.encode(errors="backslashreplace")
 
 
 @lru_cache(maxsize=1)

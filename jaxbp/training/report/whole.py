@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from jaxbp.errors import InputError
@@ -19,8 +18,8 @@ from jaxbp.training.report.page import Part, Section
 from jaxbp.training.run import Trained, load
 
 
-def write_whole_report(folders: Sequence[RunFolder], file: Path, code: bool, data: bool) -> list[tuple[str, str]]:
-    """Writes the report; -> (name of the run, sentence) of all that is wrong. Raises InputError for what is no run."""
+def whole_report(folders: Sequence[RunFolder], code: bool, data: bool) -> tuple[bytes, list[tuple[str, str]]]:
+    """-> (the file, (name of the run, sentence) of all that is wrong). Raises InputError for what is no run."""
     names = [str(folder.path) for folder in folders]
     configs = [folder.stored() for folder in folders]
     evidences = []
@@ -41,8 +40,7 @@ def write_whole_report(folders: Sequence[RunFolder], file: Path, code: bool, dat
     title = f"Run {folders[0].path.name}" if len(folders) == 1 else f"{len(folders)} runs"
     first, *others = (sections[0] for sections in of_runs)
     rest = [section for sections in of_runs for section in sections[1:]]
-    page.write(file, title, [first, *others, Section("Curves and figures", together), *rest])
-    return wrong
+    return page.page(title, [first, *others, Section("Curves and figures", together), *rest]), wrong
 
 
 def report_of(
