@@ -108,3 +108,9 @@ def replay(config: Config, folder: Path) -> tuple[int, str]:
     stored = load_arrays(bundle / "arrays", {"state": state, "batch": batch})
     inputs, ctx = prepared(stored["state"], stored["batch"], config.data.augment)
     return facts["step"], diagnose(model, config.loss, stored["state"].params, inputs, ctx)
+
+
+def remedy(config: Config) -> str:
+    """What to lower where numbers overflow."""
+    rate = getattr(config.optimizer, "learning_rate", None)
+    return "make the optimizer's steps smaller" if rate is None else f"lower optimizer.learning_rate, {rate:g} so far"

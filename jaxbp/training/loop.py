@@ -154,11 +154,9 @@ def train(
     with folder.locked() if team.first else nullcontext():
         folder.check_place()  # before anything compiles
         session, state = new_session(config, splits or config.load_data(), folder, team)
-        if not team.first:
-            pass
-        elif fresh:
+        if team.first and fresh:
             folder.start_over()
-        else:
+        elif team.first:
             folder.finish_start_over()
             folder.check(config)
         state = resumed(session, state) if team.first else following(session, state)
@@ -308,7 +306,7 @@ def stop_if_not_finite(session: Session, state: State, feed: AnyFeed, offset: in
         first = failure.first_not_finite(state.kept) or "the sum of the weights"
         raise NotFinite(
             f"step {int(state.step) - 1}: after its update {first} is not finite; nothing of it is kept: "
-            f"{remedy(session.config)}"
+            f"{failure.remedy(session.config)}"
         )
     batch = feed.batch(state.step - offset)
     inputs, ctx = prepared(state, batch, session.config.data.augment)
@@ -319,12 +317,6 @@ def stop_if_not_finite(session: Session, state: State, feed: AnyFeed, offset: in
         f"step {int(state.step)}: not finite first in {first}; no weight was touched, and "
         f"jaxbp replay --run={session.folder.path} repeats the step"
     )
-
-
-def remedy(config: Config) -> str:
-    """What to lower where numbers overflow."""
-    rate = getattr(config.optimizer, "learning_rate", None)
-    return "make the optimizer's steps smaller" if rate is None else f"lower optimizer.learning_rate, {rate:g} so far"
 
 
 def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple[State, str]:
@@ -355,7 +347,7 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
     for name, value in row.items():
         if not np.isfinite(jax.tree.leaves(value)).all():
             step = int(state.step)
-            raise NotFinite(f"step {step}: {name} is not finite, and no row is kept: {remedy(session.config)}")
+            raise NotFinite(f"step {step}: {name} is not finite, and no row is kept: {failure.remedy(session.config)}")
     pace = session.pace.figures(speed) if session.pace else {}
     timing = {"epoch": epoch, "steps_per_second": speed} | pace
     if session.team.first:
