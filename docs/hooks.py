@@ -19,7 +19,7 @@ count; above 1 the hand-written program needs fewer. The range is that of the ru
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """mkdocs calls this for every page; the pages `figures.md` and `scale.md` get their tables here."""
     if page.file.src_uri == "scale.md":
-        from jaxbp.parallel.cost import tables
+        from jaxbp.devices.cost import tables
 
         return markdown.replace("<!-- tables -->", tables())
     if page.file.src_uri != "figures.md":

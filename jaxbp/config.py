@@ -34,11 +34,11 @@ import optax
 from jaxbp.core import Layer, PyTree
 from jaxbp.credit import Backpropagation, Credit
 from jaxbp.data import DataConfig, Splits
+from jaxbp.devices.mesh import MeshShape
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import LayerModel, ModelConfig
 from jaxbp.optim import Objective, OptimizerConfig, noise_meter  # this import defines the optimizers that JSON names
-from jaxbp.parallel.mesh import MeshShape
 from jaxbp.typed import (
     Count,
     NotNegative,

@@ -20,10 +20,10 @@ from jaxbp.commands import cli
 from jaxbp.config import Config, to_json
 from jaxbp.core import path_name
 from jaxbp.data.outside import located
+from jaxbp.devices.mesh import MeshShape
+from jaxbp.devices.processes import ALONE, Team, from_environment, join
 from jaxbp.errors import InputError
 from jaxbp.machine import installed
-from jaxbp.parallel.mesh import MeshShape
-from jaxbp.parallel.processes import ALONE, Team, from_environment, join
 from jaxbp.programs import keep_programs
 from jaxbp.training.cross_validate import cross_validate
 from jaxbp.training.loop import NotFinite, train

@@ -1,1 +1,1 @@
-"""What a program is on a device: the forms that its operations take there, its gradients' errors, speed and memory."""
+"""Devices: the mesh of a run, its processes, and what a device takes, gives and costs."""

@@ -13,10 +13,10 @@ import numpy as np
 from jaxbp.core import Context, Layer, PyTree
 from jaxbp.data import Dataset, Splits
 from jaxbp.deferred import Deferred
+from jaxbp.devices.mesh import AXES
+from jaxbp.devices.placement import Placement
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
-from jaxbp.parallel.mesh import AXES
-from jaxbp.parallel.placement import Placement
 
 CHUNK = 1000  # examples in memory at once
 CHUNK_STEPS = 2**14  # of sequences no more than have so many time steps together

@@ -36,12 +36,12 @@ from jaxbp.backprop import value_and_grad
 from jaxbp.config import Config
 from jaxbp.core import Batch, Context, Layer, PyTree, dot, leaf_layers, map_leaves, path_name
 from jaxbp.data import Dataset, Splits
+from jaxbp.devices.feed import MeshFeed
 from jaxbp.files import append_line
 from jaxbp.layers import Recurrent
 from jaxbp.layers.activations import Activation, Softmax
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss
-from jaxbp.parallel.feed import MeshFeed
 from jaxbp.rules import Rule
 from jaxbp.training.evaluate import correct
 from jaxbp.training.feeds import EpochFeed, StreamFeed

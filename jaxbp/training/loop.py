@@ -20,13 +20,13 @@ from jaxbp.config import Config
 from jaxbp.core import Layer, PyTree
 from jaxbp.credit.alignment import Alignments, make_alignments
 from jaxbp.data import Dataset, Splits
+from jaxbp.devices.feed import MeshFeed, make_mesh_feeds
+from jaxbp.devices.placement import Placement, placed
+from jaxbp.devices.processes import ALONE, Team
+from jaxbp.devices.report import compiled
 from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.machine import check_devices, machine
-from jaxbp.parallel.feed import MeshFeed, make_mesh_feeds
-from jaxbp.parallel.placement import Placement, placed
-from jaxbp.parallel.processes import ALONE, Team
-from jaxbp.parallel.report import compiled
 from jaxbp.training import failure
 from jaxbp.training.ending import draw, kept_weights
 from jaxbp.training.evaluate import Evaluation, make_evaluation, train_sample

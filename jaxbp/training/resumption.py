@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jaxbp.devices.cost import activation_bytes
 from jaxbp.machine import header
-from jaxbp.parallel.cost import activation_bytes
 from jaxbp.training.checkpoint import load_arrays
 from jaxbp.training.fit import batch_spec, check_length
 from jaxbp.training.run import checkpointed

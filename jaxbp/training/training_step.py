@@ -9,8 +9,8 @@ import optax
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Batch, Layer
+from jaxbp.devices.placement import Placement
 from jaxbp.optim import Objective
-from jaxbp.parallel.placement import Placement
 from jaxbp.training.precision import loss_scaled
 from jaxbp.training.step import State, accumulated, make_step
 

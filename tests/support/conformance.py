@@ -13,7 +13,7 @@ import jaxbp
 from jaxbp.core import Case, Context, dot, layer_types, leaf_layers
 from jaxbp.credit.steady import Steady
 from jaxbp.deferred import Defer
-from jaxbp.parallel.gathered import Gathered
+from jaxbp.devices.gathered import Gathered
 from jaxbp.wrappers import ComputedIn, Shift
 
 RECIPE = """{name} has no cases. A layer is one file: the mathematics at its top, forward and backward, and

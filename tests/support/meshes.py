@@ -8,9 +8,9 @@ import numpy as np
 from jaxbp import optim
 from jaxbp.config import Config, Run
 from jaxbp.data import Adding, Embedded, Text
+from jaxbp.devices.mesh import MeshShape
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import GPT, MLP, RNN, ResNet
-from jaxbp.parallel.mesh import MeshShape
 from jaxbp.training.folder import RunFolder
 from jaxbp.training.loop import Session, new_session
 from jaxbp.training.step import State

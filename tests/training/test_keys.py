@@ -82,8 +82,8 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.health_every": "a run is the same with it; tests/training/test_health.py",
     "run.profile_step": "a trace stands beside the run; tests/training/test_writers.py",
     "run.writers": "figures go to other places; tests/training/test_writers.py",
-    "run.mesh.data": "losses must not depend on the devices; tests/parallel",
-    "run.mesh.fsdp": "losses must not depend on the devices; tests/parallel",
+    "run.mesh.data": "losses must not depend on the devices; tests/devices",
+    "run.mesh.fsdp": "losses must not depend on the devices; tests/devices",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jaxbp.core import PyTree, register
 from jaxbp.data import Dataset, epoch_order
 from jaxbp.data.stream import Stream
-from jaxbp.parallel.placement import STEPS, WHOLE, Placement
+from jaxbp.devices.placement import STEPS, WHOLE, Placement
 from jaxbp.training.feeds import StreamFeed
 
 

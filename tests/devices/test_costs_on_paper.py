@@ -13,12 +13,12 @@ from jax.sharding import AxisType
 from jaxbp import Chain, Dense, Stack, Tanh
 from jaxbp.backprop import value_and_grad
 from jaxbp.core import Context, shaped
+from jaxbp.devices import cost
+from jaxbp.devices.cost import H100, SIZES, Cost, Size, Split, activation_bytes, best, splits
+from jaxbp.devices.mesh import AXES
+from jaxbp.devices.placement import Placement
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import GPT
-from jaxbp.parallel import cost
-from jaxbp.parallel.cost import H100, SIZES, Cost, Size, Split, activation_bytes, best, splits
-from jaxbp.parallel.mesh import AXES
-from jaxbp.parallel.placement import Placement
 
 
 def test_an_array_that_two_layers_keep_counts_once():

@@ -14,10 +14,10 @@ from jaxbp.backprop import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.commands.__main__ import main
 from jaxbp.core import Context, cast
+from jaxbp.devices.mesh import AXES, MeshShape, check_batch
+from jaxbp.devices.placement import ROWS, WHOLE, Placement
+from jaxbp.devices.report import collectives, device_bytes
 from jaxbp.layers import Whitening
-from jaxbp.parallel.mesh import AXES, MeshShape, check_batch
-from jaxbp.parallel.placement import ROWS, WHOLE, Placement
-from jaxbp.parallel.report import collectives, device_bytes
 from jaxbp.training.loop import train
 from jaxbp.training.step import accumulated
 from tests.support.conformance import all_cases

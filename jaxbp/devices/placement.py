@@ -20,10 +20,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, map_leaves
 from jaxbp.credit.config import Backpropagation
+from jaxbp.devices.gathered import AXIS, Gathered, Shard, is_shard
+from jaxbp.devices.mesh import AXES, check_batch
 from jaxbp.errors import InputError
 from jaxbp.losses import Loss
-from jaxbp.parallel.gathered import AXIS, Gathered, Shard, is_shard
-from jaxbp.parallel.mesh import AXES, check_batch
 
 ROWS = PartitionSpec(AXES)  # of arrays [N, ...]
 STEPS = PartitionSpec(None, AXES)  # of arrays [steps, N, ...]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxbp.core import PyTree
-from jaxbp.parallel.mesh import count
+from jaxbp.devices.mesh import count
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$", re.MULTILINE)

@@ -1,6 +1,6 @@
 """What a step of a language model costs a device, on paper: memory, operations, traffic, before any device is there.
 
-    python -m jaxbp.parallel.cost
+    python -m jaxbp.devices.cost
 
 prints the tables of docs/scale.md. Parameters P, operations C and what the forward pass keeps come from the layers
 themselves, by tracing them on shapes; U counts a parameter once for each layer that uses it. The rest is a formula
