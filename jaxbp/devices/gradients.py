@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxbp.check import worst
 from jaxbp.core import Case, Context, Layer, PyTree, cast, layer_types
+from jaxbp.credit.steady import Steady
 from jaxbp.deferred import Defer
 from jaxbp.wrappers import ComputedIn, Shift
 
@@ -42,9 +43,9 @@ class Row:
 
 
 def layer_cases() -> list[Case]:
-    """The cases of all layers of jaxbp, but those that serve one batch or round on purpose."""
+    """The cases of all layers of jaxbp, but those that serve one batch, round on purpose, or that jax.vjp refuses."""
     ours = [cls for name, cls in layer_types().items() if name.startswith("jaxbp.")]
-    return [case for cls in ours if cls not in (Shift, Defer, ComputedIn) for case in cls.cases()]
+    return [case for cls in ours if not issubclass(cls, Shift | Defer | ComputedIn | Steady) for case in cls.cases()]
 
 
 def gradient_rows(case: Case, device: jax.Device) -> Iterator[Row]:
@@ -101,7 +102,8 @@ def on(device: jax.Device, tree: PyTree) -> PyTree:
 @partial(jax.jit, static_argnums=0)
 def gradients(layer: Layer, params: PyTree, x: PyTree, ctx: Context, dy: PyTree) -> tuple[Any, Any]:
     """(hand-written, autodiff's), each (gradients of the parameters, dx); dx is None for integer inputs."""
-    _, cache = layer.forward(params, x, ctx)
+    y, cache = layer.forward(params, x, ctx)
+    dy = jax.tree.map(lambda d, a: d.astype(a.dtype), dy, y)  # of integers a layer makes numbers of its own dtype
     dx, grads = layer.backward(params, cache, dy)
     if dx is None:
         return (grads, None), (jax.vjp(lambda params: layer.forward(params, x, ctx)[0], params)[1](dy)[0], None)
