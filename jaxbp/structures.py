@@ -9,9 +9,9 @@ and products:
     LowRank            W = U V^T                     dU = dW V,   dV = dW^T U
     Kronecker          W_(ik)(jl) = A_ij B_kl        dA_ij = sum_kl dW_(ik)(jl) B_kl,   dB_kl = sum_ij dW_(ik)(jl) A_ij
     PositiveDefinite   W = L L^T + ridge I           dL = lower half of (dW + dW^T) L
-    Orthogonal         W = 2 M - I, M = (I + S)^-1   dS = -2 M^T dW M^T, with S skew
+    Cayley             W = 2 M - I, M = (I + S)^-1   dS = -2 M^T dW M^T, with S skew
 
-Orthogonal is Cayley's (1846) W = (I - S) (I + S)^-1: every orthogonal matrix without the eigenvalue -1. A structure of
+`Cayley` (1846) is W = (I - S) (I + S)^-1: every orthogonal matrix without the eigenvalue -1. A structure of
 your own derives from Structure, or from Table where an index and a sign for each entry say it all.
 """
 
@@ -261,7 +261,7 @@ class PositiveDefinite(Structure):
 
 
 @dataclass(frozen=True)
-class Orthogonal(Structure):
+class Cayley(Structure):
     """W = (I - S) (I + S)^-1 with S skew: W^T W = I, and det W = 1."""
 
     def init(self, key: jax.Array, outputs: int, inputs: int, w_init: Initializer) -> Params:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -29,8 +30,10 @@ import mpmath
 import numpy as np
 
 from jaxbp import ops
+from jaxbp.commands import cli
 from jaxbp.commands.__main__ import guarded
 from jaxbp.ops.spectral_functions import SpectralFunction, spectral_function
+from jaxbp.typed import Typed
 
 DIGITS = 50
 FLOOR = 2.0**-6
@@ -177,8 +180,14 @@ def errors(spectrum: str, name: str, dtype: str, columns: dict[str, Gradient]) -
     return table
 
 
-def main(_: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class Options(Typed):
+    """The program has no options."""
+
+
+def main(words: Sequence[str]) -> int:
     """Prints the table, and returns the exit status."""
+    cli.read_all(Options, words)
     print(f"| eigenvalues | function | dtype | {' | '.join(COLUMNS)} |")
     print("|---" * (3 + len(COLUMNS)) + "|")
     worst = 0.0

@@ -80,7 +80,7 @@ class Structured(Layer):
         square = {
             "symmetric": structures.Symmetric(),
             "positive": structures.PositiveDefinite(0.1),
-            "orthogonal": structures.Orthogonal(),
+            "orthogonal": structures.Cayley(),
         }
         oblong = {
             "toeplitz": structures.Toeplitz(),

@@ -163,7 +163,7 @@ SQUARE = {
     structures.LowRank(2): (20, lambda w: np.linalg.svd(w)[1][2:]),
     structures.Kronecker(1, 5): (10, lambda w: 0 * w),
     structures.PositiveDefinite(): (15, lambda w: np.minimum(np.linalg.eigvalsh(w), 0)),
-    structures.Orthogonal(): (10, lambda w: w @ w.T - np.eye(5)),
+    structures.Cayley(): (10, lambda w: w @ w.T - np.eye(5)),
 }
 
 
