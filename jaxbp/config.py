@@ -27,82 +27,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import optax
 
 from jaxbp.core import Layer, PyTree
 from jaxbp.credit import Backpropagation, Credit
 from jaxbp.data import DataConfig, Splits
-from jaxbp.devices.mesh import MeshShape
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import LayerModel, ModelConfig
 from jaxbp.optim import Objective, OptimizerConfig, noise_meter  # this import defines the optimizers that JSON names
-from jaxbp.typed import (
-    Count,
-    NotNegative,
-    Seed,
-    Typed,
-    describe,
-    field_types,
-    fits,
-    meanings,
-    missing_fields,
-    parse,
-    spell,
-)
+from jaxbp.run import Run as Run
+from jaxbp.typed import Typed, describe, field_types, fits, meanings, missing_fields, parse, spell
 from jaxbp.wrappers import computed_in
-
-
-@dataclass(frozen=True)
-class Run(Typed):
-    """The length of a run, its batches, and how often it is evaluated and saved.
-
-    Args:
-        epochs: passes over the training part
-        batch_size: examples in a step; 1 is online learning, None is the full batch
-        seed: seed of initial weights, order and dropout
-        shuffle: whether every epoch has a new order of the examples
-        evaluate_every: epochs between evaluations
-        steps_per_call: steps in one call of the compiled program; results do not depend on it
-        micro_batches: equal parts that a batch is computed in, to save memory; a divisor of batch_size
-        patience: evaluations without a better validation loss before the run stops; None: never
-        checkpoint_seconds: time between checkpoints; 0 writes one after every call
-        keep_checkpoints: how many checkpoints stay, the newest
-        noise_scale_every: steps between measurements of the gradient noise scale; None: never
-        sample_every: steps between samples of a model of text, in the folder samples; None: never
-        dtype: of the products, forward and backward; parameters, sums, norms, softmax and losses are float32
-        profile_step: the step that is traced for Perfetto and TensorBoard, in the folder profile; None: none
-        writers: of the figures of each evaluation, besides metrics.jsonl: tensorboard, wandb (offline)
-        health_every: steps between looks at the health of the layers, for the report; None: never
-        keep_programs: whether commands keep compiled programs in the user's cache, so that the next start is quick
-        mesh: the devices that share the work
-    """
-
-    epochs: Count
-    batch_size: Count | None = 128
-    seed: Seed = 0
-    shuffle: bool = True
-    evaluate_every: Count = 1
-    steps_per_call: Count = 100
-    micro_batches: Count = 1
-    patience: Count | None = None
-    checkpoint_seconds: NotNegative = 60.0
-    keep_checkpoints: Count = 2
-    noise_scale_every: Count | None = None
-    sample_every: Count | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    profile_step: Count | None = None
-    writers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    health_every: Count | None = None
-    keep_programs: bool = True
-    mesh: MeshShape = MeshShape()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size is not None and self.batch_size % self.micro_batches:
-            raise InputError(f"Run: micro_batches must divide batch_size={self.batch_size}, got {self.micro_batches}")
 
 
 @dataclass(frozen=True)
