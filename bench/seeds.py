@@ -12,31 +12,46 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from jaxbp.commands import cli
+from jaxbp.commands.__main__ import guarded
 from jaxbp.commands.experiments import EXPERIMENTS
 from jaxbp.machine import provenance
 from jaxbp.training.loop import train
 from jaxbp.training.search import POINTS, search
+from jaxbp.typed import Count, Typed
 
 
-def main(words: list[str]) -> None:
-    """Measures, and prints the figures as JSON."""
-    options = {"seeds": 10, "epochs": 40} | {
-        name.removeprefix("--"): int(text) for name, _, text in (word.partition("=") for word in words)
-    }
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the program.
+
+    Args:
+        seeds: how many runs
+        epochs: of each
+    """
+
+    seeds: Count = 10
+    epochs: Count = 40
+
+
+def main(words: Sequence[str]) -> int:
+    """Measures, prints the figures as JSON, and returns the exit status."""
+    options = cli.read_all(Options, words)
     config = EXPERIMENTS["digits_mlp"]
-    config = replace(config, run=replace(config.run, epochs=options["epochs"]))
+    config = replace(config, run=replace(config.run, epochs=options.epochs))
     splits = config.load_data()
     clock = lambda: (time.perf_counter(), time.process_time())
     with tempfile.TemporaryDirectory() as folder:
         start = clock()
-        search(config, f"{folder}/search", {}, options["seeds"], at_once=options["seeds"])
+        search(config, f"{folder}/search", {}, options.seeds, at_once=options.seeds)
         between = clock()
         rows = [
             train(replace(config, run=replace(config.run, seed=seed)), f"{folder}/{seed}", splits=splits)
-            for seed in range(options["seeds"])
+            for seed in range(options.seeds)
         ]
         end = clock()
         lines = (Path(folder) / "search" / POINTS).read_text().splitlines()
@@ -49,7 +64,7 @@ def main(words: list[str]) -> None:
     together = [b - a for a, b in zip(start, between, strict=True)]
     alone = [b - a for a, b in zip(between, end, strict=True)]
     figures = {
-        **options,
+        **asdict(options),
         "seconds together and after one another": [round(together[0], 1), round(alone[0], 1)],
         "seconds of all cores": [round(together[1], 1), round(alone[1], 1)],
         "times as fast": round(alone[0] / together[0], 2),
@@ -58,7 +73,8 @@ def main(words: list[str]) -> None:
         "load": Path("/proc/loadavg").read_text().split()[0],
     }
     print(json.dumps(figures | {"machine": provenance()}, indent=2))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(guarded(main))

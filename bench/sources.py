@@ -1,6 +1,6 @@
 """An image array on the disk against one in memory: steps of mnist_cnn's config, and the most memory of the process.
 
-    python -m bench.sources FOLDER [--gigabytes=4]
+    python -m bench.sources --folder=FOLDER [--gigabytes=4]
 
 makes an array of random bytes in the folder, if it is not there. First the steps from the disk alone, with an
 evaluation, after which the memory is read; then both, in turns. The ratio is that of the shortest times; the seconds of
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp import config as configuration
+from jaxbp.commands import cli
+from jaxbp.commands.__main__ import guarded
 from jaxbp.config import Config
 from jaxbp.data import ArrayFiles, Dataset, Splits
 from jaxbp.machine import provenance
@@ -29,6 +31,7 @@ from jaxbp.training.feeds import make_feeds
 from jaxbp.training.fit import batch_spec
 from jaxbp.training.step import initial_state, make_program
 from jaxbp.training.training_step import training_step
+from jaxbp.typed import Positive, Typed
 
 ROOT = Path(__file__).parent.parent
 SIDE = 28
@@ -87,11 +90,24 @@ def stepper(config: Config, splits: Splits) -> Callable[[int], tuple[float, floa
     return steps
 
 
-def main(words: list[str]) -> None:
-    """Measures, and prints the figures as JSON."""
-    folder = Path(words[0])
-    gigabytes = float(words[1].partition("=")[2]) if len(words) > 1 else 4.0
-    write_array(folder, gigabytes)
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the program.
+
+    Args:
+        folder: of the array, which is made where it is not there
+        gigabytes: its size
+    """
+
+    folder: str = "random_images"
+    gigabytes: Positive = 4.0
+
+
+def main(words: Sequence[str]) -> int:
+    """Measures, prints the figures as JSON, and returns the exit status."""
+    options = cli.read_all(Options, words)
+    folder = Path(options.folder)
+    write_array(folder, options.gigabytes)
     config = configuration.load(ROOT / "configs/mnist_cnn.py")
     data = ArrayFiles(f"{folder}/x.npy", f"{folder}/y.npy", image=True, shift=2, rotation=10.0, max_bytes=2**28)
     on_disk = data.load()
@@ -111,7 +127,8 @@ def main(words: list[str]) -> None:
         "load": Path("/proc/loadavg").read_text().split()[0],
     }
     print(json.dumps(figures | {"machine": provenance()}, indent=2))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(guarded(main))

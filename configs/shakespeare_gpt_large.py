@@ -2,8 +2,8 @@
 
     jaxbp train configs/shakespeare_gpt_large.py --config.data.path=FILE     # any text, such as tinyshakespeare
 
-Some 20 minutes on two cores. With --config.run.epochs=15, tinyshakespeare's last tenth had 1.527 nats a character after 5
-epochs (10 minutes) and its least, 1.452, after 9 (18 minutes); two cores of an Intel Xeon, jax 0.10.2, 2026-11-26.
+Some 20 minutes on two cores. With --config.run.epochs=15, tinyshakespeare's last tenth had 1.527 nats a character after
+5 epochs (10 minutes) and its least, 1.452, after 9 (18 minutes); two cores of an Intel Xeon, jax 0.10.2, 2026-11-26.
 """
 
 from jaxbp.config import Config, Run

@@ -46,6 +46,11 @@ class MeshFeed:
     steps: int
     order: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
+    @property
+    def late(self) -> bool:
+        """False: rows are read when they are called for, and the bar does not tell how long that takes."""
+        return False
+
     def call(self, first: int, count: int) -> tuple[Rows, np.int32]:
         """(`count` steps from step `first` on, the index of that step in them). Steps after the last are masked."""
         rows, counts = map(self.placement.by_device, self.order(first, count))

@@ -23,6 +23,7 @@ COSTLY = [  # others have their layers
     "digits_vit",
     "mnist_capsules",
     "mnist_lenet5",
+    "shakespeare_gpt",
     "shakespeare_gpt_large",
 ]
 MARKS = {True: [pytest.mark.nightly], False: []}

@@ -15,6 +15,7 @@ from jaxbp.core import cast
 from jaxbp.credit.relax import NotSettled, Relaxer
 from jaxbp.credit.steady import FeedbackNet, SteadyState
 from jaxbp.errors import InputError
+from tests.support.marks import but_at_night
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64")]
 KEY = jax.random.key(0)
@@ -67,7 +68,7 @@ def test_anderson_needs_fewer_steps():
     assert count("anderson") < count("damped") / 5
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", but_at_night(MODELS, "sigma_pi"))
 def test_the_adjoint_relaxation_is_the_unrolled_gradient_and_the_implicit_one(name):
     """Almeida and Pineda against autodiff of 400 steps, and against (1 - J)^-T by a dense solve."""
     model = MODELS[name]

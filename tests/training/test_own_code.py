@@ -240,7 +240,13 @@ def test_no_command_runs_kept_code_unless_it_is_told_to(tracing, capsys):
     """Of all commands that read a run, as their parsers list them."""
     assert READERS.keys() >= {"evaluate", "predict", "replay", "sample"}
     trace = tracing / "run/code/mine.ran"
-    paths = {"run": tracing / "run", "input": tracing / "rows.csv", "output": tracing / "out.csv", "text": "a"}
+    paths = {
+        "run": tracing / "run",
+        "input": tracing / "rows.csv",
+        "output": tracing / "out.csv",
+        "text": "a",
+        "kind": "line",
+    }
     for name, options in READERS.items():
         needed = dict.fromkeys(missing_fields(options, ()), "a") | paths
         words = [name, *(f"--{option}={needed[option]}" for option in field_types(options) if option in needed)]

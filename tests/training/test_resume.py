@@ -83,7 +83,7 @@ THIRTY = {"begun": 4, "half": 4, "arrays": 6, "manifest": 6, "renamed": 2, "call
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kills", [pytest.param(FIVE, id="five"), pytest.param(THIRTY, id="thirty", marks=pytest.mark.nightly)]
+    "kills", [pytest.param(kills, id=str(sum(kills.values())), marks=pytest.mark.nightly) for kills in (FIVE, THIRTY)]
 )
 def test_kills_and_a_flipped_bit_leave_the_same_bytes(kills, tmp_path):
     """SIGKILL at seeded instants: while a checkpoint is written, between write and commit, in an epoch. Then a bit of
