@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import PyTree
 from jaxbp.data import Splits
@@ -21,7 +20,8 @@ from jaxbp.errors import InputError
 from jaxbp.optim import FirstOrder, OptaxSchedule
 from jaxbp.training.feeds import make_feeds
 from jaxbp.training.fit import batch_spec, check_fit
-from jaxbp.training.step import State, accumulated, initial_state, make_program, make_step
+from jaxbp.training.step import State, initial_state, make_program
+from jaxbp.training.training_step import training_step
 
 SMOOTH = 0.9  # of the mean loss that the finder looks at, how much each step keeps
 DIVERGED = 4  # times the lowest smoothed loss
@@ -50,10 +50,7 @@ class Retrace:
         batch = run.batch_size or len(self.splits.train)
         objective = config.objective(batch_spec(self.splits, batch))
         optimizer = config.build_optimizer(self.steps, objective.spec)
-        gradient = config.gradient(model)
-        gradient = accumulated(gradient, run.micro_batches) if run.micro_batches > 1 else gradient
-        step = make_step(penalized(gradient, objective.penalties), optimizer, config.data.augment, config.credit)
-        program = make_program(step)
+        program = make_program(training_step(config, model, optimizer, objective))
         state = initial_state(model, optimizer, objective.spec, run.seed, config.credit)
         in_epoch = -(-len(self.splits.train) // batch)
         feed = make_feeds(self.splits.train, run.seed, run.shuffle, batch)(0, -(-self.steps // in_epoch))

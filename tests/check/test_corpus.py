@@ -19,14 +19,7 @@ from proofs.planted import ALL
 from proofs.prove_check import outcomes, problem_of, rewritten, subjects
 
 FAST = ("Dense dense", "Tanh tanh")
-FAMILIES = (
-    "Conv conv-1d",
-    "Recurrent recurrent-simple",
-    "RMSNorm rmsnorm",
-    "MaxPool maxpool",
-    "Embedding embedding",
-    "Chain chain",
-)
+FAMILIES = ("Conv conv-1d", "RMSNorm rmsnorm", "MaxPool maxpool", "Embedding embedding")
 FUNCTIONS = ("mlp", "embedding")
 NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
 

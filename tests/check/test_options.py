@@ -204,7 +204,9 @@ def test_right_attention_passes_in_every_setting():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mistake", but_at_night(MISTAKES, "dropout twice", "group not summed", "layout"))
+@pytest.mark.parametrize(
+    "mistake", but_at_night(MISTAKES, *(name for name in MISTAKES if name != "no slope of the cap"))
+)
 def test_every_mistake_of_attention_is_caught_where_it_hides(mistake):
     report = check_function(attention(mistake), *inputs(), options=ATTENTION)
     assert [str(setting) for setting in report.settings if setting.shortest] == [SHORTEST[mistake]]

@@ -17,7 +17,9 @@ from tests.support.paths import ROOT
 FILES = sorted(ROOT.glob("configs/*.py"))
 DEEP = ["digits_resnet", "mnist_resnet"]  # the tests' XLA settings make code that takes minutes to run for them
 COSTLY = [  # others have their layers
+    "adding",
     "adding_encoder",
+    "charlm",
     "digits_bilinear",
     "digits_log_covariance",
     "digits_vit",

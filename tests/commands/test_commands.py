@@ -29,7 +29,7 @@ def test_train_evaluate_and_check(tmp_path):
     assert all(row["verdict"] == "pass" and row["error"] < 1e-11 for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_default_experiment_reaches_97_percent(tmp_path):
     last = command("train.py", f"--workdir={tmp_path}").stdout.splitlines()[-1]
     assert last.startswith("test accuracy ")

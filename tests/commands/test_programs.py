@@ -147,7 +147,7 @@ def test_kept_programs_give_the_same_bits(expected, cache, tmp_path):
     assert entries() == kept
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_damaged_programs_are_compiled_again(expected, cache, tmp_path):
     trace(start(tmp_path / "a"), tmp_path / "a")
     for path in programs_folder().glob("*-cache"):

@@ -35,7 +35,7 @@ MODELS = {
     "encoder": (TransformerEncoder(3, classes=7, pooling="token", context=TIME + 1, **SMALL), IDS, IDS[:, 0] % 3),
     "vit": (ViT(3, patch=2, context=4, **SMALL), IMAGES, IDS[:, 0] % 3),
 }
-AT_NIGHT = ("norm after", "encoder", "vit")  # what they are made of is in the others, but for the order
+AT_NIGHT = ("norm after", "encoder", "vit", "inverse")  # what they are made of is in the others, but for the order
 EVERY = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.nightly) if name in AT_NIGHT else name for name in MODELS]
 )

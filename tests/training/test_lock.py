@@ -89,7 +89,7 @@ def test_a_run_is_read_while_it_trains(tmp_path):
     assert len(load(tmp_path).params) == len(read[0])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_second_command_ends_at_once_and_the_first_keeps_its_bytes(tmp_path):
     """Real processes: the first is stopped in the middle, the second is refused, and the first goes on to its end."""
     words = [sys.executable, str(ROOT / "scripts/train.py"), "configs/iris.py", f"--workdir={tmp_path}/run"]

@@ -154,9 +154,7 @@ def named_in(config, folder):
 SICK = sick()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n == "label noise" else pytest.mark.nightly) for n in SICK]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.nightly) for n in SICK])
 def test_a_sick_run_is_named(name, tmp_path):
     config, rule = SICK[name]
     assert rule in named_in(config, tmp_path / "run")
