@@ -117,10 +117,8 @@ def loss_slice(
     places = np.stack(np.meshgrid(*steps, indexing="ij"), -1)
 
     def loss_at(place: jax.Array) -> jax.Array:
-        moved = params
-        for i, direction in enumerate(directions):
-            moved = jax.tree.map(lambda p, d: p + (place[i] * d).astype(p.dtype), moved, direction)  # noqa: B023
-        return loss_of(moved)
+        step = lambda p, *d: sum(((a * d_i).astype(p.dtype) for a, d_i in zip(place, d, strict=True)), p)
+        return loss_of(jax.tree.map(step, params, *directions))
 
     flat = jnp.asarray(places.reshape(-1, len(steps)), jnp.float32)
     return np.asarray(jax.jit(lambda all_places: jax.lax.map(loss_at, all_places))(flat)).reshape(places.shape[:-1])

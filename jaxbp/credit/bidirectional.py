@@ -63,10 +63,9 @@ class Bidirectional:
         links = [params[name] for name in sorted(params)]
         forward = [{"w": link["w"], "b": link["b"]} for link in links]
         back = [{"w": link["w"].T, "b": link["back"]} for link in reversed(links)]
-        return tuple(
-            {name: weights[i // 2] if i % 2 == 0 else {} for i, name, _ in way.named()}
-            for way, weights in zip(self.ways(), (forward, back), strict=True)
-        )  # type: ignore[return-value]
+        tree = lambda way, weights: {name: weights[i // 2] if i % 2 == 0 else {} for i, name, _ in way.named()}
+        there, back_again = self.ways()
+        return tree(there, forward), tree(back_again, back)
 
     def value_and_grad(self, loss: Loss, loss_back: Loss) -> Callable[[PyTree, Batch], Result]:
         """(params, batch) -> Result of E; its output is the pair (y of the batch's x, x of the batch's y)."""

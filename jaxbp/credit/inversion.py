@@ -9,7 +9,7 @@ trace. It is exact where no layer is wider than the one below it, and every y_l-
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ from jaxbp.core import Layer, PyTree
 from jaxbp.errors import InputError
 from jaxbp.layers import Dense, Flatten, Identity, LeakyReLU, Sigmoid, Tanh
 
-INVERSES: dict[type[Layer], Callable[[Layer, jax.Array], jax.Array]] = {
+INVERSES: dict[type[Layer], Callable[[Any, jax.Array], jax.Array]] = {  # (layer, y) -> x
     Identity: lambda layer, y: y,
     Flatten: lambda layer, y: y,
     Sigmoid: lambda layer, y: jnp.log(y) - jnp.log1p(-y),
     Tanh: lambda layer, y: jnp.arctanh(y),
-    LeakyReLU: lambda layer, y: jnp.where(y >= 0, y, y / layer.negative_slope),  # type: ignore[attr-defined]
+    LeakyReLU: lambda layer, y: jnp.where(y >= 0, y, y / layer.negative_slope),
 }
 
 

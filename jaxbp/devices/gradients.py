@@ -18,9 +18,6 @@ import numpy as np
 
 from jaxbp.check import worst
 from jaxbp.core import Case, Context, Layer, PyTree, cast, layer_types
-from jaxbp.credit.steady import Steady
-from jaxbp.deferred import Defer
-from jaxbp.wrappers import ComputedIn, Shift
 
 DTYPES = ("float32", "bfloat16")
 KEY = 7
@@ -43,9 +40,8 @@ class Row:
 
 
 def layer_cases() -> list[Case]:
-    """The cases of all layers of jaxbp, but those that serve one batch, round on purpose, or that jax.vjp refuses."""
-    ours = [cls for name, cls in layer_types().items() if name.startswith("jaxbp.")]
-    return [case for cls in ours if not issubclass(cls, Shift | Defer | ComputedIn | Steady) for case in cls.cases()]
+    """The cases of all layers of jaxbp."""
+    return [case for name, cls in layer_types().items() if name.startswith("jaxbp.") for case in cls.cases()]
 
 
 def gradient_rows(case: Case, device: jax.Device) -> Iterator[Row]:

@@ -73,10 +73,10 @@ class EpochFeed:
     @property
     def steps(self) -> int:
         """Steps of all epochs."""
-        return (self.last - self.first) * self.steps_in_epoch
+        return (self.last - self.first) * self.steps_per_epoch
 
     @property
-    def steps_in_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Steps of one epoch."""
         return -(-self.examples // self.batch_size)
 
@@ -92,11 +92,11 @@ class EpochFeed:
         """
         end = min(first + count, self.steps)
         if self.present is None or not self.begin <= first <= end <= self.begin + self.present.steps:
-            epoch = first // self.steps_in_epoch
+            epoch = first // self.steps_per_epoch
             number = epochs_at_once(self.examples, self.batch_size, count, self.last - self.first)
             epoch = min(epoch, self.last - self.first - number)
             self.present = self.orders(self.first + epoch, self.first + epoch + number)
-            self.begin = epoch * self.steps_in_epoch
+            self.begin = epoch * self.steps_per_epoch
         return self.present, jnp.int32(first - self.begin)
 
     def batch(self, index: jax.Array) -> dict[str, jax.Array]:

@@ -139,7 +139,8 @@ def make_look(model: Layer, loss: Loss, step: Step, classify: bool) -> Look:
             return after, jax.tree.map(jnp.subtract, after.params, state.params)
 
         _, updates = jax.lax.scan(one, state, jnp.arange(2))
-        now, then = (jax.tree.map(lambda u: u[i], updates) for i in (0, 1))  # noqa: B023
+        now = jax.tree.map(lambda u: u[0], updates)
+        then = jax.tree.map(lambda u: u[1], updates)
         ctx = Context(jax.random.fold_in(state.key, state.step), state.model)
         x, counted = ctx.counted(probe)
         y, cache = keeping.forward(state.params, x, counted)
@@ -185,7 +186,8 @@ def _statistics(layer: Any, moved: PyTree, cache: Kept, dy: PyTree) -> tuple[PyT
     growth      of the delta on its way back through time: its largest norm over that of the last quarter
     """
     is_moved = lambda node: isinstance(node, Moved)
-    params, update, after = (jax.tree.map(lambda m: m[i], moved, is_leaf=is_moved) for i in range(3))  # noqa: B023
+    entry_of = lambda i: jax.tree.map(lambda m: m[i], moved, is_leaf=is_moved)
+    params, update, after = map(entry_of, range(3))
     dx, grads = layer.backward(params, cache, dy)
     taken = {"delta": _norm(dy)}
     if grads:

@@ -11,6 +11,7 @@ from jaxbp.analysis.surfaces import Bowl, PathPlane
 from jaxbp.training.report.curves import new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from jaxbp.training.retrace import RateSweep
@@ -105,10 +106,10 @@ def boundary_figure(
     return figure
 
 
-def points(axes: object, x: np.ndarray, classes: np.ndarray) -> None:
+def points(axes: Axes, x: np.ndarray, classes: np.ndarray) -> None:
     """The points of the data, a colour for each class."""
     for c in np.unique(classes):
-        axes.plot(*x[classes == c].T, ".", markersize=4, color=f"C{int(c) % 10}")  # type: ignore[attr-defined]
+        axes.plot(*x[classes == c].T, ".", markersize=4, color=f"C{int(c) % 10}")
 
 
 def limits(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
