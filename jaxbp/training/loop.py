@@ -31,7 +31,7 @@ from jaxbp.training import failure
 from jaxbp.training.ending import draw, kept_weights
 from jaxbp.training.evaluate import Evaluation, make_evaluation, train_sample
 from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds, waits_for_data
-from jaxbp.training.fit import batch_spec, check_fit
+from jaxbp.training.fit import batch_spec
 from jaxbp.training.folder import Records, RunFolder
 from jaxbp.training.health import Health, make_looks
 from jaxbp.training.profile import Profiler
@@ -44,7 +44,7 @@ from jaxbp.training.run import fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
 from jaxbp.training.step import Program, State, Sums, initial_state, is_finite, make_program, prepared
-from jaxbp.training.training_step import training_step
+from jaxbp.training.training_step import assembled, training_step
 from jaxbp.training.writers import Writers, make_writers
 
 AnyFeed = EpochFeed | StreamFeed | MeshFeed
@@ -182,12 +182,7 @@ def train(
 def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = ALONE) -> tuple[Session, State]:
     """A session and the state before the first step. Raises InputError where parts of the config do not fit."""
     run = config.run
-    model = config.build_model()
-    check_fit(config, model, splits)
-    batch = run.batch_size or len(splits.train)
-    steps = -(-len(splits.train) // batch)
-    objective = config.objective(batch_spec(splits, batch))
-    optimizer = config.build_optimizer(run.epochs * steps, objective.spec)
+    model, objective, optimizer, steps = assembled(config, splits)
     placement = placed(config, model, objective.spec, len(splits.train))
     shardings = placement.state_shardings if placement else None
     state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)

@@ -21,12 +21,12 @@ from jaxbp.data import Dataset, Splits
 from jaxbp.errors import InputError
 from jaxbp.training.evaluate import evaluation_sums, in_chunks, means, train_sample
 from jaxbp.training.feeds import calls, make_feeds, on_device, rounds
-from jaxbp.training.fit import batch_spec, batch_specs, check_fit
+from jaxbp.training.fit import batch_specs
 from jaxbp.training.numbers import Traced, together
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.language import bits_per_byte
 from jaxbp.training.step import Feed, State, initial_state, make_program
-from jaxbp.training.training_step import training_step
+from jaxbp.training.training_step import assembled, training_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +43,11 @@ class Plan:
         """The plan of a config for its data. Raises InputError where the two do not fit, and for a mesh."""
         if config.run.mesh.build() is not None:
             raise InputError("the runs of a search share one device: run.mesh must be 1 by 1")
-        model = config.build_model()
-        check_fit(config, model, splits)
-        rows = config.run.batch_size or len(splits.train)
-        spec = batch_spec(splits, rows)
-        objective = config.objective(spec)
-        optimizer = config.build_optimizer(config.run.epochs * -(-len(splits.train) // rows), spec)
-        initial = lambda seed: initial_state(model, optimizer, spec, seed, config.credit)
+        model, objective, optimizer, _ = assembled(config, splits)
+        initial = lambda seed: initial_state(model, optimizer, objective.spec, seed, config.credit)
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
         state = jax.eval_shape(initial, seed)
-        batch = batch_specs(splits, rows)
+        batch = batch_specs(splits, config.run.batch_size or len(splits.train))
         batch["mask"] = batch.pop("weight")
         sums = evaluation_sums(model, config.loss, splits.classes is not None)
         return cls(

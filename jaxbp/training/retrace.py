@@ -19,9 +19,8 @@ from jaxbp.data import Splits
 from jaxbp.errors import InputError
 from jaxbp.optim import FirstOrder, OptaxSchedule
 from jaxbp.training.feeds import make_feeds
-from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.training.step import State, initial_state, make_program
-from jaxbp.training.training_step import training_step
+from jaxbp.training.training_step import assembled, training_step
 
 SMOOTH = 0.9  # of the mean loss that the finder looks at, how much each step keeps
 DIVERGED = 4  # times the lowest smoothed loss
@@ -45,15 +44,11 @@ class Retrace:
         """The states after so many steps each, ascending; each is gone when the next is asked for."""
         config = self.config
         run = config.run
-        model = config.build_model()
-        check_fit(config, model, self.splits)
-        batch = run.batch_size or len(self.splits.train)
-        objective = config.objective(batch_spec(self.splits, batch))
-        optimizer = config.build_optimizer(self.steps, objective.spec)
+        model, objective, optimizer, steps_per_epoch = assembled(config, self.splits, self.steps)
         program = make_program(training_step(config, model, optimizer, objective))
         state = initial_state(model, optimizer, objective.spec, run.seed, config.credit)
-        in_epoch = -(-len(self.splits.train) // batch)
-        feed = make_feeds(self.splits.train, run.seed, run.shuffle, batch)(0, -(-self.steps // in_epoch))
+        rows = run.batch_size or len(self.splits.train)
+        feed = make_feeds(self.splits.train, run.seed, run.shuffle, rows)(0, -(-self.steps // steps_per_epoch))
         done = 0
         for stop in stops.tolist():
             while done < stop and state.finite:

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import optax
 
 from jaxbp.backprop import penalized
 from jaxbp.config import Config
 from jaxbp.core import Batch, Layer
+from jaxbp.data import Splits
 from jaxbp.devices.placement import Placement
 from jaxbp.optim import Objective
+from jaxbp.training.fit import batch_spec, check_fit
 from jaxbp.training.precision import loss_scaled
 from jaxbp.training.step import State, accumulated, make_step
+
+
+class Assembly(NamedTuple):
+    """What a run is made of, all of which fits together."""
+
+    model: Layer
+    objective: Objective
+    optimizer: optax.GradientTransformationExtraArgs
+    steps_per_epoch: int
+
+
+def assembled(config: Config, splits: Splits, steps: int | None = None) -> Assembly:
+    """The parts of a run of `steps` steps; None: of its epochs. Raises InputError where they do not fit."""
+    model = config.build_model()
+    check_fit(config, model, splits)
+    rows = config.run.batch_size or len(splits.train)
+    steps_per_epoch = -(-len(splits.train) // rows)
+    objective = config.objective(batch_spec(splits, rows))
+    optimizer = config.build_optimizer(steps or config.run.epochs * steps_per_epoch, objective.spec)
+    return Assembly(model, objective, optimizer, steps_per_epoch)
 
 
 def training_step(
