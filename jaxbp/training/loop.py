@@ -199,7 +199,7 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
-        make_looks(config, model, splits, step, folder),
+        make_looks(config, model, splits, step, folder, placement),
         placement,
         team,
         None if config.credit.exact else make_alignments(config.credit, model, config.loss),
