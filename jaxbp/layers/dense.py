@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.factors import Factors
 from jaxbp.inits import Initializer, require_weights, weight_and_bias
+from jaxbp.letters import Letters
 from jaxbp.ops.bias import add_bias, bias_gradient
 from jaxbp.ops.products import rounded
 
@@ -38,6 +39,10 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         require_weights(self)
+
+    @property
+    def letters(self) -> Letters:
+        return Letters("I", "O", {"w": "OI", "b": "O"}, {"O": (self.features,)})
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         shape = (self.features, spec.shape[-1])
