@@ -11,7 +11,7 @@ from jaxbp.training.report.diagnosis import BAND, RULES, Finding
 from jaxbp.training.report.evidence import Evidence
 from jaxbp.training.report.page import Part, drawn
 
-NAMED = 30  # layers at most whose names stand at the axis
+NAMED = 25  # layers at most whose names stand at the axis
 MAPS = {  # figure -> (title, logarithmic, what it is)
     "delta": ("Size of the delta", True, "Norm of the loss's derivative in every layer's output, over the probe."),
     "gradient": ("Size of the gradient", True, "Norm of every layer's gradient on the probe."),
@@ -62,7 +62,7 @@ def heat_map(paths: list[str], steps: list[int], table: np.ndarray, logarithmic:
     """Layers against time, the first layer on top; the band of |update| / |weight| is white."""
     from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 
-    figure = new_figure(9, min(1.2 + 0.24 * len(paths), 9))
+    figure = new_figure(9, min(1.2 + 0.24 * len(paths), 4.8))
     axes = figure.subplots()
     if name == "update":
         shown = np.log10(np.maximum(table, 1e-12))
