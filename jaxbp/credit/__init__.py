@@ -14,6 +14,7 @@ from jaxbp.credit.relax import NotSettled, Relaxer, Settled
 from jaxbp.credit.rtrl import RealTimeRecurrentLearning
 from jaxbp.credit.split import ErrorSplit
 from jaxbp.credit.steady import FeedbackNet, SteadyState
+from jaxbp.credit.steady_cell import SteadyCell
 from jaxbp.credit.targets import DifferenceTargetPropagation
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Relaxer",
     "Settled",
     "SignSymmetric",
+    "SteadyCell",
     "SteadyState",
     "WeightMirror",
     "carrying",

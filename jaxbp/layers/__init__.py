@@ -22,6 +22,7 @@ from jaxbp.layers.batch_norm import BatchNorm, BatchNormReLU
 from jaxbp.layers.black_box import BlackBox
 from jaxbp.layers.capsules import Capsules, Lengths, Squash
 from jaxbp.layers.cells import Cell, GRUCell, LSTMCell, SimpleCell
+from jaxbp.layers.continuous import ContinuousCell
 from jaxbp.layers.convolution import Conv
 from jaxbp.layers.convolution_transpose import ConvTranspose
 from jaxbp.layers.dense import Dense
@@ -60,6 +61,7 @@ __all__ = [
     "Cell",
     "ClassToken",
     "Concatenate",
+    "ContinuousCell",
     "Conv",
     "ConvTranspose",
     "Dense",

@@ -1,0 +1,80 @@
+"""Other nets and other ways to learn them: continuous time, delays, spikes, noise, growth and cuts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbp
+from jaxbp import credit
+from jaxbp.check import worst
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64")]
+KEY = jax.random.key(0)
+SQUARED = jaxbp.SquaredError()
+
+
+def drawn(model, shape, seed=0):
+    """Parameters in float64 of the model's shapes, and inputs; NumPy's, for JAX's compile once for each shape."""
+    draw = np.random.default_rng(seed).normal
+    x = draw(size=shape)
+    return jax.tree.map(lambda p: draw(size=p.shape) / 2, jax.eval_shape(model.init, KEY, x)), x
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def test_recurrent_backpropagation_is_that_through_endless_time():
+    """A continuous net's steady state, and the gradient there, are those of 400 steps. No time constant counts."""
+    cell = jaxbp.ContinuousCell(4)
+    steady = credit.SteadyCell(cell, credit.Relaxer(tolerance=1e-14, steps=1000))
+    unfolded = jaxbp.Recurrent(cell, output="last")
+    params, x = drawn(steady, (5, 3))
+    params["wh"] /= 2
+
+    def gradients(layer, params, x):
+        y, cache = layer.forward(params, x)
+        dx, grads = layer.backward(params, cache, y)
+        return y, dx.reshape(5, -1, 3).sum(1), grads
+
+    run = lambda params, x: (gradients(steady, params, x), gradients(unfolded, params, jnp.repeat(x[:, None], 400, 1)))
+    (y, dx, grads), long = jax.jit(run)(params, x)
+    heard = x @ params["wx"].T + y @ params["wh"].T - params["threshold"]
+    np.testing.assert_allclose(y, np.tanh(params["gain"] * heard), atol=1e-12)
+    assert max(np.abs(grads.pop("log_tau")).max(), np.abs(long[2].pop("log_tau")).max()) <= 1e-10
+    assert worst((y, dx, grads), long) <= 1e-8
+
+
+def test_a_step_of_continuous_time_is_exact_for_what_stands_still():
+    """Without feedback, ten steps of 0.1 are one of 1, and both are the solution of the differential equation."""
+    params, x = drawn(jaxbp.Recurrent(jaxbp.ContinuousCell(4)), (5, 1, 3))
+    params["wh"][:] = 0
+    layer = lambda dt: jaxbp.Recurrent(jaxbp.ContinuousCell(4, dt=dt), output="last")
+    run = lambda x: (layer(1.0).forward(params, x)[0], layer(0.1).forward(params, jnp.repeat(x, 10, 1))[0])
+    once, tenths = jax.jit(run)(x)
+    value = np.tanh(params["gain"] * (x[:, 0] @ params["wx"].T - params["threshold"]))
+    np.testing.assert_allclose(once, value * (1 - np.exp(-np.exp(-params["log_tau"]))), atol=1e-12)
+    np.testing.assert_allclose(tenths, once, atol=1e-12)
+
+
+def test_real_time_recurrent_learning_with_several_delays_is_backpropagation_through_time():
+    model = jaxbp.Chain(jaxbp.Recurrent(jaxbp.SimpleCell(3, delays=(1, 2, 4))), jaxbp.Dense(2))
+    params, x = drawn(model, (5, 9, 2))
+    batch = jaxbp.batch(x, x[:, ::-1])
+
+    def by_loop(params):
+        cell, dense = params["00_recurrent"], params["01_dense"]
+        h = [jnp.zeros((5, 3))] * 4
+        for t in range(9):
+            h.append(jnp.tanh(x[:, t] @ cell["wx"].T + cell["b"] + jnp.hstack([h[-1], h[-2], h[-4]]) @ cell["wh"].T))
+        y = jnp.stack(h[4:], 1) @ dense["w"].T + dense["b"]
+        return jnp.sum((y - batch["y"]) ** 2 * batch["weight"][..., None]) / 2
+
+    @jax.jit
+    def gradients(params):
+        online = credit.RealTime().gradient(model, SQUARED)(params, batch, credit.carrying(jaxbp.Context(), {}))
+        return jax.grad(by_loop)(params), jaxbp.value_and_grad(model, SQUARED)(params, batch).grads, online.grads
+
+    truth, through_time, online = gradients(params)
+    assert worst(through_time, truth) <= 1e-12
+    assert worst(online, truth) <= 1e-10
