@@ -23,6 +23,7 @@ from jaxbp.optim.natural_gradient import AdaptiveNaturalGradient, NaturalGradien
 from jaxbp.optim.newton import LBFGS, GaussNewton, Newton, newton
 from jaxbp.optim.noise import noise_meter
 from jaxbp.optim.objective import Objective
+from jaxbp.optim.one_layer import Adaline, DeltaRule, Perceptron
 from jaxbp.optim.private import Private
 from jaxbp.optim.schedules import Constant, Cosine, Schedule
 
@@ -31,12 +32,14 @@ __all__ = [
     "LBFGS",
     "SGD",
     "SPSA",
+    "Adaline",
     "Adam",
     "AdamW",
     "AdaptiveNaturalGradient",
     "BatchManhattan",
     "Constant",
     "Cosine",
+    "DeltaRule",
     "FiniteDifferences",
     "FirstOrder",
     "GaussNewton",
@@ -51,6 +54,7 @@ __all__ = [
     "OptaxSchedule",
     "OptimizerConfig",
     "ParticleSwarm",
+    "Perceptron",
     "Plateau",
     "Private",
     "RandomSearch",
