@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import jaxbp
 from jaxbp import credit
+from jaxbp.analysis import pruning
 from jaxbp.check import worst
+from jaxbp.errors import InputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64")]
 KEY = jax.random.key(0)
@@ -78,3 +81,53 @@ def test_real_time_recurrent_learning_with_several_delays_is_backpropagation_thr
     truth, through_time, online = gradients(params)
     assert worst(through_time, truth) <= 1e-12
     assert worst(online, truth) <= 1e-10
+
+
+# --- growth and cuts -------------------------------------------------------------------------------------------------
+
+
+def test_a_saliency_has_the_hessians_own_diagonal_in_a_net_of_relu():
+    model, loss = jaxbp.models.MLP(3, (4,)).build(), jaxbp.SoftmaxCrossEntropy()
+    params, x = drawn(model, (7, 5))
+    batch = jaxbp.batch(x, jnp.arange(7) % 3)
+    flat, tree_of = ravel_pytree(params)
+    value = lambda w: jaxbp.value_and_grad(model, loss)(tree_of(w), batch).value
+    run = lambda w: (
+        jnp.diag(jax.hessian(value)(w)),
+        ravel_pytree(pruning.saliencies(model, loss)(tree_of(w), batch))[0],
+    )
+    diagonal, saliency = jax.jit(run)(flat)
+    np.testing.assert_allclose(saliency, diagonal * flat**2 / 2, atol=1e-14)
+
+
+def test_a_saliency_less_the_gradients_part_is_what_a_linear_nets_loss_rises_by():
+    model = jaxbp.Dense(3, bias=False)
+    params, x = drawn(model, (7, 5))
+    gradient, batch = jaxbp.value_and_grad(model, SQUARED), jaxbp.batch(x, x[:, :3] ** 2)
+    w = jnp.asarray(params["w"])
+
+    def run(w):
+        without = lambda k: gradient({"w": w.ravel().at[k].set(0).reshape(w.shape)}, batch).value
+        return (
+            jax.vmap(without)(jnp.arange(15)),
+            gradient({"w": w}, batch),
+            pruning.saliencies(model, SQUARED)({"w": w}, batch),
+        )
+
+    after, before, saliency = jax.jit(run)(w)
+    np.testing.assert_allclose(after.reshape(3, 5), before.value - before.grads["w"] * w + saliency["w"], rtol=1e-12)
+
+
+def test_a_cut_leaves_the_share_with_the_highest_scores():
+    params, _ = drawn(jaxbp.models.MLP(3, (4,)).build(), (7, 5))
+    after = pruning.cut(params, pruning.magnitudes(params), 0.25)
+    left = np.concatenate([np.ravel(after[name]["w"]) for name in ("01_dense", "03_dense")])
+    before = np.concatenate([np.ravel(params[name]["w"]) for name in ("01_dense", "03_dense")])
+    assert np.sum(left != 0) == 8  # of 32
+    assert np.abs(left[left != 0]).min() >= np.abs(before[left == 0]).max()
+    np.testing.assert_array_equal(left[left != 0], before[left != 0])
+    np.testing.assert_array_equal(after["01_dense"]["b"], params["01_dense"]["b"])
+    with pytest.raises(InputError, match="cut: 'w' matches no parameter .there are: 01_dense/b, 01_dense/w"):
+        pruning.cut(params, params, 0.5, "w")
+    with pytest.raises(InputError, match="cut: left, the share of weights that stay, must lie in .0, 1., got 50"):
+        pruning.cut(params, params, 50)
