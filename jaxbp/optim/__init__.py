@@ -6,6 +6,7 @@
 from jaxbp.optim.by_name import Optax, OptaxSchedule, optimizer_names
 from jaxbp.optim.config import OptimizerConfig
 from jaxbp.optim.first_order import SGD, Adam, AdamW, FirstOrder
+from jaxbp.optim.gain import GainBackpropagation
 from jaxbp.optim.gradient_free import (
     SPSA,
     FiniteDifferences,
@@ -42,6 +43,7 @@ __all__ = [
     "DeltaRule",
     "FiniteDifferences",
     "FirstOrder",
+    "GainBackpropagation",
     "GaussNewton",
     "Genetic",
     "GradientFree",

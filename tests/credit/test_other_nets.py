@@ -10,6 +10,8 @@ import jaxbp
 from jaxbp import credit
 from jaxbp.analysis import pruning
 from jaxbp.check import worst
+from jaxbp.credit import cascade
+from jaxbp.credit.cascade import CascadeCorrelation
 from jaxbp.errors import InputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64")]
@@ -127,7 +129,49 @@ def test_a_cut_leaves_the_share_with_the_highest_scores():
     assert np.abs(left[left != 0]).min() >= np.abs(before[left == 0]).max()
     np.testing.assert_array_equal(left[left != 0], before[left != 0])
     np.testing.assert_array_equal(after["01_dense"]["b"], params["01_dense"]["b"])
-    with pytest.raises(InputError, match="cut: 'w' matches no parameter .there are: 01_dense/b, 01_dense/w"):
+    with pytest.raises(InputError, match=r"cut: 'w' matches no parameter \(there are: 01_dense/b, 01_dense/w"):
         pruning.cut(params, params, 0.5, "w")
-    with pytest.raises(InputError, match="cut: left, the share of weights that stay, must lie in .0, 1., got 50"):
+    with pytest.raises(InputError, match=r"cut: left, .* must lie in \[0, 1\], got 50"):
         pruning.cut(params, params, 50)
+
+
+def test_a_cascade_grows_one_unit_for_xor():
+    bits = jnp.array([[0.0, 0], [0, 1], [1, 0], [1, 1]])
+    target = jnp.array([[0.0], [1], [1], [0]])
+    draw = np.random.default_rng(0).normal
+    arguments = draw(size=(7, 4)), draw(size=(7, 3)), draw(size=4)
+
+    @jax.jit
+    def run(bits, *arguments):
+        net = CascadeCorrelation(units=1, steps=100).grow(bits, target, KEY)
+        gradients = cascade.covariance_gradient(*arguments), jax.grad(cascade.covariance, 2)(*arguments)
+        return net.errors, net(bits), gradients
+
+    errors, y, gradients = run(bits, *arguments)
+    np.testing.assert_allclose(errors, [0.25, 0], atol=1e-12)
+    np.testing.assert_allclose(y, target, atol=1e-6)
+    np.testing.assert_allclose(*gradients, rtol=1e-12)
+
+
+def spirals():
+    """Two spirals of 97 points, three turns each (Lang & Witbrock 1988): x [194, 2], t [194, 1] of +-1."""
+    i = np.arange(97)
+    turn = (6.5 * (104 - i) / 104 * np.array([np.sin(i * np.pi / 16), np.cos(i * np.pi / 16)])).T
+    return np.concatenate([turn, -turn]), np.repeat([[1.0], [-1.0]], 97, 0)
+
+
+@pytest.mark.nightly
+def test_a_cascade_tells_two_spirals_apart():
+    """From 10 seeds, with 25 units at most; mistakes[k] of the net cut back to its first k units."""
+    x, target = spirals()
+    counts = []
+    for seed in range(10):
+        net = CascadeCorrelation(units=25, pool=16, steps=400).grow(x, target, jax.random.key(seed))
+        a = cascade.widened(x, 25)
+        mistakes = []
+        for k, w in enumerate(net.units):
+            a = cascade.with_unit(a, w, k - 25)
+            outputs = np.linalg.lstsq(a, target)[0]
+            mistakes.append(int(((a @ outputs > 0) != (target > 0)).sum()))
+        counts.append(mistakes.index(0) + 1)
+    print(f"two spirals: {min(counts)} to {max(counts)} units, {np.mean(counts):.1f} on average")

@@ -107,6 +107,37 @@ def test_adaline_takes_the_same_share_of_every_error_away():
         np.testing.assert_allclose(target - x @ unit["w"].T - unit["b"], 0.7**3 * target, rtol=1e-12)
 
 
+@pytest.mark.usefixtures("float64")
+def test_a_matrix_gain_is_recursive_least_squares_in_one_linear_layer():
+    """After one pass, however the rows lie in batches; a small start is the ridge around the first weights."""
+    random = np.random.default_rng(0)
+    x, target = random.normal(size=(60, 4)), random.normal(size=(60, 2))
+    model, loss, with_one = jaxbp.Dense(2), jaxbp.SquaredError(), np.c_[x, np.ones(60)]
+    first = {"w": random.normal(size=(2, 4)), "b": random.normal(size=2)}
+
+    def one_pass(start, size):
+        optimizer = optim.GainBackpropagation(start=start).build(1, Objective(model, loss))
+
+        def step(carry, rows):
+            params, state = carry
+            batch = {"x": rows[0], "y": rows[1], "weight": jnp.ones(size)}
+            grads = jaxbp.value_and_grad(model, loss)(params, batch).grads
+            updates, state = optimizer.update(grads, state, params, batch=batch, ctx=jaxbp.Context())
+            return (optax.apply_updates(params, updates), state), None
+
+        rows = x.reshape(-1, size, 4), target.reshape(-1, size, 2)
+        (params, _), _ = jax.lax.scan(step, (first, optimizer.init(first)), rows)
+        return jnp.c_[params["w"], params["b"]]
+
+    singly, in_tens, ridge = jax.jit(lambda: (one_pass(1e10, 1), one_pass(1e10, 10), one_pass(0.1, 10)))()
+    best = np.linalg.lstsq(with_one, target)[0].T
+    np.testing.assert_allclose(singly, best, atol=1e-8)
+    np.testing.assert_allclose(in_tens, best, atol=1e-8)
+    before = np.c_[first["w"], first["b"]].T
+    curved = with_one.T @ with_one + 10 * np.eye(5)
+    np.testing.assert_allclose(ridge.T, np.linalg.solve(curved, with_one.T @ target + 10 * before), atol=1e-10)
+
+
 # --- Hopfield nets ---------------------------------------------------------------------------------------------------
 
 

@@ -158,6 +158,7 @@ SECOND_ORDER = {  # config: its keys' other values, each of which must change wh
         "corrected": True,
     },
     optim.FiniteDifferences(): {"learning_rate": 0.2, "h": 0.1},
+    optim.GainBackpropagation(): {"learning_rate": 0.5, "start": 2.0, "forgetting": 0.9},
     optim.Perceptron(): {"learning_rate": 0.1},
     optim.DeltaRule(): {"learning_rate": 0.2},
     optim.Adaline(): {"learning_rate": 0.2},
