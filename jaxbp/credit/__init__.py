@@ -8,6 +8,7 @@ from jaxbp.credit.equilibrium import ContrastiveHebbian, EquilibriumPropagation
 from jaxbp.credit.feedback import FeedbackAlignment, KolenPollack, SignSymmetric
 from jaxbp.credit.forward_gradient import ForwardGradient
 from jaxbp.credit.mirror import WeightMirror
+from jaxbp.credit.noise import NoisyEM
 from jaxbp.credit.predictive import PredictiveCoding
 from jaxbp.credit.real_time import RealTime
 from jaxbp.credit.relax import NotSettled, Relaxer, Settled
@@ -32,6 +33,7 @@ __all__ = [
     "FeedbackNet",
     "ForwardGradient",
     "KolenPollack",
+    "NoisyEM",
     "NotSettled",
     "PredictiveCoding",
     "RealTime",

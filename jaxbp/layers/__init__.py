@@ -29,6 +29,7 @@ from jaxbp.layers.dense import Dense
 from jaxbp.layers.dropout import Dropout
 from jaxbp.layers.embedding import Embedding, OneHot
 from jaxbp.layers.gated import GEGLU, SwiGLU
+from jaxbp.layers.gaussian import Gaussian
 from jaxbp.layers.join import Add, Concatenate
 from jaxbp.layers.layer_norm import GroupNorm, LayerNorm, RMSNorm
 from jaxbp.layers.locally_connected import LocallyConnected
@@ -72,6 +73,7 @@ __all__ = [
     "First",
     "Flatten",
     "GRUCell",
+    "Gaussian",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "GroupNorm",

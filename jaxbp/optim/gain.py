@@ -1,7 +1,7 @@
 """Gain backpropagation: each layer's step is its gradient times a matrix gain, as in recursive least squares.
 
-    A' = forgetting A + X^T X,   A = 1 / start at first       X [N, I + 1]: sqrt(weight_n) (x_n, 1), x the layer's inputs
-    W' = W - rate dW A'^-1                                    dW [O, I + 1] = sum_n weight_n dz_n (x_n, 1)
+    A' = forgetting A + X^T X,   A = 1 / start at first     X [N, I + 1]: sqrt(weight_n) (x_n, 1), x the layer's inputs
+    W' = W - rate dW A'^-1                                  dW [O, I + 1] = sum_n weight_n dz_n (x_n, 1)
 
 All units of a layer have the same inputs and share the gain A^-1. (Gawthrop & Sbarbaro 1990, International Journal of
 Control 52; here the regressor of a unit is its layer's inputs.) For one linear layer and SquaredError("half_sum") it is

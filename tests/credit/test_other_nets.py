@@ -175,3 +175,79 @@ def test_a_cascade_tells_two_spirals_apart():
             mistakes.append(int(((a @ outputs > 0) != (target > 0)).sum()))
         counts.append(mistakes.index(0) + 1)
     print(f"two spirals: {min(counts)} to {max(counts)} units, {np.mean(counts):.1f} on average")
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def test_backpropagation_is_generalized_expectation_maximization():
+    """The gradient of a log-likelihood with latent classes h is that of Q at the current weights.
+
+    Q's gradient is two of backpropagation: the posterior of h is the target of one, and the weights of the other.
+    """
+    gate, experts = jaxbp.Dense(3), jaxbp.Dense(3 * 4, bias=False)
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(7, 5)), np.arange(7) % 4
+    params = {
+        "gate": {"w": draw.normal(size=(3, 5)), "b": draw.normal(size=3)},
+        "experts": {"w": draw.normal(size=(12, 5))},
+    }
+    loss = jaxbp.SoftmaxCrossEntropy()
+
+    def joint(params):
+        """ln p(h, y | x) [N, H]."""
+        prior = jax.nn.log_softmax(x @ params["gate"]["w"].T + params["gate"]["b"])
+        likelihood = jax.nn.log_softmax((x @ params["experts"]["w"].T).reshape(7, 3, 4))
+        return prior + likelihood[jnp.arange(7), :, y]
+
+    @jax.jit
+    def both(params):
+        posterior = jax.nn.softmax(joint(params))
+        of_gate = jaxbp.value_and_grad(gate, loss)(params["gate"], {"x": x, "y": posterior, "weight": jnp.ones(7)})
+        split = jaxbp.Chain(experts, jaxbp.Reshape((3, 4)))
+        of_experts = jaxbp.value_and_grad(split, loss)(
+            {"00_dense": params["experts"], "01_reshape": {}},
+            {"x": x, "y": jnp.repeat(y[:, None], 3, 1), "weight": posterior},
+        )
+        likelihood = lambda params: -jnp.sum(jax.nn.logsumexp(joint(params), 1))
+        return {"gate": of_gate.grads, "experts": of_experts.grads["00_dense"]}, jax.grad(likelihood)(params)
+
+    of_q, of_likelihood = both(params)
+    assert worst(of_q, of_likelihood) <= 1e-12
+
+
+def test_noise_that_helps_satisfies_the_inequality():
+    draw = np.random.default_rng(0)
+    y, target = draw.normal(size=(500, 3)), draw.dirichlet(np.ones(3), 500)
+    sides = {  # what the theorems ask to be at least 0
+        jaxbp.SoftmaxCrossEntropy(): lambda n: jnp.sum(n * jax.nn.log_softmax(y), 1),
+        jaxbp.BinaryCrossEntropy(): lambda n: jnp.sum(n * (jax.nn.log_sigmoid(y) - jax.nn.log_sigmoid(-y)), 1),
+        SQUARED: lambda n: -jnp.sum(n * (n - 2 * (y - target)), 1),
+    }
+
+    @jax.jit
+    def noise():
+        rules = credit.NoisyEM(), credit.NoisyEM(blind=True), credit.NoisyEM()
+        steps = 0, 0, 9
+        return [
+            [r.noisy(loss, y, target, s, KEY) - target for r, s in zip(rules, steps, strict=True)] for loss in sides
+        ]
+
+    for side, (helpful, blind, late) in zip(sides.values(), noise(), strict=True):
+        allowed = side(blind) >= 0
+        assert 50 < allowed.sum() < 450
+        np.testing.assert_allclose(helpful, jnp.where(allowed[:, None], blind, 0), atol=1e-12)
+        assert jnp.abs(late).max() <= jnp.abs(blind).max() / 9.9
+
+
+def test_a_reparametrized_gradient_is_unbiased():
+    """d E[z^2] = (2 m, e^s), within five standard errors of 20,000 draws."""
+    x = jnp.broadcast_to(jnp.array([0.7, -0.4]), (20_000, 2))
+
+    def gradients(x):
+        z, cache = jaxbp.Gaussian().forward({}, x, jaxbp.Context(KEY))
+        return jaxbp.Gaussian().backward({}, cache, 2 * z)[0]
+
+    drawn = jax.jit(gradients)(x)
+    error = (drawn.mean(0) - jnp.array([1.4, jnp.exp(-0.4)])) / (drawn.std(0) / 20_000**0.5)
+    assert jnp.abs(error).max() < 5
