@@ -135,6 +135,11 @@ class Layer:
         """Whether one example's output depends on another in training. Where it does, a layer sets it True."""
         return False
 
+    @property
+    def surrogate(self) -> bool:
+        """Whether backward is that of a slope which forward declares by jax.custom_jvp, and not of its values."""
+        return False
+
     def __repr__(self) -> str:
         """The call that makes this layer, without the fields that are at their defaults."""
         arguments = []

@@ -4,6 +4,7 @@ from jaxbp.credit.alignment import Alignment, make_alignments
 from jaxbp.credit.bidirectional import Bidirectional
 from jaxbp.credit.config import Backpropagation, Carried, Credit, carrying
 from jaxbp.credit.direct import DirectFeedbackAlignment
+from jaxbp.credit.eligibility import EProp
 from jaxbp.credit.equilibrium import ContrastiveHebbian, EquilibriumPropagation
 from jaxbp.credit.feedback import FeedbackAlignment, KolenPollack, SignSymmetric
 from jaxbp.credit.forward_gradient import ForwardGradient
@@ -27,6 +28,7 @@ __all__ = [
     "Credit",
     "DifferenceTargetPropagation",
     "DirectFeedbackAlignment",
+    "EProp",
     "EquilibriumPropagation",
     "ErrorSplit",
     "FeedbackAlignment",

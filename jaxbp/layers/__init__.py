@@ -41,6 +41,7 @@ from jaxbp.layers.recurrent import Recurrent
 from jaxbp.layers.reshape import Flatten, Reshape
 from jaxbp.layers.second_order import SecondOrderPool, SymmetricVector, Whitening
 from jaxbp.layers.spectral import Eigh, Spectral, Svd
+from jaxbp.layers.spiking import SpikingCell
 from jaxbp.layers.structured import Structured
 from jaxbp.layers.tapped_delay import TappedDelay
 from jaxbp.layers.tokens import ClassToken, First
@@ -101,6 +102,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Spectral",
+    "SpikingCell",
     "Squash",
     "Step",
     "Structured",

@@ -251,3 +251,52 @@ def test_a_reparametrized_gradient_is_unbiased():
     drawn = jax.jit(gradients)(x)
     error = (drawn.mean(0) - jnp.array([1.4, jnp.exp(-0.4)])) / (drawn.std(0) / 20_000**0.5)
     assert jnp.abs(error).max() < 5
+
+
+# --- spikes ----------------------------------------------------------------------------------------------------------
+
+SPIKING = jaxbp.Chain(jaxbp.Recurrent(jaxbp.SpikingCell(4, decay=0.8)), jaxbp.Dense(2))
+
+
+def test_eprop_is_the_sum_of_traces_and_backpropagation_without_feedback():
+    params, x = drawn(SPIKING, (5, 9, 3))
+    batch = jaxbp.batch(x, x[..., :2])
+    unfed = params | {"00_recurrent": params["00_recurrent"] | {"wh": np.zeros((4, 4))}}
+
+    @jax.jit
+    def gradients(params, unfed):
+        eprop = lambda params: credit.EProp().gradient(SPIKING, SQUARED)(
+            params, batch, credit.carrying(jaxbp.Context(), {})
+        )
+        y = SPIKING.forward(params, x, jaxbp.Context())[0]
+        backpropagation = jaxbp.value_and_grad(SPIKING, SQUARED)
+        return y, [eprop(p).grads for p in (params, unfed)], [backpropagation(p, batch).grads for p in (params, unfed)]
+
+    y, (traced, alone), (through_time, truth) = gradients(params, unfed)
+    assert worst(alone, truth) <= 1e-12
+    assert worst(traced["01_dense"], through_time["01_dense"]) <= 1e-12
+    assert worst(traced["00_recurrent"], through_time["00_recurrent"]) > 0.01
+    cell = params["00_recurrent"]
+    z = v = traces = np.zeros((5, 4))
+    traces = np.zeros((5, 4, 3 + 4 + 1))  # of a unit's weights to inputs, spikes and one
+    total = np.zeros((4, 8))
+    spikes = 0
+    for t in range(9):
+        heard = np.concatenate([x[:, t], z, np.ones((5, 1))], 1)
+        slope = 0.3 * np.maximum(0, 1 - np.abs(v - 1)) if t else np.zeros((5, 4))
+        traces = (0.8 - slope)[..., None] * traces + heard[:, None]
+        v = 0.8 * v + heard @ np.concatenate([cell["wx"], cell["wh"], cell["b"][:, None]], 1).T - z
+        z = (v >= 1).astype(float)
+        spikes += z.sum()
+        delta = (y[:, t] - batch["y"][:, t]) * batch["weight"][0, 0] @ params["01_dense"]["w"]
+        total += np.einsum("nh,nhk->hk", delta * 0.3 * np.maximum(0, 1 - np.abs(v - 1)), traces)
+    assert 10 < spikes < 170
+    by_traces = {"wx": total[:, :3], "wh": total[:, 3:7], "b": total[:, 7]}
+    assert worst(traced["00_recurrent"], by_traces) <= 1e-12
+
+
+def test_the_check_says_that_spikes_have_a_declared_slope():
+    params, x = drawn(SPIKING, (3, 4, 2))
+    report = jaxbp.check.check_model(SPIKING, SQUARED, params, jaxbp.batch(x, x))
+    assert report.passed
+    assert "surrogate: recurrent: backward is that of the slope that the layer declares" in str(report)
