@@ -368,9 +368,16 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
+def floating(x: jax.Array) -> jax.Array:
+    """x itself. Raises InputError where it is not of floating-point numbers: an integer result would be cut off."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise InputError(f"the array must be of floating-point numbers, got {x.dtype}{list(x.shape)}; use astype")
+    return x
+
+
 def wide(x: jax.Array) -> jax.Array:
-    """x in at least float32."""
-    return x.astype(np.promote_types(x.dtype, np.float32))
+    """x in at least float32. Raises InputError where it is not of floating-point numbers."""
+    return floating(x).astype(np.promote_types(x.dtype, np.float32))
 
 
 def add(tree: PyTree, other: PyTree) -> PyTree:
