@@ -89,9 +89,9 @@ class Team:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Says goodbye where the run has ended for all, once all are here: JAX's runtime waits for others only a while,
-        and process 0 may still have drawn its pictures.
+        """Says goodbye where the run has ended for all, once all are here: process 0 may still have drawn its pictures.
 
+        JAX's runtime aborts a process whose coordinator has gone, so process 0, where that runs, leaves it last.
         After a failure of this process alone it ends at once: JAX's runtime would wait for the others. They see it.
         """
         if not self.watched:
@@ -100,7 +100,11 @@ class Team:
             self.agree(None)
             for line in self.watched.values():
                 line.sendall(GOODBYE)
-            jax.distributed.shutdown()
+            if not self.first:
+                jax.distributed.shutdown()
+            self.agree(None)
+            if self.first:
+                jax.distributed.shutdown()
             if self.log:
                 self.log.unlink(missing_ok=True)
             return
