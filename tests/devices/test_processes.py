@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from jaxbp.commands.__main__ import main
 from jaxbp.config import replace_keys, to_json
 from jaxbp.credit import WeightMirror
 from jaxbp.devices.mesh import MeshShape
-from jaxbp.training.loop import train
+from jaxbp.training.loop import Session, train
 from tests.support import steps
 from tests.support.meshes import CONFIGS, losses, on, session_of
 from tests.support.paths import ROOT
@@ -67,6 +68,19 @@ def test_what_is_refused_takes_one_line(words, line, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert line in error
+
+
+def test_a_signal_after_the_vote_counts_in_the_next():
+    """Else its process would leave while the others go on, for they do not know of it."""
+    caught = []
+
+    def agree(vote):
+        caught[:] = [signal.SIGTERM]
+        return [vote, [False, []]]
+
+    session = SimpleNamespace(team=SimpleNamespace(agree=agree), saved=time.monotonic(), interval=lambda: 60.0)
+    assert Session.due(session, caught) == (False, [])
+    assert Session.due(session, caught) == (True, [signal.SIGTERM])
 
 
 @pytest.mark.nightly
