@@ -1,7 +1,7 @@
 """Where each system of the literature is shown: python -m proofs.coverage [--check].
 
-`docs/coverage.tsv` is written by hand: section, level, name, status, where, note. `where` are places with spaces between
-them: `tests/a.py::test_b`, `docs/a.md#heading`, a file, or `jaxbp:command`. This follows each place and writes
+`docs/coverage.tsv` is written by hand: section, level, name, status, where, note. `where` are places with spaces
+between: `tests/a.py::test_b`, `docs/a.md#heading`, a file, or `jaxbp:command`. This follows each place and writes
 `docs/coverage.md`. The exit status is 1 where a place does not exist, where a row lacks a place or a reason, or, with
 `--check`, where the page is not that of the table.
 """
