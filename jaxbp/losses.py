@@ -49,6 +49,10 @@ class Loss(Typed, ABC):
         """The model whose output goes into `forward` in training and evaluation: the model itself, for most losses."""
         return model
 
+    def prediction(self, y: Any) -> Any:
+        """What outputs [..., O] say of the target: themselves, for most losses."""
+        return y
+
     @abstractmethod
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
         """-> (loss of each item [...], cache)."""
