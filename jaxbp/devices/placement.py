@@ -22,7 +22,7 @@ from jaxbp.core import Batch, Context, Layer, PyTree, map_leaves
 from jaxbp.data import Dataset
 from jaxbp.devices.gathered import AXIS, Gathered, Shard, is_shard
 from jaxbp.devices.mesh import AXES, check_batch, row_parts
-from jaxbp.devices.tensor import TENSOR, UNCUT, shared
+from jaxbp.devices.tensor import TENSOR, UNCUT, alone, shared
 from jaxbp.errors import InputError
 from jaxbp.losses import Loss
 
@@ -62,6 +62,11 @@ class Placement:
     def row_parts(self) -> int:
         """How many parts a batch has, each on one device or shared by those of the tensor axis."""
         return row_parts(self.mesh)
+
+    @property
+    def of_one_device(self) -> Layer:
+        """The model as one device has it, to count what it keeps."""
+        return alone(map_leaves(self.model, lambda leaf: leaf.inner if isinstance(leaf, Gathered) else leaf))
 
     @property
     def params_specs(self) -> PyTree:
@@ -123,6 +128,7 @@ class Placement:
         """The state before the first step, made as on one device, as the mesh has it."""
         if TENSOR not in self.mesh.shape:
             return state
+        self.check_optimizer(state.optimizer)
         return jax.jit(self.arranged, out_shardings=self.state_shardings(state))(state)
 
     def state_shardings(self, state: Any) -> Any:
@@ -133,6 +139,18 @@ class Placement:
     def settled(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """`step` with a state whose arrays lie where they lay before it."""
         return lambda state, batch: jax.lax.with_sharding_constraint(step(state, batch), self.state_shardings(state))
+
+    def check_optimizer(self, kept: PyTree) -> None:
+        """Raises InputError where an optimizer keeps arrays in which the entries of a device cannot be told."""
+        shapes = {keys(path): s.value.shape for path, s in shards_by_path(self.shards) if len(s.cut.groups) > 1}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(kept):
+            for start in range(len(path)):
+                name = keys(path)[start:]
+                if leaf.size > 1 and leaf.shape != shapes.get(name, leaf.shape):
+                    raise InputError(
+                        f"run.mesh.tensor: the optimizer keeps {list(leaf.shape)} of {'/'.join(name)} "
+                        f"{list(shapes[name])}; it must keep arrays of the parameters' shapes, as Adam does"
+                    )
 
     def put(self, tree: PyTree, shardings: PyTree) -> PyTree:
         """Arrays that every process holds whole, on the mesh."""

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.compose import Chain, Graph
-from jaxbp.core import Context, Layer, PyTree, leaf_layers, path_name
+from jaxbp.core import Context, Layer, PyTree, leaf_layers, map_leaves, path_name
 from jaxbp.deferred import Defer, deferred
 from jaxbp.errors import InputError
 from jaxbp.layers import Attention, Dense, Embedding
@@ -73,14 +73,14 @@ class Split(Wrapper):
 
         return jax.tree_util.tree_map_with_path(cut, params)
 
-    def own(self, params: PyTree) -> Layer:
-        """The layer that has this device's part of the parameters."""
+    def own(self, params: PyTree, axis: str | None = TENSOR) -> Layer:
+        """The layer that has this device's part of the parameters; axis: of the mesh, None: without the others."""
         if not isinstance(self.inner, Attention):
             return self.inner
         heads = self.inner.heads // self.parts
         key_heads = (self.inner.key_heads or self.inner.heads) // self.parts
         width = params["out"]["w"].shape[-1] // heads
-        return replace(self.inner, heads=heads, key_heads=key_heads, width=width, axis=TENSOR)
+        return replace(self.inner, heads=heads, key_heads=key_heads, width=width, axis=axis)
 
     def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[PyTree, PyTree]:
         if not ctx.axes:
@@ -99,6 +99,31 @@ class Split(Wrapper):
 
     def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
         return self.inner.next_state(state, cache)
+
+
+@dataclass(frozen=True)
+class Part(Wrapper):
+    """What one device has of a Split, standing alone without its sums over devices: what it holds can be counted."""
+
+    inner: Split
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        params = self.inner.init(key, spec)
+        if self.inner.letter == self.inner.letters.input:  # spec is that of this device's entries
+            return params
+        own = lambda leaf, cut: leaf if cut == UNCUT else jnp.split(leaf, self.inner.parts, cut.dimension)[0]
+        return jax.tree.map(own, params, self.inner.cuts(params))
+
+    def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[PyTree, PyTree]:
+        return self.inner.own(params, None).forward(params, x, ctx)
+
+    def backward(self, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return self.inner.own(params, None).backward(params, cache, dy)
+
+
+def alone(model: Layer) -> Layer:
+    """The model as one device has it."""
+    return map_leaves(model, lambda leaf: Part(leaf) if isinstance(leaf, Split) else leaf)
 
 
 def shared(model: Layer, loss: Loss, parts: int, devices: int, classes: bool) -> Layer:

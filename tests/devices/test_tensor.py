@@ -8,6 +8,7 @@ from math import gcd, prod
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
@@ -250,6 +251,16 @@ def test_what_is_refused_takes_one_line(words, line, tmp_path, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert line in error
+
+
+def test_an_optimizer_keeps_arrays_like_the_parameters():
+    """Rows of one array lie in the order of the devices, and in one of another shape nobody could tell them."""
+    model, spec = GPTS["tied"].build(), shaped(8, 8, dtype=jnp.int32)
+    placement = Placement.of(mesh_of(1, 1, 4), model, SoftmaxCrossEntropy(), spec)
+    params = jax.eval_shape(model.init, jax.random.key(0), spec)
+    placement.check_optimizer(jax.eval_shape(optax.adam(1e-3).init, params))
+    with pytest.raises(jaxbp.InputError, match=r"keeps \[2\] of .*/qkv/b \[2, 48\]; it must"):
+        placement.check_optimizer(jax.eval_shape(optax.adafactor(min_dim_size_to_factor=2).init, params))
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
