@@ -121,7 +121,7 @@ def test_the_suggested_rate_is_where_the_loss_falls_fastest():
 def test_a_single_lucky_step_is_no_suggestion():
     rates = 10.0 ** np.linspace(-4, 1, 51)
     losses = 1 - 1 / (1 + (0.02 / rates) ** 2) + (rates / 3) ** 4
-    losses[5:] -= 0.1  # a drop within one step, at 2e-4
+    losses[5:] -= 0.3  # a drop within one step, at 2e-4
     assert RateSweep(rates, losses, losses).steepest == pytest.approx(0.02, rel=0.3)
 
 
