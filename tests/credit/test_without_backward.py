@@ -12,6 +12,7 @@ from jaxbp.credit import hebbian, hopfield
 from jaxbp.credit.inversion import inverse
 from jaxbp.errors import InputError
 from jaxbp.optim import Objective
+from jaxbp.optim.gradient_free import Point
 from jaxbp.training.step import initial_state, make_step
 from tests.credit.test_runs import XOR
 
@@ -239,7 +240,7 @@ def test_a_search_asks_as_often_as_it_says(search):
         return jnp.sum(w * w)
 
     w = jnp.ones(5)
-    jax.jit(lambda: search.search(f, w, f(w), search.start(w), KEY, jnp.array(True)))()
+    jax.jit(lambda: search.search(Point(f, w, f(w), KEY, jnp.array(True)), search.start(w)))()
     jax.effects_barrier()
     assert len(calls) == search.evaluations(5)
 
