@@ -150,11 +150,6 @@ class Layer:
         return False
 
     @property
-    def surrogate(self) -> bool:
-        """Whether backward is that of a slope which forward declares by jax.custom_jvp, and not of its values."""
-        return False
-
-    @property
     def letters(self) -> Letters:
         """What devices can share of it: nothing, for most layers."""
         return Letters()
