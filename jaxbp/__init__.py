@@ -20,6 +20,7 @@ from jaxbp.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from jaxbp.neural_ode import NeuralODE
 from jaxbp.parameters import load_parameters, save_parameters
 from jaxbp.reversible import Reversible
 from jaxbp.rules import Rule
@@ -63,6 +64,7 @@ __all__ = [
     "Loss",
     "MulticlassHinge",
     "NegativeELBO",
+    "NeuralODE",
     "Node",
     "Penalty",
     "Result",

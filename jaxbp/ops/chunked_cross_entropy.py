@@ -64,9 +64,9 @@ class Form:
         """V, where this device has `own` of them."""
         return own if self.axis is None else own * lax.psum(1, self.axis)
 
-    def first(self, own: int) -> jax.Array | int:
+    def first(self, own: int) -> jax.Array:
         """This device's first class."""
-        return 0 if self.axis is None else lax.axis_index(self.axis) * own
+        return jnp.int32(0) if self.axis is None else lax.axis_index(self.axis) * own
 
     def summed(self, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """Sums over this device's classes -> over all."""
