@@ -25,6 +25,7 @@ from jaxbp.parameters import load_parameters, save_parameters
 from jaxbp.reversible import Reversible
 from jaxbp.rules import Rule
 from jaxbp.summary import Summary, summary
+from jaxbp.variational import NegativeELBO
 
 if TYPE_CHECKING:
     from jaxbp import (
@@ -62,6 +63,7 @@ __all__ = [
     "Layer",
     "Loss",
     "MulticlassHinge",
+    "NegativeELBO",
     "NeuralODE",
     "Node",
     "Penalty",
