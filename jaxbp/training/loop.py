@@ -183,9 +183,10 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     """A session and the state before the first step. Raises InputError where parts of the config do not fit."""
     run = config.run
     model, objective, optimizer, steps = assembled(config, splits)
-    placement = placed(config, model, objective.spec, len(splits.train))
+    placement = placed(config, model, objective.spec, splits.train)
     shardings = placement.state_shardings if placement else None
     state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
+    state = placement.begun(state) if placement else state
     step = training_step(config, model, optimizer, objective, placement)
     session = Session(
         config,
@@ -225,9 +226,7 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     if not pending or session.facts["finished"]:
         return
     if session.placement:
-        session.program = compiled(
-            session.program, session.placement.mesh, state, feeds(0, 1).call(0, run.steps_per_call)
-        )
+        session.program = compiled(session.program, session.placement, state, feeds(0, 1).call(0, run.steps_per_call))
     with tqdm(
         total=run.epochs * steps,
         initial=done,

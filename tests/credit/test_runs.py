@@ -30,6 +30,7 @@ RULES = [
     credit.ErrorSplit(),
     credit.ForwardGradient(),
     credit.PredictiveCoding(),
+    credit.NoisyEM(),
 ]
 XOR = configuration.load(ROOT / "configs/xor.py")
 
