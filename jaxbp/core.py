@@ -154,11 +154,6 @@ class Layer:
         """What devices can share of it: nothing, for most layers."""
         return Letters()
 
-    @property
-    def surrogate(self) -> bool:
-        """Whether backward is that of a slope which forward declares by jax.custom_jvp, and not of its values."""
-        return False
-
     def __repr__(self) -> str:
         """The call that makes this layer, without the fields that are at their defaults."""
         arguments = []

@@ -239,8 +239,11 @@ def layer_problem(layer: Layer, params: PyTree, x: PyTree, ctx: Context, dtype: 
 
 
 def surrogates(layer: Layer) -> tuple[Finding, ...]:
-    """What the report says of the layers whose backward is declared to be another function's."""
-    names = sorted({label(leaf) for leaf in leaf_layers(layer) if leaf.surrogate})
+    """What the report says of layers with the attribute `surrogate`: their backward is of a slope that they declare.
+
+    Such a layer's forward names the slope to JAX by jax.custom_jvp.
+    """
+    names = sorted({label(leaf) for leaf in leaf_layers(layer) if getattr(leaf, "surrogate", False)})
     words = "backward is that of the slope that the layer declares; differences of its values do not count"
     return (Finding("surrogate", True, f"{', '.join(names)}: {words}"),) if names else ()
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 KINDS = Literal["bowl", "perceptron", "weight", "line", "plane", "boundary", "compare"]
 NAMES = {"line": "slice_1d.png", "plane": "slice_2d.png"}
 ROWS = 1000  # of the training part, for the loss of a slice
-PASSES = 100  # of the perceptron over the data, where no line parts the classes
+PASSES = 1000  # of the perceptron over the data, where no line parts the classes
 PARTED = Plane("blobs", examples=100, noise=0.6)  # by a line, only just
 
 

@@ -65,4 +65,6 @@ def main(words: Sequence[str]) -> int:
         write_json(Path(options.json), table.to_json())
     if options.npz:
         write_whole(Path(options.npz), table.to_npz())
+    for file in filter(None, (options.html, options.json, options.npz)):
+        print(file)
     return 0

@@ -19,7 +19,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, map_leaves
-from jaxbp.credit.config import Backpropagation
 from jaxbp.data import Dataset
 from jaxbp.devices.gathered import AXIS, Gathered, Shard, is_shard
 from jaxbp.devices.mesh import AXES, check_batch, row_parts
@@ -78,6 +77,11 @@ class Placement:
     def state_specs(self) -> PyTree:
         """The PartitionSpecs of the model's state."""
         return jax.tree.map(lambda i: WHOLE if i < 0 else PartitionSpec(*[None] * i, AXES), self.states)
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """Whole on every device."""
+        return NamedSharding(self.mesh, WHOLE)
 
     def shardings(self, tree: PyTree) -> PyTree:
         """Like `tree`, arrays or specs: where each lies.
@@ -167,7 +171,7 @@ class Placement:
 
     def fetched(self, tree: PyTree) -> PyTree:
         """The tree with whole arrays, in the host's memory; random keys stay as they are. All processes take part."""
-        whole = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(self.mesh, WHOLE))
+        whole = jax.jit(lambda leaf: leaf, out_shardings=self.everywhere)
 
         def fetch(leaf: jax.Array) -> Any:
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -302,14 +306,13 @@ def placed(config: Any, model: Layer, spec: PyTree, part: Dataset) -> Placement 
     if mesh is None:
         return None
     check_batch(mesh, spec.shape[0], run.micro_batches, len(part))
-    of_one_device = {
+    of_whole_parameters = {
         type(config.optimizer).__name__: config.optimizer.second_order,
-        "optimizer.private": getattr(config.optimizer, "private", None) is not None,
         "run.noise_scale_every": run.noise_scale_every is not None,
         "run.health_every": run.health_every is not None,
-        f"credit={type(config.credit).__name__}": not isinstance(config.credit, Backpropagation),
+        "a credit rule or optimizer.private": not config.is_plain,
     }
-    for name in [name for name, asked in of_one_device.items() if asked]:
-        raise InputError(f"{name} needs the whole batch on one device: run.mesh must be 1 by 1 with it")
+    for name in [name for name, asked in of_whole_parameters.items() if asked and TENSOR in mesh.shape]:
+        raise InputError(f"{name} needs whole parameters: run.mesh.tensor must be 1 with it")
     classes = np.issubdtype(part.y.dtype, np.integer)
-    return Placement.of(mesh, model, config.loss, spec, run.micro_batches, classes)
+    return Placement.of(mesh, model, config.loss, spec, run.micro_batches if config.is_plain else 1, classes)

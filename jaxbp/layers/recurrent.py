@@ -103,7 +103,8 @@ class Recurrent(Layer):
 
     @property
     def surrogate(self) -> bool:
-        return self.cell.surrogate
+        """Whether backward is that of a slope which the cell declares, and not of its values."""
+        return getattr(self.cell, "surrogate", False)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x = jax.tree.leaves(spec)[0]

@@ -55,6 +55,7 @@ class SpikingCell(Cell):
 
     @property
     def surrogate(self) -> bool:
+        """Backward is that of a slope which `spike` declares, and not of its values."""
         return True
 
     def __post_init__(self) -> None:

@@ -129,8 +129,9 @@ class Session:
 
     def due(self, caught: list[Cause]) -> tuple[bool, list[Cause]]:
         """(whether it is time for a checkpoint, what was caught in any process until now): all decide the same."""
-        votes = self.team.agree([time.monotonic() - self.saved >= self.interval(), numbers(caught)])
-        causes = caught[:] or [number for _, others in votes for number in others]
+        own = caught[:]  # what is caught from now on counts the next time: the others do not know of it
+        votes = self.team.agree([time.monotonic() - self.saved >= self.interval(), numbers(own)])
+        causes = own or [number for _, others in votes for number in others]
         return bool(votes[0][0] or causes), causes
 
 
@@ -193,14 +194,14 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
         splits,
         folder,
         model,
-        make_program(step),
+        make_program(step, shardings),
         make_evaluation(model, config.loss, splits.classes is not None, placement),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
-        make_looks(config, model, splits, step, folder),
+        make_looks(config, model, splits, step, folder, placement),
         placement,
         team,
         None if config.credit.exact else make_alignments(config.credit, model, config.loss),

@@ -61,7 +61,7 @@ def passes(rule, loss, x, target, count, batch_size=1):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2))])
 def test_the_perceptron_converges_within_novikoffs_bound(seed):
     random = np.random.default_rng(seed)
     u = random.normal(size=5)

@@ -54,7 +54,7 @@ def curves_part(names: Sequence[str], evidences: Sequence[Evidence], groups: Seq
                 axes.fill_between(epochs, table.min(0), table.max(0), color=f"C{colour % 10}", alpha=0.2)
         axes.set(xlabel="epoch", title=kind, yscale="log" if kind == "loss" else "linear")
         axes.grid(alpha=0.3)
-        for text in axes.legend(fontsize=6).get_texts():
+        for text in axes.legend(fontsize=8).get_texts():
             text.set_parse_math(False)
     has_band = any(len(group) > 1 for group in groups)
     texts = ["The mean over seeds, in a band from the least to the largest."] if has_band else []
