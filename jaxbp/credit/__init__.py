@@ -6,6 +6,7 @@ from jaxbp.credit.config import Backpropagation, Carried, Credit, carrying
 from jaxbp.credit.direct import DirectFeedbackAlignment
 from jaxbp.credit.equilibrium import ContrastiveHebbian, EquilibriumPropagation
 from jaxbp.credit.feedback import FeedbackAlignment, KolenPollack, SignSymmetric
+from jaxbp.credit.forward_forward import ForwardForward
 from jaxbp.credit.forward_gradient import ForwardGradient
 from jaxbp.credit.mirror import WeightMirror
 from jaxbp.credit.predictive import PredictiveCoding
@@ -29,6 +30,7 @@ __all__ = [
     "ErrorSplit",
     "FeedbackAlignment",
     "FeedbackNet",
+    "ForwardForward",
     "ForwardGradient",
     "KolenPollack",
     "NotSettled",
