@@ -3,10 +3,10 @@
     jaxbp compare_credit --path=FOLDER --workdir=DIR [--net=lenet] [--rules=FeedbackAlignment,ErrorSplit] [--seeds=5]
 
 Data, model, optimizer and length are the same for all, config.credit is another. Each rule's learning rate is the one
-with the lowest error on 10,000 training images that are held out, in short runs from the first seed. The 10,000 test
-images are looked at once, after the last epoch of a run. What is cut off goes on where it was when the command is given
-again. After every rule the folder has the figures of this and earlier rules in NET.json and NET.md, and a picture of
-them in NET.png.
+with the lowest error on 10,000 training images that are held out, in short runs from the first seed. A rate at which
+a run ends in nan counts as 100 %. The 10,000 test images are looked at once, after the last epoch of a run. What is
+cut off goes on where it was when the command is given again. After every rule the folder has the figures of this and
+earlier rules in NET.json and NET.md, and a picture of them in NET.png.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Literal
@@ -28,6 +29,7 @@ from jaxbp.credit import (
     EquilibriumPropagation,
     ErrorSplit,
     FeedbackAlignment,
+    ForwardForward,
     KolenPollack,
     PredictiveCoding,
     SignSymmetric,
@@ -37,10 +39,10 @@ from jaxbp.data import Mnist, Splits
 from jaxbp.errors import unknown
 from jaxbp.files import write_json, write_whole
 from jaxbp.losses import SoftmaxCrossEntropy
-from jaxbp.machine import provenance
+from jaxbp.machine import machine
 from jaxbp.models import CNN, MLP, FeedbackMLP, ModelConfig
 from jaxbp.optim import SGD, Cosine
-from jaxbp.training.loop import train
+from jaxbp.training.loop import NotFinite, train
 from jaxbp.training.report.curves import Row, new_figure, save_figure
 from jaxbp.typed import Count, Positive, Typed, parse
 
@@ -63,6 +65,7 @@ RULES: dict[str, Credit] = {
     "ErrorSplit.weights": ErrorSplit("weights"),
     "ErrorSplit.transpose": ErrorSplit("transpose"),
     "PredictiveCoding": PredictiveCoding(),
+    "ForwardForward": ForwardForward(threshold=2.0),
     "EquilibriumPropagation": EquilibriumPropagation(),
 }
 HEAD = """| rule | test error, % | seeds | cosine to the gradient | processor seconds a run | learning rate |
@@ -141,7 +144,13 @@ def compare(options: Options, name: str, rates: Sequence[float], splits: Splits)
         write_json(cost, seconds)
         return row, seconds
 
-    held_out = {rate: error(result(rate, 0, options.tries)[0], "validation") for rate in rates}
+    def tried(rate: float) -> float:
+        try:
+            return error(result(rate, 0, options.tries)[0], "validation")
+        except NotFinite:  # too high a rate for a steady state
+            return 100.0
+
+    held_out = {rate: tried(rate) for rate in rates}
     rate = min(held_out, key=lambda rate: held_out[rate])
     ends, seconds = zip(*(result(rate, seed, options.epochs) for seed in range(options.seeds)), strict=True)
     cosines = [figures[0] for row in ends for path, figures in row.get("alignment", {}).items() if path.endswith("/w")]
@@ -164,7 +173,7 @@ def error(row: Row, part: str) -> float:
 
 def write(rows: Sequence[Row], path: Path) -> None:
     """The rows as JSON, with the machine, and beside it as a table and as a picture."""
-    write_json(path, {"facts": provenance(), "rows": rows})
+    write_json(path, {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "rows": rows})
     write_whole(path.with_suffix(".md"), f"{HEAD}\n{markdown(rows)}\n".encode())
     figure = new_figure(7, 1 + 0.3 * len(rows))
     axes = figure.subplots()
