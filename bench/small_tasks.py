@@ -90,6 +90,7 @@ RULES: dict[str, credit.Credit] = {
     "DifferenceTargetPropagation": credit.DifferenceTargetPropagation(),
     "ForwardForward": credit.ForwardForward(),
     "ForwardGradient": credit.ForwardGradient(),
+    "NoisyEM": credit.NoisyEM(),
 }
 SEARCHES: dict[str, dict[str, GradientFree]] = {
     "xor": {

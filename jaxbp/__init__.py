@@ -20,10 +20,12 @@ from jaxbp.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from jaxbp.neural_ode import NeuralODE
 from jaxbp.parameters import load_parameters, save_parameters
 from jaxbp.reversible import Reversible
 from jaxbp.rules import Rule
 from jaxbp.summary import Summary, summary
+from jaxbp.variational import NegativeELBO
 
 if TYPE_CHECKING:
     from jaxbp import (
@@ -61,6 +63,8 @@ __all__ = [
     "Layer",
     "Loss",
     "MulticlassHinge",
+    "NegativeELBO",
+    "NeuralODE",
     "Node",
     "Penalty",
     "Result",

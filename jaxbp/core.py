@@ -21,13 +21,14 @@ import numpy as np
 
 from jaxbp.errors import InputError
 from jaxbp.factors import Factors
+from jaxbp.letters import Letters
 
 PyTree = Any
 Batch = dict[str, PyTree]  # "x" [N, ...], "y" (the targets), "weight" (shape of the per-item losses)
 register = jax.tree_util.register_dataclass
 
 
-@partial(register, data_fields=["key", "state", "counts"], meta_fields=["train", "axes"])
+@partial(register, data_fields=["key", "state", "counts"], meta_fields=["train", "axes", "split"])
 @dataclass(frozen=True)
 class Context:
     """What is neither parameter nor data: randomness, state such as running statistics, and the mode (static).
@@ -35,6 +36,7 @@ class Context:
     counts [N]: the rows of the batch that count, where not all do; layers that couple the batch leave the others out.
     axes: the names of the mesh axes that split the batch among devices; a layer that couples the batch sums its sums
     over them, forward and backward. Empty where one device has the whole batch.
+    split: the name of the mesh axis whose devices share the layer's letter (jaxbp.letters); None: the layer is whole.
     """
 
     key: jax.Array | None = None
@@ -42,6 +44,7 @@ class Context:
     train: bool = True
     counts: jax.Array | None = None
     axes: tuple[str, ...] = ()
+    split: str | None = None
 
     def child(self, index: int, name: str) -> Context:
         """The context of child `index`: a key of its own, and its part of the state."""
@@ -58,6 +61,17 @@ class Context:
             return draw(shape)
         whole = draw((shape[0] * jax.lax.psum(1, self.axes), *shape[1:]))
         return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(self.axes) * shape[0], shape[0])
+
+    def own_entries(self, draw: Callable[[tuple[int, ...]], jax.Array], shape: tuple[int, ...]) -> jax.Array:
+        """`own_rows` of arrays [N, ..., F] whose last axis several devices may share: this device's entries."""
+        if self.split is None:
+            return self.own_rows(draw, shape)
+        whole = self.own_rows(draw, (*shape[:-1], shape[-1] * jax.lax.psum(1, self.split)))
+        return jax.lax.dynamic_slice_in_dim(whole, self.first(shape[-1]), shape[-1], -1)
+
+    def first(self, count: int) -> jax.Array | int:
+        """The number of the first entry that this device has, where each has `count` of them."""
+        return 0 if self.split is None else jax.lax.axis_index(self.split) * count
 
     def counted(self, batch: Batch) -> tuple[PyTree, Context]:
         """-> (the batch's x, this context with `counts`): a row counts where any of its weights is not 0.
@@ -134,6 +148,11 @@ class Layer:
     def couples_batch(self) -> bool:
         """Whether one example's output depends on another in training. Where it does, a layer sets it True."""
         return False
+
+    @property
+    def letters(self) -> Letters:
+        """What devices can share of it: nothing, for most layers."""
+        return Letters()
 
     def __repr__(self) -> str:
         """The call that makes this layer, without the fields that are at their defaults."""
@@ -349,9 +368,16 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
+def floating(x: jax.Array) -> jax.Array:
+    """x itself. Raises InputError where it is not of floating-point numbers: an integer result would be cut off."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise InputError(f"the array must be of floating-point numbers, got {x.dtype}{list(x.shape)}; use astype")
+    return x
+
+
 def wide(x: jax.Array) -> jax.Array:
-    """x in at least float32."""
-    return x.astype(np.promote_types(x.dtype, np.float32))
+    """x in at least float32. Raises InputError where it is not of floating-point numbers."""
+    return floating(x).astype(np.promote_types(x.dtype, np.float32))
 
 
 def add(tree: PyTree, other: PyTree) -> PyTree:

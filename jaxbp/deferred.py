@@ -18,18 +18,23 @@ from jaxbp.compose import Chain, Graph, Node
 from jaxbp.core import Context, Layer, PyTree, label, register
 from jaxbp.errors import InputError
 from jaxbp.layers import Dense, SoftCap
+from jaxbp.letters import Letters
 from jaxbp.wrappers import ComputedIn, Wrapper
 
 
-@partial(register, data_fields=["x", "w", "b"], meta_fields=["soft_cap"])
+@partial(register, data_fields=["x", "w", "b"], meta_fields=["soft_cap", "axis"])
 @dataclass(frozen=True)
 class Deferred:
-    """The logits x w^T + b [..., V], soft-capped where a cap is set, not formed; or the deltas of x, w and b."""
+    """The logits x w^T + b [..., V], soft-capped where a cap is set, not formed; or the deltas of x, w and b.
+
+    axis: of a mesh, whose devices have equal parts of the classes in order; None: all classes are here.
+    """
 
     x: jax.Array
     w: jax.Array
     b: jax.Array | None = None
     soft_cap: float | None = None
+    axis: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,13 +48,17 @@ class Defer(Wrapper):
 
     inner: Dense | SoftCap
 
+    @property
+    def letters(self) -> Letters:
+        return self.inner.letters
+
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         return self.inner.init(key, spec)
 
     def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[Deferred, None]:
         if isinstance(self.inner, SoftCap):
             return replace(x, soft_cap=self.inner.cap), None
-        return Deferred(x, **params), None
+        return Deferred(x, **params, axis=ctx.split), None
 
     def backward(self, params: PyTree, cache: None, dy: Deferred) -> tuple[PyTree, PyTree]:
         if isinstance(self.inner, SoftCap):
@@ -67,7 +76,7 @@ def deferred(model: Layer) -> Layer:
             return replace(model, inner=deferred(model.inner))
         case Dense():
             return Defer(model)
-        case Defer() | Wrapper(inner=Defer()):
+        case Defer() | Wrapper(inner=Defer() | Wrapper(inner=Defer())):
             return model
         case Chain(layers=(*layers, Dense() as dense, SoftCap() as cap)):
             return Chain((*layers, Defer(dense), Defer(cap)))

@@ -14,12 +14,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbp.core import require
 from jaxbp.errors import InputError, unknown
 
 
@@ -168,3 +169,10 @@ def weight_and_bias(
     if b_init is not None:
         params["b"] = initializer(b_init)(b_key, shape[:1], in_axis=-1, out_axis=-1)
     return params
+
+
+def require_weights(layer: Any) -> None:
+    """Raises InputError unless a layer's `features` is at least 1, and its w_init and b_init are initializers."""
+    require(layer, "features", layer.features >= 1, "at least 1")
+    initializer(layer.w_init)
+    initializer(layer.b_init)

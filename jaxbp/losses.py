@@ -49,6 +49,10 @@ class Loss(Typed, ABC):
         """The model whose output goes into `forward` in training and evaluation: the model itself, for most losses."""
         return model
 
+    def prediction(self, y: Any) -> Any:
+        """What outputs [..., O] say of the target: themselves, for most losses."""
+        return y
+
     @abstractmethod
     def items(self, y: jax.Array, target: jax.Array) -> tuple[jax.Array, PyTree]:
         """-> (loss of each item [...], cache)."""
@@ -211,7 +215,7 @@ class SoftmaxCrossEntropy(Loss):
 
     def form(self, y: Deferred) -> chunks.Form:
         """What the operation on rows is told."""
-        return chunks.Form(self.chunk or max(1, y.x.size), self.label_smoothing, self.z_loss, y.soft_cap)
+        return chunks.Form(self.chunk or max(1, y.x.size), self.label_smoothing, self.z_loss, y.soft_cap, y.axis)
 
     def forward(self, y: Any, target: jax.Array, weight: jax.Array) -> tuple[jax.Array, PyTree]:
         """-> (value, cache), for logits or a Deferred."""

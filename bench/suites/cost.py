@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
+from bench.costs import by_moving
 from bench.race import Race, compiled
 from jaxbp import ops, value_and_grad
 from jaxbp.check import autodiff
@@ -52,15 +52,9 @@ def gradient(name: str, model: Layer, inputs: int, rows: int) -> Race:
         add = lambda total, row: (jax.tree.map(jnp.add, total, one(row)), None)
         return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), batch)[0]
 
-    def by_differences(params: PyTree, batch: Batch) -> jax.Array:
-        flat, whole = ravel_pytree(params)
-        base = value(params, batch)
-        moved = lambda i: (value(whole(flat.at[i].add(1e-3)), batch) - base) / 1e-3
-        return jax.lax.map(moved, jnp.arange(flat.size))
-
     forms = {"hand": hand, "autodiff": autodiff(model, loss), "forward": value, "examples": by_examples}
     if rows * sum(p.size for p in jax.tree.leaves(params)) <= MOST_DIFFERENCES:
-        forms["differences"] = by_differences
+        forms["differences"] = by_moving(hand)
     return compiled(name, {form: (f, (params, batch)) for form, f in forms.items()}, peer_repeats=5)
 
 

@@ -4,6 +4,9 @@ The table has each derivative twice, by the hand-written backward pass and by ja
 difference. For the deltas a zero is added to every output: its derivative is dL / d output, both ways. A layer in a
 Stack has the depth as first axis, and the two uses of tied layers are added up. The inputs, where they are numbers, are
 the last row, `x`: there the pass backward ends. A model that is not recorded pays nothing for this.
+
+A penalty has rows of its own, `penalty/00_dense/w`: its part of the gradient is not in the rows above. Under a credit
+rule that sends other deltas back, each row also has what was sent, and its cosine to the true derivative.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from jaxbp.rules import Rule
 from jaxbp.wrappers import Keep, Kept, Shift
 
 SHORT = 4  # numbers of an array that the table prints
-HEAD = ("name", "shape", "value", "by hand", "autodiff", "difference", "formula")
+HEAD = ("name", "shape", "value", "by hand", "autodiff", "difference")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,7 @@ class Row:
     value: np.ndarray
     by_hand: np.ndarray
     autodiff: np.ndarray
+    sent: np.ndarray | None = None  # what a credit rule has in the derivative's place; None of backpropagation
 
     @property
     def difference(self) -> float:
@@ -44,11 +48,22 @@ class Row:
         largest = max(np.abs(self.autodiff).max(initial=0), np.abs(self.by_hand).max(initial=0))
         return float(np.abs(self.by_hand - self.autodiff).max(initial=0) / largest) if largest else 0.0
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as the table prints it, below HEAD."""
+    @property
+    def cosine(self) -> float | None:
+        """Of the angle between what was sent and the derivative; None where either is zero, or nothing was sent."""
+        if self.sent is None:
+            return None
+        lengths = float(np.linalg.norm(self.sent) * np.linalg.norm(self.by_hand))
+        return float(np.vdot(self.sent, self.by_hand)) / lengths if lengths else None
+
+    def cells(self, with_sent: bool) -> tuple[str, ...]:
+        """The row as the table prints it, below the head."""
         shape = "x".join(map(str, self.value.shape))
         arrays = (short(self.value), short(self.by_hand), short(self.autodiff))
-        return (self.name, shape, *arrays, f"{self.difference:.1e}", self.formula)
+        sent = "" if self.sent is None else short(self.sent)
+        cosine = "" if self.cosine is None else f"{self.cosine:.4f}"
+        instead = (sent, cosine) if with_sent else ()
+        return (self.name, shape, *arrays, f"{self.difference:.1e}", *instead, self.formula)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, arrays as lists."""
@@ -60,7 +75,7 @@ class Row:
             "by_hand": self.by_hand.tolist(),
             "autodiff": self.autodiff.tolist(),
             "difference": self.difference,
-        }
+        } | ({} if self.sent is None else {"sent": self.sent.tolist(), "cosine": self.cosine})
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,24 +84,33 @@ class Record:
 
     value: float  # the loss
     rows: tuple[Row, ...]
+    penalty: float | None = None  # what is added to the loss; None where there is none
 
     def __str__(self) -> str:
-        table = [HEAD, *(row.cells() for row in self.rows)]
+        with_sent = any(row.sent is not None for row in self.rows)
+        head = (*HEAD, *(("sent back", "cosine") if with_sent else ()), "formula")
+        table = [head, *(row.cells(with_sent) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        return "\n".join([*lines, "", f"loss {self.value:.10g}"])
+        loss = f"loss {self.value:.10g}"
+        if self.penalty is not None:
+            loss += f" + penalty {self.penalty:.10g} = {self.value + self.penalty:.10g}"
+        return "\n".join([*lines, "", loss])
 
     def to_json(self) -> dict[str, Any]:
         """Everything, arrays as lists."""
-        return {"loss": self.value, "rows": [row.to_json() for row in self.rows]}
+        penalty = {} if self.penalty is None else {"penalty": self.penalty}
+        return {"loss": self.value, **penalty, "rows": [row.to_json() for row in self.rows]}
 
     def to_npz(self) -> bytes:
-        """An archive of the arrays NAME.value, NAME.by_hand and NAME.autodiff."""
+        """An archive of the arrays NAME.value, NAME.by_hand and NAME.autodiff, and NAME.sent where something was."""
         arrays: dict[str, Any] = {}
         for row in self.rows:
             arrays[f"{row.name}.value"] = row.value
             arrays[f"{row.name}.by_hand"] = row.by_hand
             arrays[f"{row.name}.autodiff"] = row.autodiff
+            if row.sent is not None:
+                arrays[f"{row.name}.sent"] = row.sent
         file = io.BytesIO()
         np.savez(file, **arrays)
         return file.getvalue()

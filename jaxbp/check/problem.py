@@ -38,7 +38,7 @@ from jaxbp.check.leaves import (
 )
 from jaxbp.check.native import cast, own_dtypes, rounding
 from jaxbp.check.report import Finding
-from jaxbp.check.truth import autodiff
+from jaxbp.check.truth import objective
 from jaxbp.core import Context, Layer, PyTree, label, leaf_layers, path_name
 from jaxbp.errors import InputError
 
@@ -232,8 +232,20 @@ def layer_problem(layer: Layer, params: PyTree, x: PyTree, ctx: Context, dtype: 
     size = len(jax.tree.leaves(x)[0])
     problem = Problem(label(layer), forward, pullback, leaves, dy, dtypes, variant, x, size)
     by_row = not any(leaf.couples_batch for leaf in leaf_layers(layer))
-    findings = (*there.findings, *back.findings)
-    return replace(problem, by_row=by_row, layer=layer, setting=(params, x, ctx), findings=findings)
+    declared = surrogates(layer)
+    findings = (*there.findings, *back.findings, *declared)
+    setting = (params, x, ctx)
+    return replace(problem, by_row=by_row, layer=layer, setting=setting, findings=findings, surrogate=bool(declared))
+
+
+def surrogates(layer: Layer) -> tuple[Finding, ...]:
+    """What the report says of layers with the attribute `surrogate`: their backward is of a slope that they declare.
+
+    Such a layer's forward names the slope to JAX by jax.custom_jvp.
+    """
+    names = sorted({label(leaf) for leaf in leaf_layers(layer) if getattr(leaf, "surrogate", False)})
+    words = "backward is that of the slope that the layer declares; differences of its values do not count"
+    return (Finding("surrogate", True, f"{', '.join(names)}: {words}"),) if names else ()
 
 
 def model_problem(
@@ -251,8 +263,8 @@ def model_problem(
     leaves, rebuild = split(params, "parameters")
     dy = jnp.ones((), dtype)
     hand = value_and_grad(model, loss, penalties)
-    auto = autodiff(model, loss, penalties)
-    forward = lambda leaves: auto(rebuild(leaves), batch, ctx).value
+    value = objective(model, loss, penalties)
+    forward = lambda leaves: value(rebuild(leaves), batch, ctx)[0]
     pullback = _scalar_pullback(lambda leaves: hand(rebuild(leaves), batch, ctx).grads, label(model), params)
     there = traced(forward, leaves, label(model))
     back = traced(lambda leaves: pullback(leaves, dy), leaves, f"{label(model)}.backward")
@@ -266,8 +278,10 @@ def model_problem(
     variant = lambda change, dtype: model_problem(model, loss, params, change(batch), ctx, penalties, dtype)
     size = len(batch["weight"])
     problem = Problem(label(model), forward, pullback, leaves, dy, dtypes, variant, batch["x"], size)
-    findings = (*there.findings, *back.findings)
-    return replace(problem, layer=model, setting=(params, x, counting), delta=delta, findings=findings)
+    declared = surrogates(model)
+    findings = (*there.findings, *back.findings, *declared)
+    setting = (params, x, counting)
+    return replace(problem, layer=model, setting=setting, delta=delta, findings=findings, surrogate=bool(declared))
 
 
 def _scalar_pullback(gradient: Callable[[Leaves], PyTree], who: str, like: PyTree) -> Pullback:

@@ -22,6 +22,7 @@ from jaxbp.check.domain import inside
 from jaxbp.check.leaves import Arrays, Leaves, Measured, on_host
 from jaxbp.check.problem import Problem
 from jaxbp.check.report import Finding
+from jaxbp.check.stages import Staged
 from jaxbp.core import PyTree
 
 MANY = 2**18  # entries of all leaves: above that the value has a program of its own
@@ -36,9 +37,9 @@ UNOPTIMISED = {
 
 
 def compiled(function: Callable, problem: Problem) -> Callable:
-    """jax.jit; of a small problem without the optimisations that take longer than what they save."""
+    """The function compiled; of a small problem without the optimisations that take longer than what they save."""
     arrays = jax.tree.leaves((problem.leaves, problem.data, problem.dy))
-    return jax.jit(function, compiler_options=UNOPTIMISED if sum(map(np.size, arrays)) <= FEW else None)
+    return Staged(function, UNOPTIMISED if sum(map(np.size, arrays)) <= FEW else None)
 
 
 class Pass(NamedTuple):

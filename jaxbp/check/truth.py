@@ -69,18 +69,25 @@ def worst(got: PyTree, truth: PyTree) -> float:
     return max(leaf_errors(got, truth).values(), default=0.0)
 
 
-def autodiff(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable[..., Result]:
-    """jaxbp.value_and_grad by other means: jax.value_and_grad of the forward passes of the model and the loss."""
+def objective(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable[..., Any]:
+    """(params, batch, ctx) -> (value, (state, y)): the forward passes of the model, the loss and the penalties."""
 
-    def objective(params: PyTree, batch: Batch, ctx: Context) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
+    def run(params: PyTree, batch: Batch, ctx: Context) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
         x, ctx = ctx.counted(batch)
         y, cache = model.forward(params, x, ctx)
         value, _ = loss.forward(y, batch["y"], item_weights(batch, y))
         state = state_after(model, ctx, cache)
         return sum((penalty.value(params) for penalty in penalties), value), (state, y)
 
+    return run
+
+
+def autodiff(model: Layer, loss: Any, penalties: Sequence[Any] = ()) -> Callable[..., Result]:
+    """jaxbp.value_and_grad by other means: jax.value_and_grad of the same forward passes."""
+    differentiated = jax.value_and_grad(objective(model, loss, penalties), has_aux=True)
+
     def run(params: PyTree, batch: Batch, ctx: Context = Context()) -> Result:
-        (value, (state, y)), grads = jax.value_and_grad(objective, has_aux=True)(params, batch, ctx)
+        (value, (state, y)), grads = differentiated(params, batch, ctx)
         return Result(value, grads, state, y)
 
     return run

@@ -116,7 +116,7 @@ def scored(
     batch = part.batch()
     loss, _ = run.config.loss.forward(jnp.asarray(y), jnp.asarray(batch["y"]), jnp.asarray(batch["weight"]))
     counts = batch["weight"] > 0
-    outputs = y[counts]
+    outputs = run.config.loss.prediction(y[counts])
     targets = part.y[counts]
     if classes is None and run.preparation:  # in their own units, as predictions are
         outputs, targets = run.preparation.targets(outputs), run.preparation.targets(targets)

@@ -25,8 +25,8 @@ import numpy as np
 from jaxbp.analysis import surfaces
 from jaxbp.commands import cli
 from jaxbp.config import Config, override
-from jaxbp.core import Context, PyTree, dot
-from jaxbp.data import Splits
+from jaxbp.core import Context, PyTree, dot, path_name
+from jaxbp.data import Plane, Splits
 from jaxbp.errors import InputError
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.programs import keep_programs
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 KINDS = Literal["bowl", "perceptron", "weight", "line", "plane", "boundary", "compare"]
 NAMES = {"line": "slice_1d.png", "plane": "slice_2d.png"}
 ROWS = 1000  # of the training part, for the loss of a slice
+PASSES = 1000  # of the perceptron over the data, where no line parts the classes
+PARTED = Plane("blobs", examples=100, noise=0.6)  # by a line, only just
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,12 @@ class Options(Typed):
     Args:
         kind: which picture
         run: the run folder, of weight, line, plane and boundary
-        config: the experiment, of perceptron and compare
+        config: the experiment, of perceptron and compare; None: two classes that a line parts, and xor
         out: the PNG; None: KIND.png, in the run folder where there is one
         reach: how far a slice goes: in lengths of the weights (line), in the weight's own units (weight)
         points: places on each axis of a slice
-        frames: moments of the run that its way shows
-        weight: path and index of a weight
+        frames: moments of the run, or corrections of the perceptron, that are shown
+        weight: path and index of a weight, such as 00_dense/w/0/1; None: the first one of the first matrix
         key: the key that is changed, such as model.activation
         values: what it becomes, with commas between
         seed: of random directions and of the bowl's data
@@ -66,12 +68,12 @@ class Options(Typed):
 
     kind: KINDS
     run: str | None = None
-    config: str = "xor"
+    config: str | None = None
     out: cli.OutputFile | None = None
     reach: Positive = 1.0
     points: Annotated[int, Range(3, 501)] = 41
     frames: Annotated[int, Range(3, 200)] = 12
-    weight: str = "00_dense/w/0/0"
+    weight: str | None = None
     key: str = "model.activation"
     values: str = "relu,tanh,sigmoid,gelu"
     seed: Count | Literal[0] = 0
@@ -101,21 +103,25 @@ def bowl(options: Options, _: Sequence[str]) -> Figure:
 
 
 def perceptron(options: Options, overrides: Sequence[str]) -> Figure:
-    splits = configured(options, overrides).load_data()
+    splits = (configured(options, overrides).data if options.config or overrides else PARTED).load()
     x, classes = plane_data(splits)
-    path = surfaces.perceptron(x, classes, 100)
+    path = surfaces.perceptron(x, classes, PASSES)
     print(f"{len(path) - 1} corrections; w1, w2, b = {', '.join(f'{w:.4g}' for w in path[-1])}")
-    return pictures.perceptron_figure(x, classes, path)
+    sides, places = plane_places(x, options.points)
+    stops = np.unique(np.rint(1 + np.linspace(0, 1, options.frames) ** 2 * (len(path) - 2)).astype(int))
+    frames = {f"after correction {i}": places @ path[i, :2] + path[i, 2] > 0 for i in stops}
+    return pictures.boundary_figure(x, classes, sides, frames, "The line of a perceptron, step by step")
 
 
 def weight(options: Options, _: Sequence[str]) -> Figure:
-    path, index = split_weight(options.weight)
     params, loss_of = loss_of_run(options)
+    name = options.weight or first_weight(params)
+    path, index = split_weight(name)
     direction = surfaces.one_weight(params, path, index)
     here = float(dot(params, direction))
     places = np.linspace(-options.reach, options.reach, options.points)
     losses = surfaces.loss_slice(loss_of, params, [direction], [places])
-    return pictures.line_figure(here + places, losses, options.weight, here)
+    return pictures.line_figure(here + places, losses, name, here)
 
 
 def line(options: Options, _: Sequence[str]) -> Figure:
@@ -129,27 +135,37 @@ def line(options: Options, _: Sequence[str]) -> Figure:
 def plane(options: Options, _: Sequence[str]) -> Figure:
     params, loss_of = loss_of_run(options)
     run = load(str(options.run), options.code)
-    way = Retrace.of(run.config, run.config.load_data()).weights(options.frames)[1]
+    way = Retrace.of(run.config, run.config.load_data()).weights(options.frames, early=True)[1]
     seen = surfaces.path_plane([*(weights["params"] for weights in way[:-1]), params])
     low, high = pictures.limits(seen.places)
-    sides = [np.linspace(a, b, options.points) for a, b in zip(low, high, strict=True)]
-    losses = surfaces.loss_slice(loss_of, params, seen.directions, sides)
-    return pictures.plane_figure(sides, losses, seen)
+    random = [surfaces.filter_normalized(key, params) for key in jax.random.split(jax.random.key(options.seed))]
+
+    def slice_of(directions: Sequence[PyTree], low: np.ndarray, high: np.ndarray) -> pictures.Slice:
+        sides = [np.linspace(a, b, options.points) for a, b in zip(low, high, strict=True)]
+        return pictures.Slice(sides, surfaces.loss_slice(loss_of, params, directions, sides))
+
+    reach = np.full(2, options.reach)
+    return pictures.plane_figure(slice_of(seen.directions, low, high), seen, slice_of(random, -reach, reach))
 
 
 def boundary(options: Options, _: Sequence[str]) -> Figure:
     run = load(str(options.run), options.code)
     splits = run.config.load_data()
     x, classes = plane_data(splits)
-    sides = [np.linspace(a, b, 3 * options.points) for a, b in zip(*pictures.limits(x), strict=True)]
-    places = np.stack(np.meshgrid(*sides, indexing="ij"), -1).astype(np.float32)
+    sides, places = plane_places(x, options.points)
     predict = make_prediction(run.model)
-    steps, way = Retrace.of(run.config, splits).weights(options.frames)
+    steps, way = Retrace.of(run.config, splits).weights(options.frames, early=True)
     frames = {}
     for step, weights in zip(steps, way, strict=True):
         y = predict(weights["params"], weights["model"], places.reshape(-1, 2))
         frames[f"step {step}"] = predicted_class(y, run.config.loss.threshold).reshape(places.shape[:2])
     return pictures.boundary_figure(x, classes, sides, frames)
+
+
+def plane_places(x: np.ndarray, points: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """(sides, places [A, B, 2]) of the frame around points x [N, 2]."""
+    sides = [np.linspace(a, b, 3 * points) for a, b in zip(*pictures.limits(x), strict=True)]
+    return sides, np.stack(np.meshgrid(*sides, indexing="ij"), -1).astype(np.float32)
 
 
 def compare(options: Options, overrides: Sequence[str]) -> Figure:
@@ -163,7 +179,7 @@ def compare(options: Options, overrides: Sequence[str]) -> Figure:
         )
     if not curves:
         raise InputError("--values must name at least one value")
-    return pictures.comparison_figure(curves, f"{Path(options.config).stem} by {options.key}")
+    return pictures.comparison_figure(curves, f"{Path(options.config or 'xor').stem} by {options.key}")
 
 
 DRAWN: dict[str, Callable[[Options, Sequence[str]], Figure]] = {
@@ -179,7 +195,7 @@ DRAWN: dict[str, Callable[[Options, Sequence[str]], Figure]] = {
 
 def configured(options: Options, overrides: Sequence[str]) -> Config:
     """The config that the options name, with its overrides."""
-    config = cli.override(cli.load(options.config), overrides, options)
+    config = cli.override(cli.load(options.config or "xor"), overrides, options)
     keep_programs(config)
     return config
 
@@ -206,6 +222,14 @@ def loss_of_run(options: Options) -> tuple[PyTree, Callable[[PyTree], jax.Array]
         return run.config.loss.forward(y, batch["y"], batch["weight"])[0]
 
     return run.params, loss_of
+
+
+def first_weight(params: PyTree) -> str:
+    """'00_dense/w/0/0' for the first array of at least two axes. Raises InputError where there is none."""
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if leaf.ndim > 1:
+            return f"{path_name(keys)}{'/0' * leaf.ndim}"
+    raise InputError("the run has no matrix of weights: --weight names a parameter and its index")
 
 
 def split_weight(text: str) -> tuple[str, tuple[int, ...]]:

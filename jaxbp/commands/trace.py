@@ -4,6 +4,7 @@
 
 The table has outputs, deltas, parameters and gradients by name, and every derivative twice: by hand and by jax.grad.
 It is made in float64 from the config's initial weights and its first training examples. The files hold all numbers.
+A penalty has rows of its own. Of a credit rule the table also has what goes back in place of each delta.
 
 --html writes a page that steps through the passes of the first updates: forward, loss, backward, update, each with its
 equation. A small network of dense layers is drawn, its weights and inputs can be dragged, and mistakes can be planted:
@@ -18,11 +19,11 @@ from pathlib import Path
 
 import jax
 
-from jaxbp.analysis.record import record
 from jaxbp.commands import cli
 from jaxbp.files import write_json, write_whole
 from jaxbp.page.contents import stepping_page
 from jaxbp.page.setting import setting
+from jaxbp.page.trace import traced
 from jaxbp.programs import keep_programs
 from jaxbp.typed import Count, Typed
 
@@ -55,7 +56,7 @@ def main(words: Sequence[str]) -> int:
     keep_programs(config)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         start = setting(config, options.examples)
-        table = record(start.model, config.loss, start.params, start.batch, start.ctx)
+        table = traced(start)
         page = stepping_page(start, options.config, options.updates) if options.html else b""
     print(table)
     if options.html:
@@ -64,4 +65,6 @@ def main(words: Sequence[str]) -> int:
         write_json(Path(options.json), table.to_json())
     if options.npz:
         write_whole(Path(options.npz), table.to_npz())
+    for file in filter(None, (options.html, options.json, options.npz)):
+        print(file)
     return 0

@@ -3,17 +3,18 @@
     python -m jaxbp.devices.cost
 
 prints the tables of docs/scale.md. Parameters P, operations C and what the forward pass keeps come from the layers
-themselves, by tracing them on shapes; U counts a parameter once for each layer that uses it. The rest is a formula
-each, in `FORMULAS`, for a mesh of d x f x t devices: data, fsdp and tensor. The batch is split d f ways, in m
-micro-batches one after the other. Parameters, their gradients and the optimizer's moments are split f t ways. A ring
-moves (n - 1) / n of an array for a gather or a scatter among n devices, and twice that for an all-reduce.
+themselves, by tracing them on shapes; U counts a parameter once for each layer that uses it. They are those of the
+layers as one device of the tensor axis has them: norms, positions and biases that are added once are whole there. The
+rest is a formula each, in `FORMULAS`, for a mesh of d x f x t devices: data, fsdp and tensor. The batch is split d f
+ways, in m micro-batches one after the other. Parameters, their gradients and the optimizer's moments are split f ways.
+A ring moves (n - 1) / n of an array for a gather or a scatter among n devices, and twice that for an all-reduce.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -21,10 +22,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from jaxbp.core import Context, Layer, PyTree
+from jaxbp.compose import Stack
+from jaxbp.core import Context, Layer, PyTree, map_leaves
+from jaxbp.deferred import Defer
+from jaxbp.devices.tensor import alone, shared
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.models import GPT
 from jaxbp.summary import summary
+from jaxbp.wrappers import Wrapper, computed_in
 
 WORD = 4  # bytes of a parameter, of a gradient, and of each of Adam's two moments: float32
 HALF = 2  # bytes of an activation: bfloat16
@@ -57,11 +62,9 @@ class Size:
     rows: int
     length: int
 
-    @cached_property
-    def counts(self) -> Counts:
-        """What its layers count for one sequence."""
-        spec = jax.ShapeDtypeStruct((1, self.length), "int32")
-        return Counts.of(self.model, spec)
+    def counts(self, tensor: int) -> Counts:
+        """What its layers count for one sequence, as one of `tensor` devices has them."""
+        return counts_of(self.model, self.length, tensor)
 
 
 @dataclass(frozen=True)
@@ -74,24 +77,32 @@ class Counts:
     kept: int  # between the passes: with keep="input" the input of every block
     block: int  # while a block's backward runs, and its forward has run again
 
-    @classmethod
-    def of(cls, model: GPT, spec: jax.ShapeDtypeStruct) -> Counts:
-        """Those of a GPT whose blocks keep their inputs, computed in bfloat16."""
-        from jaxbp.compose import Stack
-        from jaxbp.wrappers import computed_in
 
-        whole = computed_in(model.build(), "bfloat16")
-        total = summary(whole, spec).total
-        loss = SoftmaxCrossEntropy(chunk=384)
-        stack = next(layer for layer in children(model.build()) if isinstance(layer, Stack))
-        x = jax.ShapeDtypeStruct((*spec.shape, model.width), "bfloat16")
-        return cls(
-            total.parameters,
-            total.parameters + (model.outputs * model.width if model.head == "tied" else 0),
-            total.forward + total.backward,
-            activation_bytes(loss.prepared(whole), spec),
-            activation_bytes(stack.block, x),
-        )
+@lru_cache
+def counts_of(model: GPT, length: int, tensor: int) -> Counts:
+    """Those of a GPT whose blocks keep their inputs, computed in bfloat16, for one sequence."""
+    spec = jax.ShapeDtypeStruct((1, length), "int32")
+    whole = computed_in(model.build(), "bfloat16")
+    loss = SoftmaxCrossEntropy(chunk=384)
+    own = loss.prepared(whole) if tensor == 1 else alone(shared(whole, loss, tensor, tensor, classes=True))
+    total = summary(map_leaves(own, with_logits), spec).total
+    stack = next(layer for layer in children(own) if isinstance(layer, Stack))
+    x = jax.ShapeDtypeStruct((*spec.shape, model.width), "bfloat16")
+    rows = model.outputs if model.outputs % tensor else model.outputs // tensor
+    return Counts(
+        total.parameters,
+        total.parameters + (rows * model.width if model.head == "tied" else 0),
+        total.forward + total.backward,
+        activation_bytes(own, spec),
+        activation_bytes(stack.block, x),
+    )
+
+
+def with_logits(leaf: Layer) -> Layer:
+    """A last layer that was put off, applied; any other one as it is."""
+    if isinstance(leaf, Defer):
+        return leaf.inner
+    return replace(leaf, inner=with_logits(leaf.inner)) if isinstance(leaf, Wrapper) else leaf
 
 
 def children(layer: Layer) -> Iterator[Layer]:
@@ -156,15 +167,15 @@ class Split:
 
 
 FORMULAS = {
-    "parameters": "4 P / (f t)",
-    "optimizer": "8 P / (f t)",
-    "gradients": "4 P / (f t), twice with micro-batches",
-    "activations": "(kept + block / t) N / (d f m)",
-    "operations": "C N / (d f t)",
-    "gathers": "2 m (f - 1) / f x 4 U / t",
-    "scatters": "m (f - 1) / f x 4 U / t",
-    "all-reduce": "2 (d - 1) / d x 4 P / (f t)",
-    "tensor": "2 (t - 1) / t x 6 L x 2 N T D / (d f)",
+    "parameters": "4 P / f",
+    "optimizer": "8 P / f",
+    "gradients": "4 P / f, twice with micro-batches",
+    "activations": "(kept + block) N / (d f m)",
+    "operations": "C N / (d f)",
+    "gathers": "2 m (f - 1) / f x 4 U",
+    "scatters": "m (f - 1) / f x 4 U",
+    "all-reduce": "2 (d - 1) / d x 4 P / f",
+    "tensor": "2 (t - 1) / t x ((5 L + 2) 2 D + 12) N T / (d f)",
 }
 
 
@@ -176,9 +187,14 @@ class Cost:
     split: Split
 
     @property
+    def counts(self) -> Counts:
+        """Of one sequence, on one device of the tensor axis."""
+        return self.size.counts(self.split.tensor)
+
+    @property
     def parameters(self) -> float:
         """Bytes."""
-        return WORD * self.size.counts.parameters / (self.split.fsdp * self.split.tensor)
+        return WORD * self.counts.parameters / self.split.fsdp
 
     @property
     def optimizer(self) -> float:
@@ -192,10 +208,9 @@ class Cost:
 
     @property
     def activations(self) -> float:
-        """Bytes of one micro-batch. The vectors between blocks are whole on every device of the tensor axis."""
-        counts = self.size.counts
+        """Bytes of one micro-batch."""
         rows = self.size.rows / (self.split.data * self.split.fsdp) / self.split.micro_batches
-        return (counts.kept + counts.block / self.split.tensor) * rows
+        return (self.counts.kept + self.counts.block) * rows
 
     @property
     def memory(self) -> float:
@@ -205,13 +220,12 @@ class Cost:
     @property
     def operations(self) -> float:
         """Of both passes, those that run again included."""
-        return self.size.counts.operations * self.size.rows / self.split.devices
+        return self.counts.operations * self.size.rows / (self.split.data * self.split.fsdp)
 
     @property
     def gathers(self) -> float:
         """Bytes received for parameters, forward and backward, in every micro-batch."""
-        whole = WORD * self.size.counts.used / self.split.tensor
-        return 2 * self.split.micro_batches * ring(self.split.fsdp) * whole
+        return 2 * self.split.micro_batches * ring(self.split.fsdp) * WORD * self.counts.used
 
     @property
     def scatters(self) -> float:
@@ -225,10 +239,13 @@ class Cost:
 
     @property
     def tensor(self) -> float:
-        """Bytes sent for sums of activations: two a block forward, again where it runs again, and two backward."""
+        """Bytes sent for sums of activations: two a block forward, one where it runs again, and two backward.
+
+        Besides of the embedding and of the head's delta, and three float32 numbers a token in the loss.
+        """
         model = self.size.model
-        vectors = HALF * self.size.rows * self.size.length * model.width / (self.split.data * self.split.fsdp)
-        return 2 * ring(self.split.tensor) * 6 * model.depth * vectors
+        tokens = self.size.rows * self.size.length / (self.split.data * self.split.fsdp)
+        return 2 * ring(self.split.tensor) * ((5 * model.depth + 2) * HALF * model.width + 3 * WORD) * tokens
 
     def seconds(self, device: Device) -> tuple[float, float]:
         """(of the operations at full speed, of the traffic at full width), neither hidden behind the other."""
@@ -267,8 +284,8 @@ def best(size: Size, devices: int, device: Device) -> Cost | None:
 
 
 def gpt(name: str, width: int, depth: int, heads: int, length: int, rows: int) -> Size:
-    """A GPT-2 of these sizes whose blocks keep their inputs, with its batch."""
-    model = GPT(50_257, width, depth, heads, context=length, gelu="tanh", keep="input", head="tied")
+    """A GPT-2 of these sizes whose blocks keep their inputs, with its batch; 47 tokens more make the classes divide."""
+    model = GPT(50_304, width, depth, heads, context=length, gelu="tanh", keep="input", head="tied")
     return Size(name, model, rows, length)
 
 
@@ -289,15 +306,16 @@ def tables(device: Device = H100) -> str:
 
 
 def model_table() -> str:
-    """What the layers count."""
-    head = "| model | L | D | heads | T | parameters P | operations C | 6 P T | kept | block |"
-    lines = [
-        f"| {size.name} | {size.model.depth} | {size.model.width} | {size.model.heads} | {size.length} "
-        f"| {size.counts.parameters:,} | {size.counts.operations:.3g} "
-        f"| {6 * size.counts.parameters * size.length:.3g} | {text(size.counts.kept)} | {text(size.counts.block)} |"
-        for size in SIZES
-    ]
-    return "\n".join([head, "|---" * 10 + "|", *lines])
+    """What the layers count, whole."""
+    lines = ["| model | L | D | heads | T | parameters P | operations C | 6 P T | kept | block |", "|---" * 10 + "|"]
+    for size in SIZES:
+        counts = size.counts(1)
+        lines.append(
+            f"| {size.name} | {size.model.depth} | {size.model.width} | {size.model.heads} | {size.length} "
+            f"| {counts.parameters:,} | {counts.operations:.3g} "
+            f"| {6 * counts.parameters * size.length:.3g} | {text(counts.kept)} | {text(counts.block)} |"
+        )
+    return "\n".join(lines)
 
 
 def formula_table() -> str:

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jaxbp.core import PyTree, register
 from jaxbp.data import Dataset, epoch_order
 from jaxbp.data.stream import Stream
-from jaxbp.devices.placement import STEPS, WHOLE, Placement
+from jaxbp.devices.placement import STEPS, Placement
 from jaxbp.training.feeds import StreamFeed
 
 
@@ -65,8 +65,7 @@ class MeshFeed:
             pieces.append(jax.device_put((by_step(part.x), by_step(part.y), mask), device))
         whole = lambda *a: jax.make_array_from_single_device_arrays((*rows.shape, *a[0].shape[2:]), sharding, a)
         x, y, mask = jax.tree.map(whole, *pieces)
-        replicated = NamedSharding(self.placement.mesh, WHOLE)
-        examples = self.placement.put(self.examples(rows, counts), replicated)
+        examples = self.placement.put(self.examples(rows, counts), self.placement.everywhere)
         return Rows(x, y, mask, examples), np.int32(0)
 
     def examples(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:

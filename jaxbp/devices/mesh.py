@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated
 
 import jax
@@ -28,66 +29,83 @@ class Parts:
 
 @dataclass(frozen=True)
 class MeshShape(Typed):
-    """The devices of a run, data times fsdp of them; 1 times 1 is one device, and no mesh.
+    """The devices of a run, data times fsdp times tensor of them; 1 each is one device, and no mesh.
 
     Args:
         data: parts of the batch, in each of which every parameter is whole; -1: as many as devices are left
         fsdp: parts of the batch, and of every parameter and what the optimizer keeps of it; -1: as for data
+        tensor: parts of the layers that devices can share, each for the same rows; -1: as for data
     """
 
     data: Annotated[int, Parts()] = 1
     fsdp: Annotated[int, Parts()] = 1
+    tensor: Annotated[int, Parts()] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data == self.fsdp == -1:
-            raise InputError("MeshShape: only one of data and fsdp can be -1, all devices that are left")
+        if [self.data, self.fsdp, self.tensor].count(-1) > 1:
+            raise InputError("MeshShape: only one of data, fsdp and tensor can be -1, all devices that are left")
 
     def sizes(self, devices: int) -> dict[str, int]:
         """{axis: its parts} where there are so many devices. Raises InputError where they are not as many as parts."""
-        known = abs(self.data * self.fsdp)  # without the -1
-        rest = devices // known if -1 in (self.data, self.fsdp) else 1
+        named = self._named()
+        known = abs(prod(named.values()))  # without the -1
+        rest = devices // known if -1 in named.values() else 1
         if known * rest not in (1, devices):
             raise InputError(f"run.mesh: {self._text()} of {count(devices)}; {self._nearest(devices)}")
-        return {axis: rest if size == -1 else size for axis, size in self._named().items()}
+        return {axis: rest if size == -1 else size for axis, size in named.items()}
 
     def _named(self) -> dict[str, int]:
-        return {"data": self.data, "fsdp": self.fsdp}
+        """Of all axes; of the last one only where it is more than one part."""
+        named = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        return {axis: size for axis, size in named.items() if axis in AXES or size != 1}
 
     def _text(self) -> str:
         parts = " x ".join(f"{axis}={size}" for axis, size in self._named().items())
         return f"{parts} cannot be a mesh" if -1 in self._named().values() else f"{parts} is no mesh"
 
     def _nearest(self, devices: int) -> str:
-        """The mesh of all devices whose fsdp is the nearest that divides them."""
-        divisors = [size for size in range(1, devices + 1) if devices % size == 0]
-        wish = self.fsdp if self.fsdp > 0 else devices // self.data
-        fsdp = min(divisors, key=lambda size: (abs(size - wish), size))
-        text = f"run.mesh.data={devices // fsdp} with run.mesh.fsdp={fsdp} is one"
-        parts = abs(self.data * self.fsdp)
+        """The mesh of all devices whose tensor, and then fsdp, is the nearest that divides them."""
+        named = self._named()
+        parts = abs(prod(named.values()))
+        left = devices
+        nearest = {}
+        for axis in list(named)[:0:-1]:
+            divisors = [size for size in range(1, left + 1) if left % size == 0]
+            wish = named[axis] if named[axis] > 0 else devices // parts
+            nearest[axis] = min((abs(size - wish), size) for size in divisors)[1]
+            left //= nearest[axis]
+        others = " and ".join(f"run.mesh.{axis}={size}" for axis, size in reversed(nearest.items()))
+        text = f"run.mesh.data={left} with {others} is one"
         if jax.default_backend() == "cpu" and devices < parts:
             text += f" (JAX_NUM_CPU_DEVICES={parts} in the environment simulates {parts} devices)"
         return text
 
     def build(self) -> jax.sharding.Mesh | None:
         """The mesh of all devices; None for one device. Raises InputError where they do not fit."""
-        if self.data == self.fsdp == 1:
+        if self == MeshShape():
             return None
         sizes = self.sizes(jax.device_count())
         if set(sizes.values()) == {1}:
             return None
-        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def row_parts(mesh: jax.sharding.Mesh) -> int:
+    """How many parts a batch has on the mesh."""
+    return prod(mesh.shape[axis] for axis in AXES)
 
 
 def check_batch(mesh: jax.sharding.Mesh, rows: int, micro_batches: int, examples: int) -> None:
     """Raises InputError where the devices do not divide a batch, or a part of it that is computed at once."""
-    unit = mesh.size * micro_batches
+    unit = row_parts(mesh) * micro_batches
     if rows % unit == 0:
         return
     least = rows // unit * unit
     sizes = [size for size in (least, least + unit) if 0 < size <= examples]
     nearest = min(sizes, key=lambda size: abs(size - rows), default=0)
-    parts = count(mesh.size) + (f" and {micro_batches} micro-batches" if micro_batches > 1 else "")
+    groups = count(mesh.size) if row_parts(mesh) == mesh.size else f"{row_parts(mesh)} parts of the mesh"
+    parts = groups + (f" and {micro_batches} micro-batches" if micro_batches > 1 else "")
     remedy = f"run.batch_size={nearest} does" if nearest else f"there are only {examples} training examples"
     raise InputError(f"a batch of {rows} examples does not divide among {parts}; {remedy}")
 

@@ -19,9 +19,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxbp.backprop import Result
 from jaxbp.core import Batch, Context, Layer, PyTree, map_leaves
-from jaxbp.credit.config import Backpropagation
+from jaxbp.data import Dataset
 from jaxbp.devices.gathered import AXIS, Gathered, Shard, is_shard
-from jaxbp.devices.mesh import AXES, check_batch
+from jaxbp.devices.mesh import AXES, check_batch, row_parts
+from jaxbp.devices.tensor import TENSOR, UNCUT, alone, shared
 from jaxbp.errors import InputError
 from jaxbp.losses import Loss
 
@@ -41,11 +42,31 @@ class Placement:
     micro_batches: int = 1
 
     @classmethod
-    def of(cls, mesh: jax.sharding.Mesh, model: Layer, loss: Loss, spec: PyTree, micro_batches: int = 1) -> Placement:
-        """The placement of a model on batches of inputs like `spec`."""
-        gathering = map_leaves(loss.prepared(model), lambda leaf: Gathered(leaf, mesh.shape[AXIS]))
+    def of(
+        cls,
+        mesh: jax.sharding.Mesh,
+        model: Layer,
+        loss: Loss,
+        spec: PyTree,
+        micro_batches: int = 1,
+        classes: bool = True,
+    ) -> Placement:
+        """The placement of a model on batches of inputs like `spec`; classes: whether the targets are integers."""
+        tensor = mesh.shape.get(TENSOR, 1)
+        whole = loss.prepared(model) if tensor == 1 else shared(model, loss, tensor, mesh.size, classes)
+        gathering = map_leaves(whole, lambda leaf: Gathered(leaf, mesh.shape[AXIS]))
         shards = jax.eval_shape(lambda key: gathering.init(key, spec), jax.random.key(0))
         return cls(mesh, gathering, shards, row_dimensions(model, spec), micro_batches)
+
+    @property
+    def row_parts(self) -> int:
+        """How many parts a batch has, each on one device or shared by those of the tensor axis."""
+        return row_parts(self.mesh)
+
+    @property
+    def of_one_device(self) -> Layer:
+        """The model as one device has it, to count what it keeps."""
+        return alone(map_leaves(self.model, lambda leaf: leaf.inner if isinstance(leaf, Gathered) else leaf))
 
     @property
     def params_specs(self) -> PyTree:
@@ -57,26 +78,58 @@ class Placement:
         """The PartitionSpecs of the model's state."""
         return jax.tree.map(lambda i: WHOLE if i < 0 else PartitionSpec(*[None] * i, AXES), self.states)
 
+    @property
+    def everywhere(self) -> NamedSharding:
+        """Whole on every device."""
+        return NamedSharding(self.mesh, WHOLE)
+
     def shardings(self, tree: PyTree) -> PyTree:
         """Like `tree`, arrays or specs: where each lies.
 
         What ends in the path of a parameter and has its shape, as an optimizer's moments do, lies as the parameter; the
         same holds for the model's state.
         """
-        known: dict[tuple[str, ...], tuple[tuple[int, ...], PartitionSpec]] = {}
-        specs = jax.tree_util.tree_leaves_with_path(self.params_specs, is_leaf=is_spec)
-        for (path, spec), shard in zip(specs, jax.tree.leaves(self.shards), strict=True):
-            known[keys(path)] = (shard.shape, spec)
 
-        def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        def sharding(leaf: Any, shard: Shard) -> NamedSharding:
+            return NamedSharding(self.mesh, shard_spec(shard))
+
+        return self.map_shards(sharding, tree)
+
+    def map_shards(self, f: Callable[[Any, Shard], Any], tree: PyTree) -> PyTree:
+        """f(leaf, the Shard of the parameter that it lies as); what lies as none is whole."""
+        known = {keys(path): shard for path, shard in shards_by_path(self.shards)}
+
+        def mapped(path: tuple[Any, ...], leaf: Any) -> Any:
             names = keys(path)
             for start in range(len(names)):
-                shape, spec = known.get(names[start:], ((), WHOLE))
-                if spec != WHOLE and shape == leaf.shape:
-                    return NamedSharding(self.mesh, spec)
-            return NamedSharding(self.mesh, WHOLE)
+                shard = known.get(names[start:])
+                if shard is not None and shard.value.shape == leaf.shape:
+                    return f(leaf, shard)
+            return f(leaf, Shard(leaf, None))
 
-        return jax.tree_util.tree_map_with_path(sharding, tree)
+        return jax.tree_util.tree_map_with_path(mapped, tree)
+
+    def arranged(self, tree: PyTree, back: bool = False) -> PyTree:
+        """The arrays with the entries of each device of the tensor axis side by side; back: in their own order.
+
+        So a device has whole heads of queries, keys and values, which lie behind one another in one array.
+        """
+
+        def arrange(leaf: Any, shard: Shard) -> Any:
+            order = shard.order(self.mesh.shape.get(TENSOR, 1))
+            if order is None:
+                return leaf
+            take = jnp.take if isinstance(leaf, jax.Array) else np.take
+            return take(leaf, np.argsort(order) if back else order, shard.cut.dimension)
+
+        return self.map_shards(arrange, tree)
+
+    def begun(self, state: Any) -> Any:
+        """The state before the first step, made as on one device, as the mesh has it."""
+        if TENSOR not in self.mesh.shape:
+            return state
+        self.check_optimizer(state.optimizer)
+        return jax.jit(self.arranged, out_shardings=self.state_shardings(state))(state)
 
     def state_shardings(self, state: Any) -> Any:
         """Like a State of a run, arrays or specs: where each of its arrays lies."""
@@ -86,6 +139,18 @@ class Placement:
     def settled(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """`step` with a state whose arrays lie where they lay before it."""
         return lambda state, batch: jax.lax.with_sharding_constraint(step(state, batch), self.state_shardings(state))
+
+    def check_optimizer(self, kept: PyTree) -> None:
+        """Raises InputError where an optimizer keeps arrays in which the entries of a device cannot be told."""
+        shapes = {keys(path): s.value.shape for path, s in shards_by_path(self.shards) if len(s.cut.groups) > 1}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(kept):
+            for start in range(len(path)):
+                name = keys(path)[start:]
+                if leaf.size > 1 and leaf.shape != shapes.get(name, leaf.shape):
+                    raise InputError(
+                        f"run.mesh.tensor: the optimizer keeps {list(leaf.shape)} of {'/'.join(name)} "
+                        f"{list(shapes[name])}; it must keep arrays of the parameters' shapes, as Adam does"
+                    )
 
     def put(self, tree: PyTree, shardings: PyTree) -> PyTree:
         """Arrays that every process holds whole, on the mesh."""
@@ -102,18 +167,18 @@ class Placement:
         """What a checkpoint holds, {"state", "best"}, on the mesh where the arrays of `state` lie."""
         shardings = self.state_shardings(state)
         best = None if arrays["best"] is None else shardings.weights
-        return self.put(arrays, {"state": shardings, "best": best})
+        return self.put(self.arranged(arrays), {"state": shardings, "best": best})
 
     def fetched(self, tree: PyTree) -> PyTree:
         """The tree with whole arrays, in the host's memory; random keys stay as they are. All processes take part."""
-        whole = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(self.mesh, WHOLE))
+        whole = jax.jit(lambda leaf: leaf, out_shardings=self.everywhere)
 
         def fetch(leaf: jax.Array) -> Any:
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return jax.random.wrap_key_data(fetch(jax.random.key_data(leaf)))
             return np.asarray(whole(leaf).addressable_data(0))
 
-        return jax.tree.map(fetch, tree)
+        return self.arranged(jax.tree.map(fetch, tree), back=True)
 
     # --- the gradient -------------------------------------------------------------------------------------------------
 
@@ -161,11 +226,12 @@ class Placement:
         shards, tree = jax.tree.flatten(grads, is_leaf=is_shard)
         split = [shard.value for shard in shards if shard.dimension is not None]
         others = [shard.value for shard in shards if shard.dimension is None]
-        value, others = jax.lax.psum((value, others), AXES)
+        if self.row_parts > 1:
+            value, others = jax.lax.psum((value, others), AXES)
         if self.mesh.shape["data"] > 1:
             split = jax.lax.psum(split, "data")
         values = {True: iter(split), False: iter(others)}
-        whole = [Shard(next(values[shard.dimension is not None]), shard.dimension) for shard in shards]
+        whole = [replace(shard, value=next(values[shard.dimension is not None])) for shard in shards]
         return value, jax.tree.unflatten(tree, whole)
 
     # --- rows ---------------------------------------------------------------------------------------------------------
@@ -175,7 +241,7 @@ class Placement:
 
         Each micro-batch is a run of rows, and every device has its part of each.
         """
-        parts = rows.reshape(*rows.shape[:-1], self.micro_batches, self.mesh.size, -1)
+        parts = rows.reshape(*rows.shape[:-1], self.micro_batches, self.row_parts, -1)
         return np.swapaxes(parts, -3, -2).reshape(rows.shape)
 
     def augment(self, augment: Callable[[jax.Array, PyTree], PyTree]) -> Callable[[jax.Array, PyTree], PyTree]:
@@ -188,17 +254,27 @@ class Placement:
             return jax.tree.map(swap, x)
 
         def moved(key: jax.Array, x: PyTree) -> PyTree:
-            in_order = swapped(x, self.mesh.size, self.micro_batches)
-            return swapped(augment(key, in_order), self.micro_batches, self.mesh.size)
+            in_order = swapped(x, self.row_parts, self.micro_batches)
+            return swapped(augment(key, in_order), self.micro_batches, self.row_parts)
 
         return moved
 
 
 def shard_spec(shard: Shard) -> PartitionSpec:
     """How an array is split."""
-    if shard.dimension is None:
-        return WHOLE
-    return PartitionSpec(*[None] * (shard.value.ndim + shard.dimension), AXIS)
+    axes: list[tuple[str, ...]] = [()] * len(shard.value.shape)
+    if shard.cut != UNCUT:
+        axes[shard.cut.dimension] = (TENSOR,)
+    if shard.dimension is not None:
+        axes[shard.dimension] += (AXIS,)
+    while axes and not axes[-1]:
+        axes.pop()
+    return PartitionSpec(*(names or None for names in axes))
+
+
+def shards_by_path(shards: PyTree) -> list[tuple[tuple[Any, ...], Shard]]:
+    """The Shards of a tree, each with its path."""
+    return jax.tree_util.tree_leaves_with_path(shards, is_leaf=is_shard)
 
 
 def is_spec(node: object) -> bool:
@@ -219,23 +295,24 @@ def row_dimensions(model: Layer, spec: PyTree) -> PyTree:
     return jax.tree.map(changed, small, large)
 
 
-def placed(config: Any, model: Layer, spec: PyTree, examples: int) -> Placement | None:
+def placed(config: Any, model: Layer, spec: PyTree, part: Dataset) -> Placement | None:
     """The placement of a run on the mesh of its config; None on one device.
 
-    spec: one batch of inputs. Raises InputError where mesh, devices, batch and optimizer do not fit together.
+    spec: one batch of inputs; part: that is trained on. Raises InputError where mesh, devices, batch, model and
+    optimizer do not fit together.
     """
     run = config.run
     mesh = run.mesh.build()
     if mesh is None:
         return None
-    check_batch(mesh, spec.shape[0], run.micro_batches, examples)
-    of_one_device = {
+    check_batch(mesh, spec.shape[0], run.micro_batches, len(part))
+    of_whole_parameters = {
         type(config.optimizer).__name__: config.optimizer.second_order,
-        "optimizer.private": getattr(config.optimizer, "private", None) is not None,
         "run.noise_scale_every": run.noise_scale_every is not None,
         "run.health_every": run.health_every is not None,
-        f"credit={type(config.credit).__name__}": not isinstance(config.credit, Backpropagation),
+        "a credit rule or optimizer.private": not config.is_plain,
     }
-    for name in [name for name, asked in of_one_device.items() if asked]:
-        raise InputError(f"{name} needs the whole batch on one device: run.mesh must be 1 by 1 with it")
-    return Placement.of(mesh, model, config.loss, spec, run.micro_batches)
+    for name in [name for name, asked in of_whole_parameters.items() if asked and TENSOR in mesh.shape]:
+        raise InputError(f"{name} needs whole parameters: run.mesh.tensor must be 1 with it")
+    classes = np.issubdtype(part.y.dtype, np.integer)
+    return Placement.of(mesh, model, config.loss, spec, run.micro_batches if config.is_plain else 1, classes)

@@ -89,15 +89,22 @@ class Team:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Says goodbye where the run has ended for all.
+        """Says goodbye where the run has ended for all, once all are here: process 0 may still have drawn its pictures.
 
+        JAX's runtime aborts a process whose coordinator has gone, so process 0, where that runs, leaves it last.
         After a failure of this process alone it ends at once: JAX's runtime would wait for the others. They see it.
         """
         if not self.watched:
             return
         if error is None or isinstance(error, SystemExit | FloatingPointError):
+            self.agree(None)
             for line in self.watched.values():
                 line.sendall(GOODBYE)
+            if not self.first:
+                jax.distributed.shutdown()
+            self.agree(None)
+            if self.first:
+                jax.distributed.shutdown()
             if self.log:
                 self.log.unlink(missing_ok=True)
             return
@@ -134,7 +141,7 @@ def join(coordinator: str, processes: int, process: int, facts: Mapping[str, Any
     jax.config.update("jax_enable_preemption_service", False)  # else SIGTERM does not reach the run
     jax.config.update("jax_enable_recoverability", True)  # else the runtime aborts before the watch says why
     jax.distributed.initialize(
-        f"{host}:{port_of_jax}", processes, process, initialization_timeout=30, shutdown_timeout_seconds=15
+        f"{host}:{port_of_jax}", processes, process, initialization_timeout=30, shutdown_timeout_seconds=30
     )
     return team
 

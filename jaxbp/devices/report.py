@@ -12,10 +12,13 @@ import numpy as np
 
 from jaxbp.core import PyTree
 from jaxbp.devices.mesh import count
+from jaxbp.devices.placement import Placement, keys, shards_by_path
+from jaxbp.devices.tensor import TENSOR, UNCUT
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$", re.MULTILINE)
 CALLED = re.compile(r"(?:body|condition|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
+NUMBERED = re.compile(r"\d+_")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
@@ -68,8 +71,30 @@ def mesh_line(mesh: jax.sharding.Mesh, params: PyTree, optimizer: PyTree, progra
     )
 
 
-def compiled(program: Any, mesh: jax.sharding.Mesh, state: Any, steps: tuple[Any, Any]) -> Any:
+def tensor_line(placement: Placement) -> str:
+    """What the devices of the tensor axis share, and the layers that each of them has whole."""
+    shards = {keys(path): shard for path, shard in shards_by_path(placement.shards)}
+    size = lambda shards: sum(prod(shard.value.shape) for shard in shards)
+    split = {layer_path(names) for names, shard in shards.items() if shard.cut != UNCUT}
+    whole = [layer_path(names)[-1] for names in shards if layer_path(names) not in split]
+    names = ", ".join(dict.fromkeys(name.lstrip("0123456789_") for name in whole))
+    parts = size(shard for shard in shards.values() if shard.cut != UNCUT)
+    return (
+        f"the tensor axis splits {parts:,} of {size(shards.values()):,} parameters; whole on each of its devices: "
+        + (f"{names}, and biases that are added once" if names else "biases that are added once")
+    )
+
+
+def layer_path(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The path of a parameter's layer: up to its number in a chain, or to its name in a graph."""
+    numbered = [i for i, name in enumerate(names[:-1]) if NUMBERED.match(name)]
+    return names[: numbered[-1] + 1] if numbered else names[:-1]
+
+
+def compiled(program: Any, placement: Placement, state: Any, steps: tuple[Any, Any]) -> Any:
     """The program of a run, compiled for its state and for the steps of a call, after a line of what the mesh does."""
     executable = program.lower(state, *steps, np.int32(0)).compile()
-    print(mesh_line(mesh, state.params, state.optimizer, executable.as_text()), flush=True)
+    print(mesh_line(placement.mesh, state.params, state.optimizer, executable.as_text()), flush=True)
+    if TENSOR in placement.mesh.shape:
+        print(tensor_line(placement), flush=True)
     return executable

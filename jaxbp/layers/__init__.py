@@ -22,12 +22,14 @@ from jaxbp.layers.batch_norm import BatchNorm, BatchNormReLU
 from jaxbp.layers.black_box import BlackBox
 from jaxbp.layers.capsules import Capsules, Lengths, Squash
 from jaxbp.layers.cells import Cell, GRUCell, LSTMCell, SimpleCell
+from jaxbp.layers.continuous import ContinuousCell
 from jaxbp.layers.convolution import Conv
 from jaxbp.layers.convolution_transpose import ConvTranspose
 from jaxbp.layers.dense import Dense
 from jaxbp.layers.dropout import Dropout
 from jaxbp.layers.embedding import Embedding, OneHot
 from jaxbp.layers.gated import GEGLU, SwiGLU
+from jaxbp.layers.gaussian import Gaussian
 from jaxbp.layers.join import Add, Concatenate
 from jaxbp.layers.layer_norm import GroupNorm, LayerNorm, RMSNorm
 from jaxbp.layers.locally_connected import LocallyConnected
@@ -39,6 +41,7 @@ from jaxbp.layers.recurrent import Recurrent
 from jaxbp.layers.reshape import Flatten, Reshape
 from jaxbp.layers.second_order import SecondOrderPool, SymmetricVector, Whitening
 from jaxbp.layers.spectral import Eigh, Spectral, Svd
+from jaxbp.layers.spiking import SpikingCell
 from jaxbp.layers.structured import Structured
 from jaxbp.layers.tapped_delay import TappedDelay
 from jaxbp.layers.tokens import ClassToken, First
@@ -60,6 +63,7 @@ __all__ = [
     "Cell",
     "ClassToken",
     "Concatenate",
+    "ContinuousCell",
     "Conv",
     "ConvTranspose",
     "Dense",
@@ -70,6 +74,7 @@ __all__ = [
     "First",
     "Flatten",
     "GRUCell",
+    "Gaussian",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "GroupNorm",
@@ -97,6 +102,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Spectral",
+    "SpikingCell",
     "Squash",
     "Step",
     "Structured",

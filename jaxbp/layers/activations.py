@@ -36,12 +36,17 @@ import numpy as np
 
 from jaxbp.core import Case, Context, Layer, PyTree, normal, off_zero, require, shaped
 from jaxbp.errors import InputError, unknown
+from jaxbp.letters import Letters
 from jaxbp.ops.gated import gelu, gelu_slope, silu_slope
 from jaxbp.ops.probabilities import softmax_backward, softmax_forward
 
 
 class Activation(Layer):
     """A layer with neither parameters nor state that keeps one array, its output."""
+
+    @property
+    def letters(self) -> Letters:
+        return Letters("F", "F")
 
     def value(self, x: jax.Array) -> jax.Array:
         """f(x)."""
@@ -225,6 +230,8 @@ class GELU(FromInput):
 @dataclass(frozen=True)
 class Softmax(Activation):
     """Probabilities over the last axis. For a loss on them take SoftmaxCrossEntropy on the logits instead."""
+
+    letters = Letters()  # every entry needs all others
 
     def value(self, x: jax.Array) -> jax.Array:
         return softmax_forward(x, -1)

@@ -27,6 +27,7 @@ from jaxbp.inits import Initializer
 from jaxbp.layers.dense import Dense
 from jaxbp.layers.distance import DistanceBias
 from jaxbp.layers.recurrent import mask_or_normal
+from jaxbp.letters import Letters
 from jaxbp.ops import scaled_dot_product as operation
 from jaxbp.ops.chunked_attention import Chunked
 from jaxbp.ops.rotations import turned
@@ -78,6 +79,8 @@ class Attention(Layer):
     carry: positions that Context.state holds, 0 for none; only with causal, without cross. The outputs of a part that
     does not fit into them are nan. Where the input has flags, they are kept too, and lengths count from the part's
     start.
+
+    axis: of a mesh, whose devices have equal parts of the heads in order; heads and key_heads are those of one.
     """
 
     heads: int
@@ -97,6 +100,7 @@ class Attention(Layer):
     alibi: bool = False
     buckets: int = 0
     reach: int = 128
+    axis: str | None = None
 
     def __post_init__(self) -> None:
         require(self, "heads", self.heads >= 1, "at least 1")
@@ -113,7 +117,7 @@ class Attention(Layer):
     @property
     def weighting(self) -> Weighting:
         """What the operation is told."""
-        return Weighting(self.causal, self.window, self.soft_cap, self.dropout, self.form, self.block)
+        return Weighting(self.causal, self.window, self.soft_cap, self.dropout, self.form, self.block, self.axis)
 
     def sizes(self, features: int) -> tuple[int, int]:
         """(D, key heads) for inputs of E features. Raises InputError where the heads do not divide them."""
@@ -123,6 +127,18 @@ class Attention(Layer):
         if self.rotary is not None and width % 2:
             raise InputError(f"Attention: rotary positions need an even width of a head, got {width}")
         return width, self.key_heads or self.heads
+
+    @property
+    def letters(self) -> Letters:
+        if self.alibi or self.carry:  # the slopes are those of all heads, and so is the state
+            return Letters()
+        counts = {"q": self.heads, "k": self.key_heads or self.heads, "v": self.key_heads or self.heads}
+        params = {"out/w": "EH", "distance": "H"}
+        groups: dict[str, tuple[int, ...]] = {}
+        for name in self.projections:
+            params |= {f"{name}/w": "HE", f"{name}/b": "H"}
+            groups |= dict.fromkeys((f"{name}/w", f"{name}/b"), tuple(counts[letter] for letter in name))
+        return Letters("E", "E", params, {"H": (counts["q"], counts["k"])}, groups)
 
     @property
     def projections(self) -> dict[str, int]:

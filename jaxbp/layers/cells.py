@@ -68,7 +68,10 @@ class Cell(Layer):
     wh_init: str | Initializer = "orthogonal"
     b_init: str | Initializer = "zeros"
 
-    states: ClassVar[int] = 1  # arrays in the state
+    @property
+    def states(self) -> int:
+        """How many arrays the state is."""
+        return 1
 
     @property
     def gates(self) -> int:
@@ -161,48 +164,60 @@ def factors_of(pairs: Pairs) -> dict[str, Factors]:
 
 @dataclass(frozen=True)
 class SimpleCell(Cell):
-    """h' = f(x wx^T + b + h wh^T), with wx [H, D], wh [H, H], b [H].
+    """h' = f(x wx^T + b + sum_k h_k wh_k^T), with wx [H, D], wh [H, H] for each delay side by side, b [H].
 
     activation: "tanh", "sigmoid", "relu" or "identity". wh_init="identity" with "relu" is the IRNN of Le et al. 2015.
+    delays: h_k is the output of delays[k] steps ago, at least 1; the state is the outputs of the last steps.
     """
 
     activation: str = "tanh"
+    delays: tuple[int, ...] = (1,)
+
+    @property
+    def states(self) -> int:
+        return max(self.delays)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.activation not in FROM_OUTPUT:
             raise unknown("SimpleCell activation", self.activation, FROM_OUTPUT)
+        require(self, "delays", min(self.delays, default=0) >= 1, "one or more numbers of at least 1")
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x, h, b = jax.random.split(key, 3)
-        return {
-            "wx": self.matrix(x, self.w_init, 1, spec[0].shape[-1]),
-            "wh": self.matrix(h, self.wh_init, 1, self.features),
-            "b": self.bias(b, 1),
-        }
+        wx = self.matrix(x, self.w_init, 1, spec[0].shape[-1])
+        wh = self.matrix(h, self.wh_init, len(self.delays), self.features)
+        return {"wx": wx, "wh": jnp.concatenate(jnp.split(wh, len(self.delays)), 1), "b": self.bias(b, 1)}
 
     def loop_weights(self, params: PyTree) -> PyTree:
         return params["wh"].T
 
+    def heard(self, state: Arrays) -> jax.Array:
+        """The outputs [..., K H] that the recurrent weights meet."""
+        return jnp.concatenate([state[d - 1] for d in self.delays], -1)
+
     def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
-        return (FROM_OUTPUT[self.activation][0](a + across(state[0], weights)),), ()
+        return (FROM_OUTPUT[self.activation][0](a + across(self.heard(state), weights)), *state[:-1]), ()
 
     def slopes(self, params: PyTree, before: Arrays, gates: Arrays, after: Arrays) -> Arrays:
-        return after
+        return after[:1]
 
     def step_backward(self, params: PyTree, dstate: Arrays, slopes: Arrays) -> tuple[Arrays, Arrays]:
         dz = dstate[0] * FROM_OUTPUT[self.activation][1](slopes[0])
-        return (across(dz, params["wh"]),), (dz,)
+        dbefore = [*dstate[1:], jnp.zeros_like(dz)]
+        for d, back in zip(self.delays, jnp.split(across(dz, params["wh"]), len(self.delays), -1), strict=True):
+            dbefore[d - 1] += back
+        return tuple(dbefore), (dz,)
 
     def pairs(
         self, x: jax.Array, before: Arrays, gates: Arrays, after: Arrays, slopes: Arrays, deltas: Arrays
     ) -> Pairs:
         (dz,) = deltas
-        return {"wx": (x, dz), "wh": (before[0], dz), "b": (None, dz)}
+        return {"wx": (x, dz), "wh": (self.heard(before), dz), "b": (None, dz)}
 
     @classmethod
     def cases(cls) -> list[Case]:
-        return [Case(SimpleCell(2), (shaped(5, 3), (shaped(5, 2),)))]
+        return [Case(SimpleCell(2, delays=(1, 3)), (shaped(5, 3), (shaped(5, 2),) * 3))]
 
 
 @dataclass(frozen=True)
@@ -322,9 +337,7 @@ class GRUCell(Cell):
         return params
 
     def loop_weights(self, params: PyTree) -> PyTree:
-        if self.reset == "before":
-            return params["wh"].T, params["wn"].T
-        return params["wh"].T, params["bh"]
+        return params["wh"].T, params["wn"].T if self.reset == "before" else params["bh"]
 
     def step(self, weights: PyTree, state: Arrays, a: jax.Array) -> tuple[Arrays, Arrays]:
         (h,) = state

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.factors import Factors
-from jaxbp.inits import Initializer, initializer, weight_and_bias
+from jaxbp.inits import Initializer, require_weights, weight_and_bias
+from jaxbp.letters import Letters
 from jaxbp.ops.bias import add_bias, bias_gradient
 from jaxbp.ops.products import rounded
 
@@ -37,9 +38,11 @@ class Dense(Layer):
     b_init: str | Initializer = "zeros"
 
     def __post_init__(self) -> None:
-        require(self, "features", self.features >= 1, "at least 1")
-        initializer(self.w_init)
-        initializer(self.b_init)
+        require_weights(self)
+
+    @property
+    def letters(self) -> Letters:
+        return Letters("I", "O", {"w": "OI", "b": "O"}, {"O": (self.features,)})
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         shape = (self.features, spec.shape[-1])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.errors import InputError
+from jaxbp.letters import Letters
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,16 @@ class Dropout(Layer):
         if not 0 <= self.rate < 1:
             raise InputError(f"Dropout: rate, the fraction dropped, must lie in [0, 1), got {self.rate}")
 
+    @property
+    def letters(self) -> Letters:
+        return Letters("F", "F")
+
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array | None]:
         if not ctx.train:
             return x, None
         if ctx.key is None:
             raise InputError("Dropout: training needs a random key: pass Context(key=jax.random.key(seed))")
-        mask = ctx.own_rows(partial(jax.random.bernoulli, ctx.key, 1 - self.rate), x.shape)
+        mask = ctx.own_entries(partial(jax.random.bernoulli, ctx.key, 1 - self.rate), x.shape)
         return self._masked(mask, x), mask
 
     def backward(self, params: PyTree, mask: jax.Array | None, dy: jax.Array) -> tuple[jax.Array, PyTree]:

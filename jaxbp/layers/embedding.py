@@ -22,6 +22,7 @@ from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.errors import InputError
 from jaxbp.factors import Factors, Sharing, over_leading_axes, register_factors
 from jaxbp.inits import Initializer, initializer
+from jaxbp.letters import Letters
 
 PRODUCT = 4096
 
@@ -117,17 +118,26 @@ class Embedding(Layer):
         require(self, "features", self.features >= 1, "at least 1")
         initializer(self.w_init)
 
+    @property
+    def letters(self) -> Letters:
+        return Letters("", "D", {"w": "VD"}, {"V": (self.vocabulary,)})
+
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         if not jnp.issubdtype(spec.dtype, jnp.integer):
             raise InputError(f"Embedding: the input is integer ids, got {spec.dtype}")
         return {"w": initializer(self.w_init)(key, (self.vocabulary, self.features), in_axis=-1, out_axis=-2)}
 
     def forward(self, params: PyTree, ids: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, jax.Array]:
-        rows = params["w"].at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return rows.astype(self.dtype or rows.dtype), ids
+        if ctx.split is None:
+            rows = params["w"].at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+            return rows.astype(self.dtype or rows.dtype), ids
+        own = ids - ctx.first(len(params["w"]))  # the others have the rows of the other ids
+        rows = params["w"].at[own].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        exists = (ids >= 0) & (ids < self.vocabulary)
+        return jnp.where(exists[..., None], rows, jnp.nan).astype(self.dtype or rows.dtype), own
 
     def backward(self, params: PyTree, ids: jax.Array, dy: jax.Array) -> tuple[None, PyTree]:
-        return None, {"w": added_rows(ids, dy, self.vocabulary, params["w"].dtype)}
+        return None, {"w": added_rows(ids, dy, len(params["w"]), params["w"].dtype)}
 
     def factors(self, params: PyTree, ids: jax.Array, dy: jax.Array) -> dict[str, Factors]:
         ids = ids.reshape(len(ids), -1, 1)  # [N, S, 1]

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.errors import InputError
 from jaxbp.factors import Factors, GroupedFactors
-from jaxbp.inits import Initializer, initializer
+from jaxbp.inits import Initializer, initializer, require_weights
 from jaxbp.layers.convolution import each_axis
 from jaxbp.ops.windows import Window, patches, unpatched
 
@@ -42,13 +42,11 @@ class LocallyConnected(Layer):
     b_init: str | Initializer = "zeros"
 
     def __post_init__(self) -> None:
-        require(self, "features", self.features >= 1, "at least 1")
+        require_weights(self)
         fits = 1 <= len(self.kernel) <= 3 and min(self.kernel) >= 1
         require(self, "kernel", fits, "1 to 3 sizes of at least 1")
         steps = each_axis(self.strides, len(self.kernel))
         require(self, "strides", len(steps) == len(self.kernel) and min(steps) >= 1, "at least 1, one or one an axis")
-        initializer(self.w_init)
-        initializer(self.b_init)
 
     def window(self, shape: tuple[int, ...]) -> Window:
         """Where the kernel meets an input of shape [N, *space, I]. Raises InputError where it does not fit."""

@@ -22,7 +22,7 @@ import numpy as np
 from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.errors import InputError
 from jaxbp.factors import Factors
-from jaxbp.inits import Initializer, initializer, weight_and_bias
+from jaxbp.inits import Initializer, require_weights, weight_and_bias
 from jaxbp.ops.bias import add_bias, bias_gradient
 
 Sets = tuple[tuple[int, ...], ...]
@@ -42,9 +42,7 @@ class Bilinear(Layer):
     b_init: str | Initializer = "zeros"
 
     def __post_init__(self) -> None:
-        require(self, "features", self.features >= 1, "at least 1")
-        initializer(self.w_init)
-        initializer(self.b_init)
+        require_weights(self)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         rows, columns = (part.shape[-1] for part in spec)
@@ -90,11 +88,9 @@ class SigmaPi(Layer):
     b_init: str | Initializer = "zeros"
 
     def __post_init__(self) -> None:
-        require(self, "features", self.features >= 1, "at least 1")
+        require_weights(self)
         whole = self.sets >= 1 if isinstance(self.sets, int) else all(self.sets) and len(self.sets) > 0
         require(self, "sets", whole, "sets of positions, or at least 1")
-        initializer(self.w_init)
-        initializer(self.b_init)
 
     def positions(self, inputs: int) -> np.ndarray:
         """[K, m]: the positions in every set; short sets end in `inputs`, the position of a one. Raises InputError."""

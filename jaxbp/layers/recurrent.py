@@ -101,6 +101,11 @@ class Recurrent(Layer):
         if self.carry and (self.reverse or self.initial == "learned"):
             raise InputError("Recurrent: carry goes neither with reverse nor with a learned initial state")
 
+    @property
+    def surrogate(self) -> bool:
+        """Whether backward is that of a slope which the cell declares, and not of its values."""
+        return getattr(self.cell, "surrogate", False)
+
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x = jax.tree.leaves(spec)[0]
         if len(x.shape) != 3:

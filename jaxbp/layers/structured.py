@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp import structures
-from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, shaped
 from jaxbp.factors import Factors
-from jaxbp.inits import Initializer, initializer
+from jaxbp.inits import Initializer, initializer, require_weights
 from jaxbp.ops.bias import add_bias, bias_gradient
 from jaxbp.structures import Structure
 
@@ -38,9 +38,7 @@ class Structured(Layer):
     b_init: str | Initializer = "zeros"
 
     def __post_init__(self) -> None:
-        require(self, "features", self.features >= 1, "at least 1")
-        initializer(self.w_init)
-        initializer(self.b_init)
+        require_weights(self)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         w_key, b_key = jax.random.split(key)

@@ -7,11 +7,21 @@ from typing import Literal
 
 from jaxbp.compose import Chain
 from jaxbp.core import Layer
-from jaxbp.layers import Dense, Dropout, Embedding, GRUCell, LSTMCell, Recurrent, SimpleCell
+from jaxbp.layers import (
+    ContinuousCell,
+    Dense,
+    Dropout,
+    Embedding,
+    GRUCell,
+    LSTMCell,
+    Recurrent,
+    SimpleCell,
+    SpikingCell,
+)
 from jaxbp.models.model import ModelConfig
 from jaxbp.typed import Count, Fraction
 
-CELLS = {"simple": SimpleCell, "lstm": LSTMCell, "gru": GRUCell}
+CELLS = {"simple": SimpleCell, "lstm": LSTMCell, "gru": GRUCell, "continuous": ContinuousCell, "spiking": SpikingCell}
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class RNN(ModelConfig):
 
     outputs: Count
     hidden: tuple[Count, ...] = (128,)
-    cell: Literal["simple", "lstm", "gru"] = "lstm"
+    cell: Literal["simple", "lstm", "gru", "continuous", "spiking"] = "lstm"
     embedding: Count | None = None
     output: Literal["sequence", "last"] = "sequence"
     carry: bool = False

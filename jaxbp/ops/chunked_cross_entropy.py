@@ -38,12 +38,17 @@ BLOCK = 2**19  # numbers of dw that grow together: 2 MiB in float32
 
 @dataclass(frozen=True)
 class Form:
-    """What the loss of a row is, and how many rows have logits at once."""
+    """What the loss of a row is, and how many rows have logits at once.
+
+    axis: of a mesh, whose devices have equal parts of the classes, w and b, in order; None: all classes are here. Then
+    sums over classes are summed over the devices, the largest logit is theirs, and dx is this device's part of a sum.
+    """
 
     chunk: int
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     soft_cap: float | None = None
+    axis: str | None = None
 
     def __post_init__(self) -> None:
         for name, holds, words in (
@@ -54,6 +59,22 @@ class Form:
         ):
             if not holds:
                 raise InputError(f"linear_cross_entropy: {name} must be {words}, got {getattr(self, name)}")
+
+    def all_classes(self, own: int) -> int:
+        """V, where this device has `own` of them."""
+        return own if self.axis is None else own * lax.psum(1, self.axis)
+
+    def first(self, own: int) -> jax.Array:
+        """This device's first class."""
+        return jnp.int32(0) if self.axis is None else lax.axis_index(self.axis) * own
+
+    def summed(self, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """Sums over this device's classes -> over all."""
+        return arrays if self.axis is None else lax.psum(arrays, self.axis)
+
+    def largest(self, a: jax.Array) -> jax.Array:
+        """The largest of this device's classes -> of all."""
+        return a if self.axis is None else lax.pmax(a, self.axis)
 
 
 class Gradients(NamedTuple):
@@ -138,7 +159,13 @@ def scored(
     def of_chunk(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         x, target = chunk
         z, items, _ = losses(form, x, w, b, target)
-        return items, lax.argmax(z, 1, target.dtype)
+        classes = lax.argmax(z, 1, target.dtype)
+        if form.axis is None:
+            return items, classes
+        best = jnp.max(z, 1)
+        count = form.all_classes(len(w))
+        own = jnp.where(best == form.largest(best), classes + form.first(len(w)).astype(classes.dtype), count)
+        return items, lax.pmin(own, form.axis)
 
     results = lax.map(of_chunk, in_chunks(form.chunk, target.shape, x, target))
     items, classes = (joined(a, target.shape) for a in results)
@@ -174,16 +201,22 @@ def losses(
     """One chunk -> (logits z [S, V], loss of each row [S], L [S])."""
     z = jnp.einsum("si,oi->so", x, w.astype(x.dtype), preferred_element_type=wide(x).dtype)
     z = capped(form, z if b is None else z + b.astype(z.dtype)[None])
-    top = jnp.max(z, -1)
-    log_total = jnp.log(jnp.sum(jnp.exp(z - top[:, None]), -1)) + top
-    classes = jnp.where(target < 0, len(w), target)  # JAX would count negative ones from the end
-    row = lambda a: a.at[classes].get(mode="fill", fill_value=jnp.nan)
+    top = form.largest(jnp.max(z, -1))
+    classes = target if form.axis is None else target - form.first(len(w))
+    classes = jnp.where(classes < 0, len(w), classes)  # JAX would count negative ones from the end
+    row = lambda a: a.at[classes].get(mode="fill", fill_value=jnp.nan if form.axis is None else 0)
     own = jnp.einsum("si,si->s", x, row(w).astype(x.dtype), preferred_element_type=z.dtype)
     own = capped(form, own if b is None else own + row(b).astype(z.dtype))
     s = form.label_smoothing
+    count = form.all_classes(len(w))
+    sums = (jnp.sum(jnp.exp(z - top[:, None]), -1), own, *((jnp.sum(z, -1),) if s else ()))
+    total, own, *spread = form.summed(sums)
+    if form.axis is not None:
+        own = jnp.where((target >= 0) & (target < count), own, jnp.nan)
+    log_total = jnp.log(total) + top
     items = log_total - (1 - s) * own
     if s:
-        items -= s * jnp.mean(z, -1)
+        items -= s * spread[0] / count
     if form.z_loss:
         items += form.z_loss * log_total**2
     return z, items, log_total
@@ -193,11 +226,11 @@ def deltas(form: Form, z: jax.Array, log_total: jax.Array, target: jax.Array, we
     """dz [S, V] of one chunk."""
     s = form.label_smoothing
     weight = weight.astype(z.dtype)[:, None]
-    is_own = lax.broadcasted_iota(target.dtype, z.shape, 1) == target[:, None]
+    is_own = lax.broadcasted_iota(target.dtype, z.shape, 1) == target[:, None] - form.first(z.shape[1])
     slope = weight * (1 + 2 * form.z_loss * log_total)[:, None] if form.z_loss else weight
     dz = slope * jnp.exp(z - log_total[:, None]) - jnp.where(is_own, weight * (1 - s), 0)
     if s:
-        dz -= weight * s / z.shape[-1]
+        dz -= weight * s / form.all_classes(z.shape[-1])
     return dz if form.soft_cap is None else dz * (1 - jnp.square(z / form.soft_cap))
 
 

@@ -18,6 +18,8 @@ from math import pi, sqrt
 import jax
 import jax.numpy as jnp
 
+from jaxbp.core import floating
+
 Pair = tuple[jax.Array, jax.Array]
 
 
@@ -47,7 +49,7 @@ def gelu_slope(x: jax.Array, approximate: bool) -> jax.Array:
 
 def swiglu_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, Pair]:
     """-> (y, (a, b))."""
-    return jax.nn.silu(a) * b, (a, b)
+    return jax.nn.silu(floating(a)) * b, (a, b)
 
 
 def swiglu_backward(kept: Pair, dy: jax.Array) -> Pair:
@@ -58,7 +60,7 @@ def swiglu_backward(kept: Pair, dy: jax.Array) -> Pair:
 
 def geglu_forward(a: jax.Array, b: jax.Array, approximate: bool) -> tuple[jax.Array, Pair]:
     """-> (y, (a, b))."""
-    return gelu(a, approximate) * b, (a, b)
+    return gelu(floating(a), approximate) * b, (a, b)
 
 
 def geglu_backward(approximate: bool, kept: Pair, dy: jax.Array) -> Pair:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxbp.backprop import as_function
-from jaxbp.core import Layer
+from jaxbp.core import Layer, floating
 from jaxbp.errors import InputError
 from jaxbp.layers.cells import Cell, GRUCell, LSTMCell
 from jaxbp.layers.convolution import Conv
@@ -28,9 +28,13 @@ Sizes = tuple[int, ...]
 
 
 def function(layer: Layer) -> Callable[..., jax.Array]:
-    """The function (params, x) -> y of a layer. Its settings may be lists, such as a window that JSON gave."""
+    """The function (params, x) -> y of a layer. Its settings may be lists, such as a window that JSON gave.
+
+    It raises InputError for arrays of integers.
+    """
     settings = {field.name: as_tuples(getattr(layer, field.name)) for field in fields(layer)}
-    return shared(replace(layer, **settings))
+    run = shared(replace(layer, **settings))
+    return lambda params, x: run(*jax.tree.map(floating, (params, x)))
 
 
 def as_tuples(setting: Any) -> Any:

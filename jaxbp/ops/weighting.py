@@ -28,7 +28,8 @@ class Weighting:
     causal: keys up to the query's own position. window: with causal the last `window` keys, else those nearer than
     `window` on both sides. soft_cap: bound of the scores' magnitude, before the bias. dropout: fraction of the weights
     dropped. form: "auto" takes the chunked form for long sequences, and JAX's own kernel where it is fast and applies;
-    "kernel" takes that one everywhere. block: positions in a block of the chunked form.
+    "kernel" takes that one everywhere. block: positions in a block of the chunked form. axis: of a mesh, whose devices
+    have equal parts of the heads in order; None: all heads are here.
     """
 
     causal: bool = False
@@ -37,6 +38,7 @@ class Weighting:
     dropout: float = 0.0
     form: Form = "auto"
     block: int = 256
+    axis: str | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -109,10 +111,15 @@ class Weighting:
         """m != 0 for weights [N, ...] of a block: a function of each example's seed [N] and the block's number."""
         if seeds is None:
             return None
+        parts = 1 if self.axis is None else jax.lax.psum(1, self.axis)
+        whole = (shape[1] * parts, *shape[2:])
         draw = lambda seed: jax.random.bernoulli(
-            jax.random.fold_in(jax.random.key(seed), block), 1 - self.dropout, shape[1:]
+            jax.random.fold_in(jax.random.key(seed), block), 1 - self.dropout, whole
         )
-        return jax.vmap(draw)(seeds)
+        kept = jax.vmap(draw)(seeds)
+        if self.axis is None:
+            return kept
+        return jax.lax.dynamic_slice_in_dim(kept, jax.lax.axis_index(self.axis) * shape[1], shape[1], 1)
 
     def dropped(self, weights: jax.Array, kept: jax.Array | None) -> jax.Array:
         """m times the weights."""

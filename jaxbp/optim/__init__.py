@@ -6,6 +6,7 @@
 from jaxbp.optim.by_name import Optax, OptaxSchedule, optimizer_names
 from jaxbp.optim.config import OptimizerConfig
 from jaxbp.optim.first_order import SGD, Adam, AdamW, FirstOrder
+from jaxbp.optim.gain import GainBackpropagation
 from jaxbp.optim.gradient_free import (
     SPSA,
     FiniteDifferences,
@@ -23,6 +24,7 @@ from jaxbp.optim.natural_gradient import AdaptiveNaturalGradient, NaturalGradien
 from jaxbp.optim.newton import LBFGS, GaussNewton, Newton, newton
 from jaxbp.optim.noise import noise_meter
 from jaxbp.optim.objective import Objective
+from jaxbp.optim.one_layer import Adaline, DeltaRule, Perceptron
 from jaxbp.optim.private import Private
 from jaxbp.optim.schedules import Constant, Cosine, Schedule
 
@@ -31,14 +33,17 @@ __all__ = [
     "LBFGS",
     "SGD",
     "SPSA",
+    "Adaline",
     "Adam",
     "AdamW",
     "AdaptiveNaturalGradient",
     "BatchManhattan",
     "Constant",
     "Cosine",
+    "DeltaRule",
     "FiniteDifferences",
     "FirstOrder",
+    "GainBackpropagation",
     "GaussNewton",
     "Genetic",
     "GradientFree",
@@ -51,6 +56,7 @@ __all__ = [
     "OptaxSchedule",
     "OptimizerConfig",
     "ParticleSwarm",
+    "Perceptron",
     "Plateau",
     "Private",
     "RandomSearch",

@@ -30,7 +30,15 @@ from jaxbp.optim.config import OptimizerConfig
 from jaxbp.optim.objective import Objective
 from jaxbp.typed import NotNegative, Positive, Range, Share
 
-Objective1D = Callable[[jax.Array], jax.Array]
+
+class Point(NamedTuple):
+    """Where a search stands at a step."""
+
+    f: Callable[[jax.Array], jax.Array]  # the loss of the step's batch
+    w: jax.Array  # [n], the weights
+    value: jax.Array  # f(w)
+    key: jax.Array  # of the step's random numbers
+    first: jax.Array  # whether this is the first step
 
 
 class Searched(NamedTuple):
@@ -50,10 +58,8 @@ class GradientFree(OptimizerConfig):
         return ()
 
     @abstractmethod
-    def search(
-        self, f: Objective1D, w: jax.Array, value: jax.Array, state: PyTree, key: jax.Array, first: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
-        """-> (the next weights [n], the next state); value is f(w), first whether this is the first step."""
+    def search(self, point: Point, state: PyTree) -> tuple[jax.Array, PyTree]:
+        """-> (the next weights [n], the next state)."""
         raise NotImplementedError
 
     @abstractmethod
@@ -82,7 +88,7 @@ class GradientFree(OptimizerConfig):
         ) -> tuple[PyTree, Searched]:
             w, tree_of = ravel_pytree(params)
             f = lambda w: objective.value(tree_of(w), batch, ctx)
-            after, own = self.search(f, w, value, state.search, ctx.draw("noise"), state.steps == 0)
+            after, own = self.search(Point(f, w, value, ctx.draw("noise"), state.steps == 0), state.search)
             count = state.evaluations + self.evaluations(w.size)
             return tree_of(after - w), Searched(count, state.steps + 1, own)
 
@@ -101,9 +107,8 @@ class FiniteDifferences(GradientFree):
     learning_rate: Positive = 0.1
     h: Positive = 1e-3
 
-    def search(
-        self, f: Objective1D, w: jax.Array, value: jax.Array, state: PyTree, key: jax.Array, first: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
+    def search(self, point: Point, state: PyTree) -> tuple[jax.Array, PyTree]:
+        f, w, value, _, _ = point
         g = jax.lax.map(lambda i: (f(w.at[i].add(self.h)) - value) / self.h, jnp.arange(w.size))
         return w - self.learning_rate * g, state
 
@@ -125,9 +130,8 @@ class SPSA(GradientFree):
     learning_rate: Positive = 0.01
     h: Positive = 1e-3
 
-    def search(
-        self, f: Objective1D, w: jax.Array, value: jax.Array, state: PyTree, key: jax.Array, first: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
+    def search(self, point: Point, state: PyTree) -> tuple[jax.Array, PyTree]:
+        f, w, _, key, _ = point
         signs = jax.random.rademacher(key, w.shape, w.dtype)
         slope = (f(w + self.h * signs) - f(w - self.h * signs)) / (2 * self.h)
         return w - self.learning_rate * slope * signs, state
@@ -146,9 +150,8 @@ class RandomSearch(GradientFree):
 
     size: Positive = 0.1
 
-    def search(
-        self, f: Objective1D, w: jax.Array, value: jax.Array, state: PyTree, key: jax.Array, first: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
+    def search(self, point: Point, state: PyTree) -> tuple[jax.Array, PyTree]:
+        f, w, value, key, _ = point
         other = w + self.size * jax.random.normal(key, w.shape, w.dtype)
         return jnp.where(f(other) < value, other, w), state
 
@@ -166,9 +169,8 @@ class SignSearch(GradientFree):
 
     size: Positive = 0.1
 
-    def search(
-        self, f: Objective1D, w: jax.Array, value: jax.Array, state: PyTree, key: jax.Array, first: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
+    def search(self, point: Point, state: PyTree) -> tuple[jax.Array, PyTree]:
+        f, w, value, key, _ = point
         i = jax.random.randint(key, (), 0, w.size)
         choices = jnp.stack([w, w.at[i].add(self.size), w.at[i].add(-self.size)])
         losses = jnp.stack([value, f(choices[1]), f(choices[2])])
@@ -198,9 +200,8 @@ class Genetic(GradientFree):
     def start(self, w: jax.Array) -> PyTree:
         return jnp.zeros((self.population, w.size), w.dtype)
 
-    def search(
-        self, f: Objective1D, w: jax.Array, value: jax.Array, state: PyTree, key: jax.Array, first: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
+    def search(self, point: Point, state: PyTree) -> tuple[jax.Array, PyTree]:
+        f, w, _, key, first = point
         keys = jax.random.split(key, 5)
         shape = state.shape
         drawn = w + self.size * jax.random.normal(keys[0], shape, w.dtype)
@@ -242,9 +243,8 @@ class ParticleSwarm(GradientFree):
         places = jnp.zeros((self.population, w.size), w.dtype)
         return places, places, places, jnp.zeros(self.population, w.dtype)
 
-    def search(
-        self, f: Objective1D, w: jax.Array, value: jax.Array, state: PyTree, key: jax.Array, first: jax.Array
-    ) -> tuple[jax.Array, PyTree]:
+    def search(self, point: Point, state: PyTree) -> tuple[jax.Array, PyTree]:
+        f, w, _, key, first = point
         x, v, best, lowest = state
         keys = jax.random.split(key, 3)
         x = jnp.where(first, w + self.size * jax.random.normal(keys[0], x.shape, w.dtype), x)

@@ -6,21 +6,21 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 
 import jaxbp
-from jaxbp.analysis.record import Record, recorder
+from jaxbp.analysis.record import Record
 from jaxbp.config import to_json
-from jaxbp.core import PyTree, path_name
+from jaxbp.credit import Backpropagation
 from jaxbp.page.mistakes import STEPS, gradient_with, losses, planted
 from jaxbp.page.network import network
 from jaxbp.page.setting import Setting
+from jaxbp.page.trace import PENALTY, named, stepper, tracer
 from jaxbp.typed import Typed
 
 NUMBERS = 20_000  # in all passes of a page together; above, it has shapes and norms alone, and no planted mistakes
@@ -35,8 +35,9 @@ def stepping_page(start: Setting, title: str, updates: int) -> bytes:
 def contents(start: Setting, title: str, updates: int) -> dict[str, Any]:
     """Everything on the page: the passes before and after each of so many updates, and the planted mistakes."""
     passes = recorded(start, updates)
-    names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(start.params)}
+    names = dict(named(start.params)).keys()
     is_small = sum(3 * row.value.size for table in passes for row in table.rows) <= NUMBERS
+    with_mistakes = is_small and start.config.credit == Backpropagation()
     return {
         "title": title,
         "version": jaxbp.__version__,
@@ -44,32 +45,27 @@ def contents(start: Setting, title: str, updates: int) -> dict[str, Any]:
         "model": repr(start.model)[:SHOWN],
         "loss": brief(start.config.loss),
         "optimizer": brief(start.config.optimizer),
-        "left_out": start.left_out,
+        "credit": "" if start.config.credit == Backpropagation() else brief(start.config.credit),
+        "penalty": brief(start.config.penalty) if start.penalties else "",
         "classes": start.classes,
         "examples": len(start.batch["x"]),
         "net": network(start, max(updates, STEPS) + 1),
         "passes": [_pass(table, names, is_small) for table in passes],
         "limit": NUMBERS,
-        "right": losses(start, gradient_with(start, None)) if is_small else [],
-        "mistakes": planted(start) if is_small else [],
+        "right": losses(start, gradient_with(start, None)) if with_mistakes else [],
+        "mistakes": planted(start) if with_mistakes else [],
         "rate": start.rate,
     }
 
 
 def recorded(start: Setting, updates: int) -> list[Record]:
-    """The pass before each update by the config's optimizer, on the same examples, and the pass after the last."""
-    run = recorder(start.model, start.config.loss, start.params, start.batch)
-    optimizer = start.optimizer()
-    params, memory = start.params, optimizer.init(start.params)
-    passes = []
-    for _ in range(updates + 1):
-        table = run(params, start.batch, start.ctx)
-        passes.append(table)
-        gradients = gradients_of(table, params)
-        changes, memory = optimizer.update(
-            gradients, memory, params, value=table.value, batch=start.batch, ctx=start.ctx
-        )
-        params = optax.apply_updates(params, changes)
+    """The pass before each update of the run, on the same examples, and the pass after the last."""
+    run, step = tracer(start), stepper(start)
+    state = start.params, start.optimizer().init(start.params), start.kept
+    passes = [run(start.params, start.kept)]
+    for _ in range(updates):
+        state = step(*state)
+        passes.append(run(state[0], state[2]))
     return passes
 
 
@@ -79,19 +75,13 @@ def brief(config: Typed) -> str:
     return f"{type(config).__name__}({', '.join(f'{name}={getattr(config, name)!r}' for name in changed)})"
 
 
-def gradients_of(table: Record, params: PyTree) -> PyTree:
-    """Like params: the hand-written gradients in the table."""
-    by_hand = {row.name.lstrip("/"): row.by_hand for row in table.rows}
-    return jax.tree_util.tree_map_with_path(lambda path, _: by_hand[path_name(path)], params)
-
-
 def page(data: dict[str, Any]) -> bytes:
     """The page that shows `contents`. Its policy forbids every request, and every script but its own."""
     from jinja2 import Environment
 
     folder = files(__package__)
     read = lambda name: folder.joinpath(name).read_text(encoding="utf-8")
-    script = "\n".join(map(read, ("engine.js", "parts.js", "view.js")))
+    script = "\n".join(map(read, ("engine.js", "parts.js", "recorded.js", "view.js")))
     style = read("page.css")
     template = Environment(autoescape=True, trim_blocks=True).from_string(read("page.html.j2"))
     hashed = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -105,21 +95,26 @@ def page(data: dict[str, Any]) -> bytes:
     ).encode()
 
 
-def _pass(table: Record, parameters: set[str], with_numbers: bool) -> dict[str, Any]:
+def _pass(table: Record, parameters: Iterable[str], with_numbers: bool) -> dict[str, Any]:
     rows = []
     for row in table.rows:
+        name = row.name.lstrip("/")
+        is_penalty = name.startswith(PENALTY)
+        kind = "penalty" if is_penalty else "parameter" if name in parameters else "input" if name == "x" else "output"
         described = {
             "name": row.name,
-            "is_parameter": row.name.lstrip("/") in parameters,
+            "kind": kind,
             "formula": row.formula,
             "shape": list(row.value.shape),
             "norm": float(np.linalg.norm(row.value)),
             "derivative_norm": float(np.linalg.norm(row.by_hand)),
             "difference": row.difference,
+            "cosine": row.cosine,
         }
-        arrays = {"value": row.value, "by_hand": row.by_hand, "autodiff": row.autodiff} if with_numbers else {}
-        rows.append(described | {name: array.tolist() for name, array in arrays.items()})
-    return {"loss": table.value, "rows": rows}
+        arrays = {"value": row.value, "by_hand": row.by_hand, "autodiff": row.autodiff, "sent": row.sent}
+        held = {name: array.tolist() for name, array in arrays.items() if with_numbers and array is not None}
+        rows.append(described | held)
+    return {"loss": table.value, "penalty": table.penalty or 0.0, "rows": rows}
 
 
 def _finite(data: Any) -> Any:

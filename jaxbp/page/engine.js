@@ -1,6 +1,6 @@
 "use strict";
 // Backpropagation through a chain of layers, in plain numbers. x is [example][feature]; w is [output][input].
-// A net is {layers: [{name, kind, slope}], loss: {kind, factor}, optimizer}; params are {name: {w, b}}.
+// A net is {layers: [{name, kind, slope}], loss: {kind, factor}, optimizer, penalties}; params are {name: {w, b}}.
 // The tests hold it to 1e-12 of jaxbp's own numbers.
 const engine = (() => {
   const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
@@ -78,13 +78,26 @@ const engine = (() => {
     return right;
   }
 
-  // Everything of one pass: outputs[l] and deltas[l] (dL / d outputs[l]) of every layer, value, dx and gradients.
+  // l2 / 2 w² + l1 |w| over the weights that have a penalty, and its slopes l2 w + l1 sign w by path.
+  function penalty(net, params) {
+    const slopes = {};
+    let value = 0;
+    for (const [path, [l2, l1]] of Object.entries(net.penalties)) {
+      const [name, leaf] = path.split("/"), w = params[name][leaf];
+      value += sum(w.flat().map((v) => (l2 / 2) * v * v + l1 * Math.abs(v)));
+      slopes[path] = walk(w, (v) => l2 * v + l1 * Math.sign(v));
+    }
+    return { value, slopes };
+  }
+
+  // Everything of one pass: outputs[l] and deltas[l] (dL / d outputs[l]) of every layer, dx and gradients of the loss;
+  // the penalty and its slopes; and value, loss and penalty together.
   function pass(net, params, batch, mistake) {
     const outputs = [];
     for (const layer of net.layers) outputs.push(forwardLayer(layer, params, outputs.at(-1) || batch.x));
     const y = outputs.at(-1), [item, derivative] = losses[net.loss.kind];
     const items = y.map((row, n) => item(row, batch.y[n], net.loss.factor));
-    const value = sum(items.map((loss, n) => batch.weight[n] * loss));
+    const loss = sum(items.map((item, n) => batch.weight[n] * item)), added = penalty(net, params);
     const factor = mistake ? mistake.factor : 1;
     let dy = y.map((row, n) => derivative(row, batch.y[n], net.loss.factor).map((d) => factor * batch.weight[n] * d)); // BP1
     const deltas = [], gradients = {};
@@ -96,7 +109,7 @@ const engine = (() => {
       gradients[layer.name] = step.gradient;
       dy = step.dx;
     }
-    return { outputs, items, value, deltas, dx: dy, gradients };
+    return { outputs, items, loss, penalty: added.value, slopes: added.slopes, value: loss + added.value, deltas, dx: dy, gradients };
   }
 
   const walk = (a, f, ...others) => (Array.isArray(a) ? a.map((v, i) => walk(v, f, ...others.map((o) => o[i]))) : f(a, ...others));
@@ -115,11 +128,12 @@ const engine = (() => {
 
   // -> {params, memory} after step t. memory holds what the optimizer remembers, by name and leaf.
   function update(net, params, gradients, memory, t) {
-    const next = {}, kept = {};
+    const next = {}, kept = {}, { slopes } = penalty(net, params);
     for (const { name } of net.layers) {
       next[name] = {};
-      for (const [leaf, g] of Object.entries(gradients[name] || {})) {
-        const w = params[name][leaf], zero = walk(g, () => 0), path = name + "/" + leaf;
+      for (const [leaf, ofLoss] of Object.entries(gradients[name] || {})) {
+        const w = params[name][leaf], zero = walk(w, () => 0), path = name + "/" + leaf;
+        const g = walk(ofLoss, (g, slope) => g + slope, slopes[path] || zero);
         const [m, v] = memory[path] || [zero, zero], factor = net.optimizer.factors[path];
         const entry = (i) => walk(g, (g, w, m, v) => change(net.optimizer, t, g, w, m, v)[i], w, m, v);
         kept[path] = [entry(1), entry(2)];
@@ -144,7 +158,7 @@ const engine = (() => {
   function differences(net, params, batch, name, leaf, h = 1e-5) {
     const w = params[name][leaf];
     const moved = (place, by) => walkTo(w, place, (v) => v + by);
-    const value = (w) => pass(net, { ...params, [name]: { ...params[name], [leaf]: w } }, batch).value;
+    const value = (w) => pass(net, { ...params, [name]: { ...params[name], [leaf]: w } }, batch).loss;
     const places = leaf === "b" ? w.map((_, o) => [o]) : w.map((row, o) => row.map((_, i) => [o, i]));
     const slope = (place) => (value(moved(place, h)) - value(moved(place, -h))) / (2 * h);
     return leaf === "b" ? places.map(slope) : places.map((row) => row.map(slope));

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import jax
@@ -151,15 +152,15 @@ def planted(start: Setting) -> list[dict[str, Any]]:
 
 
 def losses(start: Setting, gradient: Callable[[PyTree, Batch], PyTree]) -> list[float]:
-    """The loss before the first of STEPS steps of the config's optimizer along this gradient, and after each."""
+    """Loss and penalty before each of STEPS steps of the config's optimizer along this gradient, and after the last."""
     optimizer = start.optimizer()
 
     def step(carry: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], jax.Array]:
         params, memory = carry
         value = value_and_grad(start.model, start.config.loss)(params, start.batch, start.ctx).value
-        updates, memory = optimizer.update(
-            gradient(params, start.batch), memory, params, value=value, batch=start.batch, ctx=start.ctx
-        )
+        value = value + sum(penalty.value(params) for penalty in start.penalties)
+        total = reduce(add, [penalty.gradient(params) for penalty in start.penalties], gradient(params, start.batch))
+        updates, memory = optimizer.update(total, memory, params, value=value, batch=start.batch, ctx=start.ctx)
         return (optax.apply_updates(params, updates), memory), value
 
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, STEPS + 1)[1])

@@ -15,6 +15,7 @@ import numpy as np
 from jaxbp import layers, losses
 from jaxbp.compose import Chain
 from jaxbp.core import Layer, path_name
+from jaxbp.credit import Backpropagation
 from jaxbp.optim import SGD, Adam, AdamW
 from jaxbp.page.setting import Setting
 
@@ -38,10 +39,11 @@ KINDS: dict[type[Layer], str] = {
 def network(start: Setting, rates: int) -> dict[str, Any] | None:
     """The net for the engine, with the learning rates of so many steps; None where it is not for the engine to compute.
 
-    {"layers": [{"name", "kind", "slope"}], "loss", "optimizer", "params", "batch"}; the inputs are rows of numbers.
+    {"layers": [{"name", "kind", "slope"}], "loss", "optimizer", "penalties", "params", "batch"}; the inputs are rows of
+    numbers.
     """
     model, loss, optimizer = start.model, _loss(start), _optimizer(start, rates)
-    if type(model) is not Chain or loss is None or optimizer is None:
+    if type(model) is not Chain or loss is None or optimizer is None or start.config.credit != Backpropagation():
         return None
     described = [
         {"name": name, "kind": KINDS[type(layer)], "slope": getattr(layer, "negative_slope", 0.0)}
@@ -63,6 +65,7 @@ def network(start: Setting, rates: int) -> dict[str, Any] | None:
         "layers": described,
         "loss": loss,
         "optimizer": optimizer,
+        "penalties": _penalties(start),
         "params": jax.tree.map(lambda p: np.asarray(p).tolist(), start.params),
         "batch": {
             "x": x.tolist(),
@@ -102,6 +105,14 @@ def _optimizer(start: Setting, rates: int) -> dict[str, Any] | None:
         return common | {"kind": "sgd", "momentum": optimizer.momentum, "nesterov": optimizer.nesterov}
     decay = optimizer.weight_decay if isinstance(optimizer, AdamW) else 0.0
     return common | {"kind": "adam", "b1": optimizer.b1, "b2": optimizer.b2, "eps": optimizer.eps, "decay": decay}
+
+
+def _penalties(start: Setting) -> dict[str, list[float]]:
+    """{path of a parameter: [l2, l1]} where there is a penalty on it."""
+    chosen = [
+        (penalty, jax.tree_util.tree_leaves_with_path(penalty.chosen(start.params))) for penalty in start.penalties
+    ]
+    return {path_name(path): [penalty.l2, penalty.l1] for penalty, leaves in chosen for path, _ in leaves}
 
 
 def _targets(y: np.ndarray, outputs: int) -> np.ndarray:

@@ -24,14 +24,24 @@ const parts = (() => {
     return element("table", {}, element("caption", {}, caption), element("thead", {}, row("th", head)), element("tbody", {}, ...rows.map((cells) => row("td", cells))));
   }
 
-  // A row of the record. Large ones come without their numbers.
-  function recordedTable(row, onlyValues) {
-    const caption = `${row.name} [${row.shape.join(" × ")}]: norm ${show(row.norm)}${onlyValues ? "" : `, norm of the derivative ${show(row.derivative_norm)}, difference from autodiff ${Number(row.difference).toExponential(1)}`}`;
-    const flat = (a) => [a].flat(Infinity);
-    if (!row.value) return table(caption, [], []);
-    const columns = onlyValues ? [row.value] : [row.value, row.by_hand, row.autodiff];
-    const rows = flat(row.value).slice(0, 4 * LINES).map((_, k) => columns.map((a) => show(flat(a)[k])));
-    return table(caption, ["value", "by hand", "autodiff"].slice(0, columns.length), rows);
+  // What an optimizer does with a gradient g at step t, which counts from 0.
+  function updateEquations({ kind, momentum, nesterov, b1, b2, decay, rates }, t, words) {
+    const rate = `rate ${show(rates[Math.min(t, rates.length - 1)])}`, decayed = decay ? ` - rate × ${decay} w` : "";
+    const adam = [
+      `m = ${b1} m + ${show(1 - b1)} g,  v = ${b2} v + ${show(1 - b2)} g²`,
+      `w = w - rate × (m / (1 - ${b1}ᵗ)) / √(v / (1 - ${b2}ᵗ))${decayed},  t = ${t + 1}, ${rate}`,
+    ];
+    const heavy = [`velocity = g + ${momentum} velocity`, `w = w - rate × ${nesterov ? `(g + ${momentum} velocity)` : "velocity"}, ${rate}`];
+    const lines = kind === "adam" ? adam : momentum ? heavy : [`w = w - rate × gradient, ${rate}`];
+    return [...lines, words].map((line) => equation("", line));
+  }
+
+  function penaltyTables(pass) {
+    return Object.entries(pass.slopes).map(([path, slopes]) => {
+      const [layer, leaf] = path.split("/"), w = pass.params[layer][leaf].flat(), g = pass.gradients[layer][leaf].flat();
+      const rows = slopes.flat().map((slope, k) => [show(w[k]), show(g[k]), show(slope), show(g[k] + slope)]);
+      return table(path, ["weight", "dL/dw", "of the penalty", "gradient"], rows.slice(0, 4 * LINES));
+    });
   }
 
   // The loss over the steps of two runs.
@@ -41,11 +51,12 @@ const parts = (() => {
     const point = (v, t) => `${40 + (t * (width - 60)) / steps},${height - 20 - ((v - low) / (high - low || 1)) * (height - 40)}`;
     const line = (kind, values) => element("polyline", { class: `curve ${kind}`, points: values.map((v, t) => (Number.isFinite(v) ? point(v, t) : "")).join(" ") });
     const words = `loss over ${steps} steps: right ${right.map(show).join(", ")}; with the mistake ${wrong.map(show).join(", ")}`;
-    const numbers = [element("text", { x: 2, y: 14 }, show(high)), element("text", { x: 2, y: height - 8 }, show(low))];
+    const named = (x, y, words, anchor = "start") => element("text", { x, y, "text-anchor": anchor }, words);
+    const numbers = [named(2, 14, `loss ${show(high)}`), named(2, height - 20, show(low)), named(40, height - 3, "step 0"), named(width - 20, height - 3, `step ${steps}`, "end")];
     const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, width: "100%", role: "img", "aria-label": words }, line("right", right), line("wrong", wrong), ...numbers);
     svg.style.maxWidth = "640px";
     return svg;
   }
 
-  return { LINES, brief, curves, element, equation, factor, recordedTable, shape, short, show, sum, table };
+  return { LINES, brief, curves, element, equation, factor, penaltyTables, shape, short, show, sum, table, updateEquations };
 })();

@@ -12,7 +12,9 @@ import optax
 
 from jaxbp.config import Config
 from jaxbp.core import Batch, Context, Layer, PyTree, cast, output_spec
-from jaxbp.credit import Backpropagation
+from jaxbp.credit.config import Backpropagation, Swept
+from jaxbp.errors import InputError
+from jaxbp.losses import Penalty
 from jaxbp.training.fit import batch_spec, check_fit
 
 
@@ -25,6 +27,7 @@ class Setting:
     params: PyTree
     batch: Batch
     ctx: Context
+    kept: PyTree  # by the credit rule, such as backward weights; None of backpropagation
     spec: Any  # shape and dtype of the batch's inputs
     steps: int  # of the whole run, which a schedule may depend on
     classes: tuple[str, ...]  # () where the targets are numbers
@@ -39,11 +42,9 @@ class Setting:
         return output_spec(self.model, self.spec).shape[-1]
 
     @property
-    def left_out(self) -> tuple[str, ...]:
-        """The keys of the config that a run obeys and a trace does not: it is of backpropagation, without penalties."""
-        has_penalty = self.config.penalty.l1 or self.config.penalty.l2
-        keys = {"penalty": has_penalty, "credit": self.config.credit != Backpropagation()}
-        return tuple(key for key, differs in keys.items() if differs)
+    def penalties(self) -> tuple[Penalty, ...]:
+        """What the config adds to the loss."""
+        return self.config.objective(self.spec).penalties
 
     @property
     def rate(self) -> float:
@@ -54,8 +55,15 @@ class Setting:
 def setting(config: Config, examples: int = 1) -> Setting:
     """The experiment on its first `examples` training examples, or on all where there are fewer.
 
-    Call it and use what it gives under jax.enable_x64(True). Raises InputError where the config's parts do not fit.
+    Call it and use what it gives under jax.enable_x64(True). Raises InputError where the config's parts do not fit, and
+    for a credit rule whose direction is not made by a sweep back through the layers.
     """
+    rule = config.credit
+    if not isinstance(rule, Swept | Backpropagation):
+        raise InputError(
+            f"credit={type(rule).__name__} sends no delta back from layer to layer, so that there is none to trace; "
+            "jaxbp check --credit compares its direction with the gradient"
+        )
     splits = config.load_data()
     model = config.build_model("float32")
     check_fit(config, model, splits)
@@ -66,5 +74,6 @@ def setting(config: Config, examples: int = 1) -> Setting:
     key = jax.random.key(config.run.seed)
     params, state = cast((model.init(key, spec), model.init_state(spec)), jnp.float64)
     batch = cast(jax.tree.map(jnp.asarray, batch), jnp.float64)
+    kept = rule.init_state(key, params, model, spec)
     steps = config.run.epochs * -(-len(splits.train) // (config.run.batch_size or len(splits.train)))
-    return Setting(config, model, params, batch, Context(key, state), spec, steps, splits.classes or ())
+    return Setting(config, model, params, batch, Context(key, state), kept, spec, steps, splits.classes or ())

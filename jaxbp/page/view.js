@@ -1,20 +1,21 @@
 // The page: what it shows of the engine's numbers, or of recorded ones.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { LINES, brief, curves, element, equation, factor, recordedTable, shape, short, show, sum, table } = parts;
+  const { LINES, brief, curves, element, equation, factor, penaltyTables, shape, short, show, sum, table, updateEquations } = parts;
   const byId = (id) => document.getElementById(id);
   const { net } = data, updates = data.passes.length - 1;
-  const LABELS = 60, RADIUS = 27;
+  const LABELS = 60, RADIUS = 33;
 
   // --- what there is to step through ------------------------------------------------------------------------------
   const seen = net ? net.layers.map((_, l) => l).filter((l) => net.layers[l].kind !== "identity") : [];
-  const layerRows = data.passes[0].rows.filter((row) => !row.is_parameter && row.name !== "x");
+  const layerRows = data.passes[0].rows.filter((row) => row.kind === "output");
   const units = net ? seen : layerRows.map((_, i) => i);
   const stages = [
     ...units.map((layer) => ({ kind: "forward", layer })),
     { kind: "loss" },
     { kind: "error" },
     ...[...units].reverse().map((layer) => ({ kind: "backward", layer })),
+    ...(data.penalty ? [{ kind: "penalty" }] : []),
     { kind: "update" },
   ];
   const lossStage = units.length, depth = net ? net.layers.length : layerRows.length;
@@ -87,6 +88,12 @@
       if (backwardAt(column.dense) <= at()) {
         const terms = examples.map((n) => (leaf === "w" ? `${show(deltaAfter(column.dense, n)[o])} × ${factor(output(column.dense - 1, n)[i])}` : show(deltaAfter(column.dense, n)[o])));
         lines.push(`dL/d${leaf} = ${terms.slice(0, LINES).join(" + ")} = ${show(g)}${examples.length > 1 ? `, the sum over ${examples.length} examples` : ""}`);
+        const [act] = column.acts;
+        if (leaf === "w" && column.acts.length === 1 && net.layers[act].kind !== "softmax" && !state.mistake) {
+          const slope = engine.activations[net.layers[act].kind][1](output(act, n)[o], output(act - 1, n)[o], net.layers[act].slope);
+          const factors = [deltaAfter(act, n)[o], slope, output(column.dense - 1, n)[i]];
+          lines.push(`dL/da × da/dz × dz/dw = ${factors.map((v, k) => (k ? factor(v) : show(v))).join(" × ")} = ${show(factors.reduce((a, b) => a * b))}, example ${n + 1}`);
+        }
         from.push(`u${c}.${o}`, ...(leaf === "w" ? [`u${c - 1}.${i}`] : []));
       }
       if (now.kind === "update") {
@@ -107,7 +114,7 @@
   // --- drawing -----------------------------------------------------------------------------------------------------
   function drawNetwork() {
     const tall = Math.max(...columns.map((column) => column.size));
-    const apart = Math.max(190, 24 * tall), width = (columns.length - 1) * apart + 90, height = tall * 84 + 20;
+    const apart = Math.max(200, 24 * tall), width = (columns.length - 1) * apart + 90, height = tall * 104 + 20;
     const place = (c, j) => [45 + c * apart, (height * (j + 0.5)) / columns[c].size];
     const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "units and weights", width: "100%" });
     Object.assign(svg.style, { minWidth: `${Math.min(width, 108 * columns.length)}px`, maxHeight: tall > 6 ? "none" : "70vh" });
@@ -125,14 +132,14 @@
     for (let c = 1; c < columns.length; c++) {
       const { w } = weights(c), knowsGradient = backwardAt(columns[c].dense) <= at();
       w.forEach((row, o) => row.forEach((v, i) => {
-        const [x1, y1] = place(c - 1, i), [x2, y2] = place(c, o), f = row.length > 1 ? 0.3 + (0.4 * i) / (row.length - 1) : 0.5;
+        const [x1, y1] = place(c - 1, i), [x2, y2] = place(c, o), f = row.length > 1 ? 0.34 + (0.32 * i) / (row.length - 1) : 0.5;
         const ends = { x1, y1, x2, y2 }, label = `weight ${show(v)} from ${name(c - 1, i)} to ${name(c, o)}${knowsGradient ? `, gradient ${show(gradients(c).w[o][i])}` : ""}`;
         const thin = element("line", { ...ends, class: "thin", "stroke-width": Math.min(9, 1 + 2.5 * Math.abs(v)) });
         const children = [element("line", { ...ends, class: "wide" }), thin];
         if (!many) {
           const [x, y] = [x1 + f * (x2 - x1), y1 + f * (y2 - y1)];
-          children.push(element("text", { x, y: y - 3, class: "number label" }, brief(v)));
-          if (knowsGradient) children.push(element("text", { x, y: y + 10, class: "number label delta" }, brief(gradients(c).w[o][i])));
+          children.push(element("text", { x, y: y - 4, class: "number label" }, brief(v)));
+          if (knowsGradient) children.push(element("text", { x, y: y + 11, class: "number label delta" }, show(Number(gradients(c).w[o][i].toPrecision(2)))));
         }
         group({ type: "weight", c, o, i }, `w${c}.${o}.${i}`, `weight${v < 0 ? " negative" : ""}`, label, ...children);
       }));
@@ -141,13 +148,13 @@
       for (let j = 0; j < column.size; j++) {
         const [x, y] = place(c, j), known = unit(c, j), children = [element("circle", { cx: x, cy: y, r: RADIUS })];
         if ("value" in known) children.push(element("text", { x, y: y + ("derivative" in known ? -3 : 4), class: "number" }, brief(known.value)));
-        if ("derivative" in known) children.push(element("text", { x, y: y + 12, class: "number delta" }, brief(known.derivative)));
+        if ("derivative" in known) children.push(element("text", { x, y: y + 14, class: "number delta" }, brief(known.derivative)));
         const words = `${name(c, j)}${"value" in known ? `, ${known.what} ${show(known.value)}` : ""}${"derivative" in known ? `, ${known.whose} ${show(known.derivative)}` : ""}`;
         const made = group({ type: c ? "unit" : "input", c, o: j }, `u${c}.${j}`, c ? "unit" : "input", words, ...children);
         if (c === active) made.classList.add("active");
         if (c && weights(c).b) {
-          const b = weights(c).b[j], text = element("text", { x, y: y - 31, class: "number label" }, `b ${brief(b)}`);
-          group({ type: "bias", c, o: j }, `b${c}.${j}`, "bias", `bias of ${name(c, j)} ${show(b)}`, element("rect", { x: x - 30, y: y - 42, width: 60, height: 14 }), text);
+          const b = weights(c).b[j], text = element("text", { x, y: y - 38, class: "number label" }, `b ${brief(b)}`);
+          group({ type: "bias", c, o: j }, `b${c}.${j}`, "bias", `bias of ${name(c, j)} ${show(b)}`, element("rect", { x: x - 36, y: y - 50, width: 72, height: 15 }), text);
         }
       }
     });
@@ -220,7 +227,8 @@
       title = "The loss";
       equations.push(equation("", `L = Σ weight × loss of each example, ${data.loss}`));
       pass().items.forEach((item, n) => lines.push(`example ${n + 1}: ${show(state.batch.weight[n])} × ${show(item)}, target ${state.batch.y[n].map(show).join(", ")}`));
-      lines.push(`L = ${show(pass().value)}`);
+      lines.push(`L = ${show(pass().loss)}`);
+      if (data.penalty) lines.push(`penalty = ${show(pass().penalty)}: ${data.penalty}`, `L + penalty = ${show(pass().value)}`);
       if (data.classes.length) lines.push(`classes: ${data.classes.slice(0, LINES).map(short).join(", ")}`);
     } else if (now.kind === "error") {
       title = "Backward: the error of the outputs";
@@ -238,9 +246,12 @@
       const tag = now.layer > Math.max(...columns.map((column) => column.dense)) ? "BP1" : "BP2";
       equations.push(equation(tag, layer.kind === "softmax" ? "delta = a (error - Σ a error)" : `delta = error × slope, slope = ${engine.activations[layer.kind][2]}`));
       output(now.layer, n).forEach((_, o) => lines.push(slopeLine(now.layer, n, o).replace("delta =", `delta${o + 1} =`)));
+    } else if (now.kind === "penalty") {
+      title = "The penalty";
+      equations.push(equation("", `gradient = dL/dw + l2 w + l1 sign w, ${data.penalty}`));
     } else {
       title = "Update";
-      equations.push(equation("", `w = w - rate × gradient, rate ${show(data.rate)}: ${data.optimizer}`));
+      equations.push(...updateEquations(net.optimizer, time(), data.optimizer));
     }
     if (state.mistake && (state.mistake.layer ?? "error") === (state.mistake.layer === null ? now.kind : now.layer) && now.kind !== "forward") {
       equations.push(element("p", { class: "equation bad" }, `planted: ${state.mistake.text}`));
@@ -249,7 +260,7 @@
     if (lines.length > LINES) shown.push(element("p", { class: "line" }, `and ${lines.length - LINES} more`));
     byId("stage").textContent = title;
     byId("equations").replaceChildren(...equations, ...shown);
-    byId("tables").replaceChildren(...(c > 0 && now.kind === "backward" ? leafTables(c) : now.kind === "update" ? columns.slice(1).flatMap((_, c) => updateTables(c + 1)) : []));
+    byId("tables").replaceChildren(...(c > 0 && now.kind === "backward" ? leafTables(c) : now.kind === "update" ? columns.slice(1).flatMap((_, c) => updateTables(c + 1)) : now.kind === "penalty" ? penaltyTables(pass()) : []));
   }
 
   // The true derivative of a leaf: autodiff's where the page has it, else central differences.
@@ -282,22 +293,10 @@
     const layer = net.layers[columns[c].dense].name;
     return Object.entries(gradients(c)).map(([leaf, g]) => {
       const before = weights(c)[leaf].flat(), after = passes[time() + 1].params[layer][leaf].flat();
-      const rows = g.flat().map((gradient, k) => [show(before[k]), show(gradient), show(after[k] - before[k]), show(after[k])]);
+      const slopes = pass().slopes[`${layer}/${leaf}`]?.flat();
+      const rows = g.flat().map((gradient, k) => [show(before[k]), show(gradient + (slopes?.[k] ?? 0)), show(after[k] - before[k]), show(after[k])]);
       return table(`${layer}/${leaf}`, ["weight", "gradient", "change", "new"], rows.slice(0, 4 * LINES));
     });
-  }
-
-  // --- models whose numbers are recorded, not computed here ----------------------------------------------------------
-  function describeRecorded() {
-    const now = stage(), rows = data.passes[time()].rows, at = layerRows[now.layer]?.name;
-    const items = layerRows.map((row) => element("li", row.name === at ? { class: "active" } : {}, `${row.name} ${row.shape.join(" × ")}`));
-    byId("network").replaceChildren(element("ol", { class: "boxes" }, ...items));
-    const titles = { forward: `Forward through ${at}`, loss: "The loss", error: "Backward: the error of the outputs", backward: `Backward through ${at}`, update: "Update" };
-    byId("stage").textContent = titles[now.kind];
-    const concerned = rows.filter((row) => (at ? row.name === at || (row.is_parameter && row.name.startsWith(`${at}/`)) : now.kind === "update" ? row.is_parameter : row.name === layerRows.at(-1).name));
-    const tag = { error: "BP1", backward: concerned.some((row) => row.is_parameter) ? "BP2, BP3, BP4" : "BP2" }[now.kind];
-    byId("equations").replaceChildren(equation(tag, now.kind === "loss" ? `L = ${show(data.passes[time()].loss)}, ${data.loss}` : concerned[0]?.formula || data.optimizer));
-    byId("tables").replaceChildren(...concerned.map((row) => recordedTable(row, now.kind === "forward")));
   }
 
   // --- the planted mistake, the rest of the page ---------------------------------------------------------------------
@@ -317,7 +316,7 @@
   function agreement() {
     if (!net) return `Recorded by jaxbp ${data.version} in float64; this model is not computed here, so nothing can be dragged. ${data.passes[0].rows[0].value ? "" : `Above ${data.limit} numbers the page has shapes and norms alone, and no mistakes to plant.`}`;
     const computed = engine.train(net, net.params, net.batch, updates);
-    const errors = data.passes.flatMap((pass, t) => pass.rows.filter((row) => row.is_parameter).map((row) => {
+    const errors = data.passes.flatMap((pass, t) => pass.rows.filter((row) => row.kind === "parameter").map((row) => {
       const cut = row.name.lastIndexOf("/"), ours = [computed[t].gradients[row.name.slice(0, cut)][row.name.slice(cut + 1)]].flat(2);
       const theirs = row.by_hand.flat(2), scale = Math.max(...theirs.map(Math.abs), 1e-300);
       return Math.max(...ours.map((v, k) => Math.abs(v - theirs[k]))) / scale;
@@ -327,14 +326,14 @@
 
   function draw() {
     const moment = time() === updates ? `after ${updates} updates` : `pass ${time() + 1} of ${updates}`;
-    const loss = net ? pass().value : data.passes[time()].loss;
+    const now = net ? pass() : data.passes[time()], loss = `${show(now.loss)}${data.penalty ? ` + penalty ${show(now.penalty)}` : ""}`;
     byId("position").value = state.position;
-    byId("where").textContent = `${moment}, step ${at() + 1} of ${stages.length}${at() >= lossStage ? `, loss ${show(loss)}` : ""}${state.edited ? ", numbers changed by you" : ""}`;
+    byId("where").textContent = `${moment}, step ${at() + 1} of ${stages.length}${at() >= lossStage ? `, loss ${loss}` : ""}${state.edited ? ", numbers changed by you" : ""}`;
     byId("position").setAttribute("aria-valuetext", byId("where").textContent);
     if (net) {
       drawNetwork();
       describe();
-    } else describeRecorded();
+    } else recorded.describe(data, stage(), data.passes[time()], layerRows, byId);
     const lines = net && state.focus ? explain(state.focus).lines : [];
     byId("detail").replaceChildren(...lines.map((line) => element("p", { class: "line" }, line)));
     drawPlanted();
@@ -343,7 +342,7 @@
 
   function drawAll() {
     const note = state.edited || state.mistake ? "These are the recorded numbers, without your changes and without the mistake." : "As jaxbp recorded them.";
-    byId("all").replaceChildren(element("p", {}, note), ...data.passes[time()].rows.map((row) => recordedTable(row, false)));
+    byId("all").replaceChildren(element("p", {}, note), ...data.passes[time()].rows.map((row) => recorded.table(row, false)));
   }
 
   const go = (position) => {
@@ -358,7 +357,7 @@
 
   byId("position").max = last;
   byId("config").replaceChildren(element("p", {}, data.model), element("pre", {}, data.config));
-  byId("hint").textContent = `${net ? "Blue weights are positive, orange ones negative; violet numbers are derivatives of the loss." : ""}${data.left_out.length ? ` Left out here: the config's ${data.left_out.join(" and ")}.` : ""}`;
+  byId("hint").textContent = `${net ? "Blue weights are positive, orange ones negative; violet numbers are derivatives of the loss." : ""}${data.credit ? `The steps of this run follow ${data.credit}: "sent back" is what it has in place of each derivative, "by hand" the derivative itself.` : ""}`;
   for (let n = 0; n < data.examples; n++) byId("example").append(element("option", { value: n }, `${n + 1} of ${data.examples}`));
   data.mistakes.forEach((mistake, k) => byId("mistake").append(element("option", { value: k }, mistake.title)));
   byId("agreement").textContent = agreement();

@@ -59,7 +59,7 @@ def all_folds(config: Config, data: Tabular, path: Path, folds: int, fresh: bool
         run = trained(folder, of_fold)
         y = make_prediction(run.model)(run.params, run.state, splits.test.x)
         undo = splits.preparation.targets if splits.classes is None else np.asarray
-        outputs.append(undo(y))
+        outputs.append(undo(config.loss.prediction(y)))
         targets.append(undo(splits.test.y))
     scores = measure(np.concatenate(outputs), np.concatenate(targets), config.loss, splits.classes)
     overwrite(path / "scores.json", as_json({"folds": asdict(scores)}))

@@ -33,7 +33,7 @@ def make_evaluation(model: Layer, loss: Loss, classify: bool, placement: Placeme
     No example continues another: a recurrent state is not carried. placement: of the arrays on a mesh, whose devices
     share every chunk.
     """
-    devices = placement.mesh.size if placement else 1
+    devices = placement.row_parts if placement else 1
     sums = evaluation_sums(placement.model if placement else model, loss, classify, AXES if placement else ())
     compiled = placement.sums(sums) if placement else jax.jit(sums)
 

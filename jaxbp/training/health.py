@@ -24,6 +24,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from jaxbp.config import Config
 from jaxbp.core import Batch, Context, Layer, PyTree, dot, leaf_layers, map_leaves, path_name
 from jaxbp.data import Dataset, Splits
 from jaxbp.devices.feed import MeshFeed
+from jaxbp.devices.placement import Placement
 from jaxbp.files import append_line
 from jaxbp.layers import Recurrent
 from jaxbp.layers.activations import Activation, Softmax
@@ -90,6 +92,8 @@ class Health:
             return
         both, first = feed.call(index, max(per_call, 2))
         figures = jax.device_get(self.look(state, both, first, self.probe))
+        if jax.process_index() > 0:  # all processes look, and the first one writes
+            return
         layers = _by_layer(figures.pop("layers"))
         line = {"step": int(state.step), "rows": len(self.probe["y"])} | {
             name: _short(value) for name, value in figures.items()
@@ -97,13 +101,15 @@ class Health:
         append_line(self.file, json.dumps(line | {"layers": layers}))
 
 
-def make_looks(config: Config, model: Layer, splits: Splits, step: Step, folder: RunFolder) -> Health | None:
+def make_looks(
+    config: Config, model: Layer, splits: Splits, step: Step, folder: RunFolder, placement: Placement | None
+) -> Health | None:
     """The looks at a run; None where it asks for none."""
     every = config.run.health_every
     if every is None:
         return None
     classify = splits.classes is not None
-    return make_health(model, config.loss, step, splits.train, classify, every, folder.path / HEALTH)
+    return make_health(model, config.loss, step, splits.train, classify, every, folder.path / HEALTH, placement)
 
 
 def make_health(
@@ -114,25 +120,34 @@ def make_health(
     classify: bool,
     every: int,
     file: Path,
+    placement: Placement | None = None,
 ) -> Health:
-    """The looks at a run of this model and loss. step: the run's own; train: the part whose rows the probe is."""
+    """The looks at a run of this model and loss. step: the run's own; train: the part whose rows the probe is.
+
+    On a mesh every device computes the probe whole.
+    """
     counting = train.counting()
     count = min(len(train), PROBE if counting.ndim == 1 else max(1, PROBE * 8 // counting.shape[1]))
     probe = train.take(np.arange(count) * len(train) // count).batch()
-    return Health(
-        make_look(model, loss, step, classify and counting.ndim == 1), jax.tree.map(jnp.asarray, probe), every, file
-    )
+    everywhere = placement.everywhere if placement else None
+    look = make_look(model, loss, step, classify and counting.ndim == 1, everywhere)
+    return Health(look, jax.device_put(probe, everywhere), every, file)
 
 
-def make_look(model: Layer, loss: Loss, step: Step, classify: bool) -> Look:
-    """(state, feed, index, probe) -> the figures before step `index` of the feed, "layers" as the sweep gives them."""
+def make_look(
+    model: Layer, loss: Loss, step: Step, classify: bool, everywhere: jax.sharding.Sharding | None = None
+) -> Look:
+    """(state, feed, index, probe) -> the figures before step `index` of the feed, "layers" as the sweep gives them.
+
+    everywhere: on all devices of a mesh; None: on one device.
+    """
     model = once(with_carry(model, 0))
     keeping = map_leaves(model, Keep)
     gradient = value_and_grad(model, loss)
     couples = any(leaf.couples_batch for leaf in leaf_layers(model))
     squared_norms = per_example.squared_norms(model, loss)
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=everywhere)
     def look(state: State, feed: Feed, index: jax.Array, probe: Batch) -> PyTree:
         def one(state: State, i: jax.Array) -> tuple[State, PyTree]:
             after = step(state, feed.batch(index + i))

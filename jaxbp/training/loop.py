@@ -129,8 +129,9 @@ class Session:
 
     def due(self, caught: list[Cause]) -> tuple[bool, list[Cause]]:
         """(whether it is time for a checkpoint, what was caught in any process until now): all decide the same."""
-        votes = self.team.agree([time.monotonic() - self.saved >= self.interval(), numbers(caught)])
-        causes = caught[:] or [number for _, others in votes for number in others]
+        own = caught[:]  # what is caught from now on counts the next time: the others do not know of it
+        votes = self.team.agree([time.monotonic() - self.saved >= self.interval(), numbers(own)])
+        causes = own or [number for _, others in votes for number in others]
         return bool(votes[0][0] or causes), causes
 
 
@@ -183,23 +184,24 @@ def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = 
     """A session and the state before the first step. Raises InputError where parts of the config do not fit."""
     run = config.run
     model, objective, optimizer, steps = assembled(config, splits)
-    placement = placed(config, model, objective.spec, len(splits.train))
+    placement = placed(config, model, objective.spec, splits.train)
     shardings = placement.state_shardings if placement else None
     state = initial_state(model, optimizer, objective.spec, run.seed, config.credit, shardings)
+    state = placement.begun(state) if placement else state
     step = training_step(config, model, optimizer, objective, placement)
     session = Session(
         config,
         splits,
         folder,
         model,
-        make_program(step),
+        make_program(step, shardings),
         make_evaluation(model, config.loss, splits.classes is not None, placement),
         make_delta_norms(model, config.loss),
         fingerprint(splits),
         steps,
         None if splits.item_bytes is None else Pace(model, objective.spec),
         make_sampler(config, model, splits, folder.path),
-        make_looks(config, model, splits, step, folder),
+        make_looks(config, model, splits, step, folder, placement),
         placement,
         team,
         None if config.credit.exact else make_alignments(config.credit, model, config.loss),
@@ -225,9 +227,7 @@ def all_rounds(session: Session, state: State, caught: list[Cause]) -> None:
     if not pending or session.facts["finished"]:
         return
     if session.placement:
-        session.program = compiled(
-            session.program, session.placement.mesh, state, feeds(0, 1).call(0, run.steps_per_call)
-        )
+        session.program = compiled(session.program, session.placement, state, feeds(0, 1).call(0, run.steps_per_call))
     with tqdm(
         total=run.epochs * steps,
         initial=done,

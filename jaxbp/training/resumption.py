@@ -61,9 +61,10 @@ def following(session: Session, state: State) -> State:
 def first_line(session: Session, state: State) -> str:
     """The header of a run: what it runs on, and what a device keeps between the two passes."""
     config = session.config
-    devices = session.placement.mesh.size if session.placement else 1
+    devices = session.placement.row_parts if session.placement else 1
     rows = session.batch_size // config.run.micro_batches // devices
-    kept = activation_bytes(config.loss.prepared(session.model), batch_spec(session.splits, rows))
+    model = session.placement.of_one_device if session.placement else config.loss.prepared(session.model)
+    kept = activation_bytes(model, batch_spec(session.splits, rows))
     return f"{header(state.params)}, {kept:,} bytes of activations" + (" a device" if session.placement else "")
 
 

@@ -23,6 +23,7 @@ from jaxbp.training.step import State, initial_state, make_program
 from jaxbp.training.training_step import assembled, training_step
 
 SMOOTH = 0.9  # of the mean loss that the finder looks at, how much each step keeps
+WIDTH = 1  # decade of rates over which its slope is fitted, for single steps are noise
 DIVERGED = 4  # times the lowest smoothed loss
 
 
@@ -69,9 +70,13 @@ class Retrace:
             before = sums
         return losses
 
-    def weights(self, points: int) -> tuple[np.ndarray, list[dict[str, PyTree]]]:
-        """(steps, weights) at so many points of the run, evenly spaced, the first and the last among them."""
-        stops = np.unique(np.linspace(0, self.steps, points).astype(int))
+    def weights(self, points: int, early: bool = False) -> tuple[np.ndarray, list[dict[str, PyTree]]]:
+        """(steps, weights) at so many points of the run, the first and the last among them.
+
+        They are evenly spaced; early: closer at the beginning, where the most happens.
+        """
+        share = np.linspace(0, 1, points) ** (2 if early else 1)
+        stops = np.unique(np.rint(share * self.steps).astype(int))
         return stops, [jax.tree.map(jnp.copy, state.weights) for state in self.states(stops)]
 
 
@@ -84,12 +89,16 @@ class RateSweep(NamedTuple):
 
     @property
     def steepest(self) -> float:
-        """The rate at which the smoothed loss falls fastest for a factor in the rate: the suggestion."""
+        """The rate at which the smoothed loss falls fastest for a factor in it, up to its lowest: the suggestion."""
         known = np.flatnonzero(np.isfinite(self.smooth))
         if len(known) < 3:
             raise InputError("the loss diverges from the lowest rate on: begin lower, --low=RATE")
-        falls = np.gradient(self.smooth[known], np.log(self.rates[known]))
-        return float(self.rates[known[np.argmin(falls[1:-1]) + 1]])
+        to_lowest = known[: max(3, int(np.argmin(self.smooth[known])) + 1)]
+        logs, losses = np.log10(self.rates[to_lowest]), self.smooth[to_lowest]
+        near = np.abs(logs[:, None] - logs) < max(WIDTH / 2, 1.01 * (logs[1] - logs[0]))
+        mean = lambda a: (near * a).sum(1) / near.sum(1)
+        falls = (mean(logs * losses) - mean(logs) * mean(losses)) / (mean(logs**2) - mean(logs) ** 2)
+        return float(self.rates[to_lowest[np.argmin(falls)]])
 
     @property
     def lowest(self) -> float:

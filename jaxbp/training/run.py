@@ -52,7 +52,7 @@ class Trained(NamedTuple):
         x = self.preparation.apply(rows)
         y = make_prediction(self.model)(self.params, self.state, x)
         if self.classes is None:
-            return Prediction(None, None, self.preparation.targets(y))
+            return Prediction(None, None, self.preparation.targets(self.config.loss.prediction(y)))
         labels = np.array(self.classes)[predicted_class(y, self.config.loss.threshold).astype(int)]
         return Prediction(labels, probabilities(y, self.config.loss), None)
 

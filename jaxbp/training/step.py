@@ -228,8 +228,10 @@ Sums = tuple[jax.Array, jax.Array, jax.Array]  # loss_sum, examples and finite o
 Program = Callable[..., tuple[State, Sums]]  # of a state, a feed, its first step, and how many
 
 
-def make_program(step: Callable[[State, Batch], State]) -> Program:
+def make_program(step: Callable[[State, Batch], State], shardings: Callable[[State], State] | None = None) -> Program:
     """(state, feed, first, count) -> (state, sums) after at most `count` steps of the feed, from its step `first` on.
+
+    shardings: where the arrays of a state lie on a mesh; None: on one device.
 
     It stops where a step was not finite. What the optimizer keeps is looked at once, after the last step. The state is
     donated; the sums are copies that outlive it.
@@ -244,6 +246,7 @@ def make_program(step: Callable[[State, Batch], State]) -> Program:
         unfinished = lambda carry: (carry[0] < count) & carry[1].finite
         _, state = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state))
         state = replace(state, finite=state.finite & is_finite(state.kept["optimizer"]))
+        state = state if shardings is None else jax.lax.with_sharding_constraint(state, shardings(state))
         return state, (state.loss_sum, state.examples, state.finite)
 
     return program

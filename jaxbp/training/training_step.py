@@ -45,11 +45,16 @@ def training_step(
     objective: Objective,
     placement: Placement | None = None,
 ) -> Callable[[State, Batch], State]:
-    """(state, batch) -> state. placement: of the run on a mesh; None: on one device."""
+    """(state, batch) -> state. placement: of the run on a mesh; None: on one device.
+
+    On a mesh the devices sum a plain gradient themselves. Whatever else a step asks of its batch, such as the direction
+    of a credit rule or the curvature, is written as on one device, and the compiler parts it.
+    """
     micro_batches = config.run.micro_batches
-    gradient = config.gradient(placement.model if placement else model)
+    shared = placement if config.is_plain else None
+    gradient = config.gradient(shared.model if shared else model)
     gradient = accumulated(gradient, micro_batches) if micro_batches > 1 else gradient
-    gradient = placement.gradient(gradient) if placement else gradient
+    gradient = shared.gradient(gradient) if shared else gradient
     gradient = loss_scaled(gradient) if config.run.dtype == "float16" else gradient
     gradient = penalized(gradient, objective.penalties)
     augment = placement.augment(config.data.augment) if placement else config.data.augment

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxbp.analysis.surfaces import perceptron as perceptron_path
 from jaxbp.commands.__main__ import main
+from jaxbp.commands.surface import PARTED, Options, boundary, perceptron, plane, plane_data
 from jaxbp.config import load as load_config
 from jaxbp.errors import InputError
 from jaxbp.optim import LBFGS
@@ -50,14 +52,15 @@ def test_a_run_is_made_again_to_the_bit(run):
 @pytest.mark.parametrize(
     "words",
     [
-        "boundary --run={0}/run --frames=3 --points=11",
-        "line --run={0}/run --points=5",
-        "perceptron --config={0}/moons.py --config.data.name=blobs",
+        "perceptron --config={0}/moons.py --config.data.name=blobs --frames=3",
         *(
             pytest.param(words, marks=pytest.mark.nightly)
             for words in (
+                "boundary --run={0}/run --frames=3 --points=11",
                 "plane --run={0}/run --frames=4 --points=5",
-                "weight --run={0}/run --weight=01_dense/w/2/1 --points=5",
+                "line --run={0}/run --points=5",
+                "weight --run={0}/run --points=5",
+                "weight --run={0}/run --weight=03_dense/b/1 --points=5",
                 "compare --config={0}/moons.py --key=model.w_init --values=he_normal,normal --config.run.epochs=1",
             )
         ),
@@ -67,6 +70,27 @@ def test_a_run_is_made_again_to_the_bit(run):
 def test_each_picture(words, run):
     assert main(["surface", *words.format(run).split(), f"--out={run / 'picture.png'}"]) == 0
     assert (run / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_what_a_picture_shows(run, capsys):
+    """The way ends at the run's weights, the slice's middle is the run's loss, the perceptron's last line parts all."""
+    read = lambda kind, *words: Options(kind=kind, run=str(run / "run"), frames=5, points=5)
+    way, around = plane(read("plane"), []).axes[:2]
+    line = next(line for line in way.lines if len(line.get_xdata()) == 5)
+    np.testing.assert_allclose(line.get_xydata()[-1], 0, atol=1e-12)
+    assert around.get_xlim() == (-1, 1)
+    assert [axes.get_title() for axes in boundary(read("boundary"), []).axes[:5]] == [
+        f"step {step}" for step in (0, 1, 5, 11, 20)
+    ]
+    panels = perceptron(read("perceptron"), []).axes
+    assert panels[0].get_title() == "after correction 1"
+    corrections = int(capsys.readouterr().out.split()[0])
+    assert panels[4].get_title() == f"after correction {corrections}"
+    x, classes = plane_data(PARTED.load())
+    path = perceptron_path(x, classes, 1000)
+    assert len(path) == corrections + 1
+    assert ((x @ path[-1, :2] + path[-1, 2] > 0) == classes).all()
 
 
 @pytest.mark.parametrize(
@@ -92,6 +116,13 @@ def test_the_suggested_rate_is_where_the_loss_falls_fastest():
     sweep = RateSweep(rates, losses, np.where(losses < 4, losses, np.nan))
     assert sweep.steepest == pytest.approx(0.02, rel=0.3)
     assert sweep.lowest == pytest.approx(rates[np.argmin(losses)])
+
+
+def test_a_single_lucky_step_is_no_suggestion():
+    rates = 10.0 ** np.linspace(-4, 1, 51)
+    losses = 1 - 1 / (1 + (0.02 / rates) ** 2) + (rates / 3) ** 4
+    losses[5:] -= 0.3  # a drop within one step, at 2e-4
+    assert RateSweep(rates, losses, losses).steepest == pytest.approx(0.02, rel=0.3)
 
 
 def test_an_optimizer_without_a_rate_is_refused(tmp_path):

@@ -20,6 +20,7 @@ from jaxbp import (
     InputError,
     Loss,
     MulticlassHinge,
+    NegativeELBO,
     Penalty,
     SoftmaxCrossEntropy,
     SquaredError,
@@ -75,6 +76,11 @@ def hinge(margin: float) -> Callable:
     return lambda y, t: sum(max(0.0, a - y[t] + margin) for o, a in enumerate(y) if o != t)
 
 
+def elbo(y, t):
+    *pixels, m, s = y
+    return binary(0.0)(pixels, t) + (m * m + math.exp(s) - s - 1) / 2
+
+
 @dataclass(frozen=True)
 class Variant:
     """A loss, the kind of its targets, and one item of it in plain Python."""
@@ -96,6 +102,7 @@ class Variant:
             "fraction": lambda: random.uniform(size=y.shape),
             "label": lambda: random.integers(0, 2, size=shape),
             "class": lambda: random.integers(0, self.outputs, size=shape),
+            "pixels": lambda: random.uniform(size=(*shape, self.outputs - 2)),
             "distribution": lambda: random.dirichlet(np.ones(self.outputs), size=shape),
         }[self.kind]()
         return y, t, random.uniform(0.1, 1, size=shape)
@@ -122,6 +129,7 @@ VARIANTS = [
     Variant(SoftmaxCrossEntropy(0.2), "distribution", softmax(0.2)),
     Variant(MulticlassHinge(), "class", hinge(1.0)),
     Variant(MulticlassHinge(0.5), "class", hinge(0.5)),
+    Variant(NegativeELBO(1), "pixels", elbo, outputs=5),
 ]
 EVERY = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 

@@ -281,6 +281,8 @@ KEYS = {  # rule: its keys' other values, each of which must change what three s
     credit.EquilibriumPropagation(): {"nudge": 1.0, "sides": "one"},
     credit.ContrastiveHebbian(): {},
     credit.RealTime(): {},
+    credit.EProp(): {},
+    credit.NoisyEM(): {"scale": 1.0, "annealing": 0.1, "blind": True},
 }
 NETS = {credit.EquilibriumPropagation(): jaxbp.Chain(credit.FeedbackNet((4, 3)))}
 

@@ -40,6 +40,7 @@ RULES = [
     credit.EquilibriumPropagation(),
     credit.ContrastiveHebbian(),
     credit.RealTime(),
+    credit.NoisyEM(),
 ]
 OWN = {  # the net, and the data and the loss, of rules that iris has not
     credit.EquilibriumPropagation: {"model": FeedbackMLP(outputs=3, hidden=(4,))},

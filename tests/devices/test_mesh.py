@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 import jaxbp
+from jaxbp import optim
 from jaxbp.backprop import value_and_grad
 from jaxbp.check import autodiff
 from jaxbp.commands.__main__ import main
+from jaxbp.config import kinds_of, replace_keys
 from jaxbp.core import Context, cast
+from jaxbp.credit import Credit
 from jaxbp.devices.mesh import AXES, MeshShape, check_batch
 from jaxbp.devices.placement import ROWS, WHOLE, Placement
 from jaxbp.devices.report import collectives, device_bytes
 from jaxbp.layers import Whitening
+from jaxbp.optim import OptimizerConfig
 from jaxbp.training.loop import train
 from jaxbp.training.step import accumulated
 from tests.support.conformance import all_cases
@@ -38,6 +42,45 @@ def test_losses_are_those_of_one_device(name, tmp_path):
     shared = losses(*session_of(on(CONFIGS[name], 4, 2), tmp_path), 50)
     np.testing.assert_allclose(shared, alone, rtol=1e-6)
     assert abs(alone[-1] - alone[0]) > 1e-3
+
+
+OPTIMIZERS = {name: cls for name, cls in kinds_of(OptimizerConfig).items() if cls and cls.second_order}
+PARTED = {  # what asks more of a batch than its gradient
+    "private": {"optimizer": optim.SGD(0.05, private=optim.Private(memory="recomputed")), "run.micro_batches": 2},
+    "noise": {"run.noise_scale_every": 3},
+    **{f"credit-{name}": {"credit": cls()} for name, cls in kinds_of(Credit).items() if cls and not cls.exact},
+    **{f"optimizer-{name}": {"optimizer": cls()} for name, cls in OPTIMIZERS.items()},
+}
+PARTED_IN_CI = ("credit-FeedbackAlignment",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", but_at_night(PARTED, *(name for name in PARTED if name not in PARTED_IN_CI)))
+def test_what_asks_for_more_than_a_gradient_has_the_losses_of_one_device(name, tmp_path):
+    """Privacy, with the noise of one device, credit rules, and optimizers of second order or without a gradient."""
+    config = replace_keys(CONFIGS["dense"], {"run.micro_batches": 1, "model.dropout": 0.0} | PARTED[name])
+    session, state = session_of(config, tmp_path)
+    alone = losses(session, state, 8)
+    session, state = session_of(on(config, 4, 2), tmp_path)
+    shared = losses(session, state, 8)
+    print(f"{name}: {np.max(np.abs(shared / alone - 1)):.1e}")
+    np.testing.assert_allclose(shared, alone, rtol=1e-6)
+    assert abs(alone[-1] - alone[0]) > 1e-4
+
+
+@pytest.mark.slow
+def test_a_look_at_a_run_sees_what_it_sees_on_one_device(tmp_path):
+    """The figures, which have four digits. Each of the devices sees the probe whole."""
+    config = replace_keys(CONFIGS["dense"], {"run.health_every": 1, "run.micro_batches": 1})
+    lines = []
+    for name, axes in (("alone", (1, 1)), ("shared", (4, 2))):
+        (tmp_path / name).mkdir()
+        session, state = session_of(on(config, *axes), tmp_path / name)
+        session.health.write(state, session.feeds()(0, 1), 3, 2)
+        lines.append(json.loads((tmp_path / name / "health.jsonl").read_text()))
+    assert len(lines[0]["layers"]) == 8
+    figures = [jax.tree.leaves(line) for line in lines]
+    assert figures[1] == pytest.approx(figures[0], rel=2e-3, abs=1e-5)
 
 
 def sharded_layer(layer, mesh):
@@ -203,13 +246,6 @@ def test_a_batch_that_does_not_divide():
         (["--config.run.mesh.data=3"], "run.mesh: data=3 x fsdp=1 is no mesh of 8 devices; run.mesh.data=8"),
         (["--config.run.mesh.data=0"], "--config.run.mesh.data"),
         (["--config.run.mesh.data=8", "--config.run.batch_size=60"], "60 examples does not divide among 8 devices;"),
-        (["--config.run.mesh.data=8", "--config.run.noise_scale_every=5"], "run.noise_scale_every needs the whole"),
-        (["--config.run.mesh.data=8", "--config.run.health_every=5"], "run.health_every needs the whole batch"),
-        (
-            ["--config.run.mesh.data=8", "--config.credit=DirectFeedbackAlignment"],
-            "credit=DirectFeedbackAlignment needs the whole batch",
-        ),
-        (["--config.run.mesh.data=8", "--config.optimizer=KFAC"], "KFAC needs the whole batch on one device"),
     ],
 )
 def test_what_is_refused_takes_one_line(words, line, tmp_path, capsys):

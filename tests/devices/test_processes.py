@@ -2,23 +2,37 @@
 
 import json
 import random
+import shutil
 import signal
 import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from jaxbp import optim
 from jaxbp.commands.__main__ import main
-from jaxbp.training.run import load
-from tests.support.processes import ended, free_port, start
+from jaxbp.config import replace_keys, to_json
+from jaxbp.credit import WeightMirror
+from jaxbp.devices.mesh import MeshShape
+from jaxbp.training.loop import Session, train
+from tests.support import steps
+from tests.support.meshes import CONFIGS, losses, on, session_of
+from tests.support.paths import ROOT
+from tests.support.processes import ended, free_port, python, start, start_both
+from tests.support.runs import weights
 
 WORDS = ("--config.model.hidden=16", "--config.run.mesh.data=4", "--config.run.mesh.fsdp=2")
 SHORT = (*WORDS, "--config.run.epochs=2")
 
 
-def rows_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def rows_of(folder, name="metrics.jsonl"):
+    """The rows of a log that are there."""
+    file = folder / name
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @pytest.mark.slow
@@ -56,6 +70,19 @@ def test_what_is_refused_takes_one_line(words, line, tmp_path, capsys):
     assert line in error
 
 
+def test_a_signal_after_the_vote_counts_in_the_next():
+    """Else its process would leave while the others go on, for they do not know of it."""
+    caught = []
+
+    def agree(vote):
+        caught[:] = [signal.SIGTERM]
+        return [vote, [False, []]]
+
+    session = SimpleNamespace(team=SimpleNamespace(agree=agree), saved=time.monotonic(), interval=lambda: 60.0)
+    assert Session.due(session, caught) == (False, [])
+    assert Session.due(session, caught) == (True, [signal.SIGTERM])
+
+
 @pytest.mark.nightly
 def test_a_coordinator_that_does_not_answer(tmp_path):
     began = time.monotonic()
@@ -79,53 +106,178 @@ def test_a_process_of_another_config(tmp_path):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_one_ends_all_saved(number, tmp_path):
+def test_losses_of_all_kinds_are_those_of_one_device(tmp_path):
+    """50 steps each: dense, convolutional with batch norm, recurrent, transformer."""
     port = free_port()
-    words = (*WORDS, "--config.run.epochs=2000")
-    team = [start(tmp_path / "run", process, port, *words) for process in (0, 1)]
-    wait_for(tmp_path / "run/metrics.jsonl")
-    team[1].send_signal(number)
-    for status, _, _ in map(ended, team):
-        assert status == 128 + number
-    assert list((tmp_path / "run/checkpoints").glob("[0-9]*"))
+    script = Path(steps.__file__)
+    team = [python(tmp_path, str(script), str(port), str(process), str(tmp_path / "shared")) for process in (0, 1)]
+    for status, out, error in [ended(process, 600) for process in team]:
+        assert status == 0, error
+        shared = json.loads(out)
+        for name, config in CONFIGS.items():
+            alone = losses(*session_of(config, tmp_path / name), steps.STEPS)
+            difference = np.max(np.abs(np.array(shared[name]) / alone - 1))
+            print(f"{name}: from {alone[0]:.4f} to {alone[-1]:.4f}, largest relative difference {difference:.1e}")
+            assert difference < 1e-6
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"optimizer": optim.KFAC(), "run.health_every": 7},
+        {"optimizer": optim.SGD(0.05, private=optim.Private())},
+        {"credit": WeightMirror(), "run.health_every": 7},
+    ],
+    ids=["curvature", "private", "credit"],
+)
+def test_what_asks_for_more_than_a_gradient_is_one_run_too(keys, tmp_path):
+    """The same rows as on one device, and the same figures of the looks to their four digits."""
+    config = replace_keys(CONFIGS["dense"], {"run.micro_batches": 1, "run.evaluate_every": 1} | keys)
+    file = config_file(tmp_path, on(config, 4, 2))
+    for status, out, error in map(ended, start_both(tmp_path / "shared", config=file)):
+        assert status == 0, error
+        print(out)
+    train(config, tmp_path / "alone")
+    np.testing.assert_allclose(
+        figures(tmp_path / "shared"), figures(tmp_path / "alone"), rtol=2e-4 if "credit" in keys else 1e-6
+    )
+    if "run.health_every" in keys:
+        looks = (figures(tmp_path / name, "health.jsonl") for name in ("shared", "alone"))
+        np.testing.assert_allclose(*looks, rtol=2e-3, atol=1e-5)
+
+
+def config_file(folder, config):
+    """A config of the two processes: a file with get_config()."""
+    (folder / "config.json").write_text(json.dumps(to_json(config)))
+    lines = ("import json", "import jaxbp.config", "def get_config():")
+    path = folder / "experiment.py"
+    path.write_text(
+        "\n".join((*lines, f"    return jaxbp.config.from_json(json.load(open({str(folder / 'config.json')!r})))"))
+    )
+    return path
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_goes_on_on_other_devices_and_processes(name, tmp_path):
+    """Killed on 8 devices and gone on with on 1 and on 2 x 4 processes; killed on these, and gone on with on 8 and 1.
+
+    Every row is that of the run that nobody killed, to 1e-6.
+    """
+    config = on(CONFIGS[name], 4, 2, epochs=4, evaluate_every=1, checkpoint_seconds=0.0)
+    one = replace(config, run=replace(config.run, mesh=MeshShape()))
+    file = config_file(tmp_path, config)
+    train(config, tmp_path / "whole")
+    script = str(ROOT / "tests/support/killed.py")
+    killed = python(
+        tmp_path, script, str(tmp_path / "config.json"), str(tmp_path / "devices"), "evaluated", "2", devices=8
+    )
+    assert ended(killed)[0] == -signal.SIGKILL
+    team = start_both(tmp_path / "processes", config=file)
+    wait_for_rows(tmp_path / "processes", 2)
+    team[1].kill()
+    assert [status for status, _, _ in map(ended, team)] == [1, -signal.SIGKILL]
+    runs = {}
+    for begun, goes_on in (("devices", "one"), ("devices", "processes"), ("processes", "eight"), ("processes", "one")):
+        folder = runs[begun, goes_on] = tmp_path / f"{begun}-then-{goes_on}"
+        shutil.copytree(tmp_path / begun, folder)
+        if goes_on == "processes":
+            for status, _, error in map(ended, start_both(folder, config=file)):
+                assert status == 0, error
+        else:
+            train(one if goes_on == "one" else config, folder)
+    expected = figures(tmp_path / "whole")
+    for (begun, goes_on), folder in runs.items():
+        difference = np.max(np.abs(figures(folder) / expected - 1))
+        print(f"{name}, from {begun} to {goes_on}: largest relative difference {difference:.1e}")
+        assert difference < 1e-6
+
+
+def figures(folder, file="metrics.jsonl"):
+    """[rows, figures] of the metrics, or of another log."""
+    return np.array([jax.tree.leaves(row) for row in rows_of(folder, file)])
+
+
+@pytest.mark.nightly
+def test_signals_end_all_saved_and_the_run_goes_on(tmp_path):
+    """SIGTERM, Ctrl-C and SIGHUP to either process, or to both: one run, gone on with after each, ends as one that was
+    not disturbed."""
+    words = (*WORDS, "--config.run.epochs=40")
+    for status, _, error in map(ended, start_both(tmp_path / "whole", *words)):
+        assert status == 0, error
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for receivers in ((0,), (1,), (0, 1)):
+            rows = len(rows_of(tmp_path / "run"))
+            team = start_both(tmp_path / "run", *words)
+            wait_for_rows(tmp_path / "run", rows + 1)
+            for process in receivers:
+                team[process].send_signal(number)
+            began = time.monotonic()
+            (status, out, error), (other, quiet_out, quiet_error) = map(ended, team)
+            assert (status, other) == (128 + number, 128 + number), error + quiet_error
+            assert (error, quiet_out, quiet_error) == ("", "", "")
+            assert "interrupted and saved at step" in out
+            assert time.monotonic() - began < 60
+    assert len(rows_of(tmp_path / "run")) < 40
+    for status, _, error in map(ended, start_both(tmp_path / "run", *words)):
+        assert status == 0, error
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
 
 
 @pytest.mark.nightly
 def test_ten_kills_end_with_the_same_parameters(tmp_path):
-    """SIGKILL of either process at any time: the other ends within a minute, and the run goes on."""
+    """SIGKILL of either process at any time: the other ends within a minute with one line, and the run goes on.
+
+    A run that has come to its end is followed by another, until there were ten.
+    """
     words = (*WORDS, "--config.run.epochs=6", "--config.run.checkpoint_seconds=0", "--config.run.steps_per_call=3")
-    port = free_port()
-    for result in map(ended, [start(tmp_path / "whole", process, port, *words) for process in (0, 1)]):
-        assert result[0] == 0, result
+    began = time.monotonic()
+    for status, _, error in map(ended, start_both(tmp_path / "whole", *words)):
+        assert status == 0, error
+    length = time.monotonic() - began
     draw = random.Random(0)
     kills = 0
-    for attempt in range(40):
-        port = free_port()
-        team = [start(tmp_path / "run", process, port, *words) for process in (0, 1)]
-        if kills < 10:
-            time.sleep(draw.uniform(4, 14))
-            victim = team[attempt % 2]
-            if victim.poll() is None:
-                victim.kill()
-                kills += 1
-        began = time.monotonic()
-        results = list(map(ended, team))
-        if all(status == 0 for status, _, _ in results):
-            break
-        assert time.monotonic() - began < 60
-        survivor = results[1 - attempt % 2]
-        assert survivor[0] in (1, 2), survivor
-        assert survivor[2].count("\n") == 1, survivor[2]
-    assert all(status == 0 for status, _, _ in results)
-    print(f"{kills} kills")
-    whole, again = load(tmp_path / "whole"), load(tmp_path / "run")
-    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
-    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+    runs = []
+    while kills < 10:
+        runs.append(tmp_path / f"run{len(runs)}")
+        while True:
+            team = start_both(runs[-1], *words)
+            if kills < 10:
+                wait_for_end(team, draw.uniform(0.2, 0.8) * length)
+            if kills == 10 or any(process.poll() is not None for process in team):
+                break
+            victim, survivor = (team[kills % 2], team[1 - kills % 2])
+            victim.kill()
+            began = time.monotonic()
+            kills += 1
+            status, _, error = ended(survivor)
+            seconds = time.monotonic() - began
+            ended(victim)
+            print(
+                f"process {(kills - 1) % 2} killed with {len(rows_of(runs[-1]))} rows; {seconds:.1f} s later: {error}"
+            )
+            assert seconds < 60
+            assert status in (1, 2), (status, error)
+            assert error.count("\n") == 1, error
+        for status, _, error in map(ended, team):
+            assert status == 0, error
+    for folder in runs:
+        assert weights(folder) == weights(tmp_path / "whole")
+        assert rows_of(folder) == rows_of(tmp_path / "whole")
 
 
-def wait_for(path, seconds=200):
-    """Until there is something in a file."""
+def wait_for_rows(folder, count, seconds=240):
+    """Until the metrics have so many rows."""
     until = time.monotonic() + seconds
-    while not (path.exists() and path.stat().st_size) and time.monotonic() < until:
-        time.sleep(0.1)
+    while len(rows_of(folder)) < count:
+        assert time.monotonic() < until, f"{folder} has {len(rows_of(folder))} rows"
+        time.sleep(0.05)
+
+
+def wait_for_end(team, seconds):
+    """Until one of the processes has ended, or so long."""
+    until = time.monotonic() + seconds
+    while all(process.poll() is None for process in team) and time.monotonic() < until:
+        time.sleep(0.05)

@@ -2,11 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import jaxbp
+from bench import costs
+from bench.costs import operations
+from jaxbp import optim
 from jaxbp.analysis import products
-from jaxbp.losses import SoftmaxCrossEntropy
+from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import CNN, MLP, RNN, ResNet
 from tests.support import conformance
 
@@ -15,12 +20,6 @@ FIRST_OF_CLASS = {type(case.layer): case for case in reversed(conformance.all_ca
 COUNTED = [case for case in FIRST_OF_CLASS if not isinstance(case.layer, (*DECOMPOSITIONS, jaxbp.BlackBox))]
 
 MORE = {"globalmaxpool": 4.01, "matrixcapsules": 4.11}  # compares twice; makes votes and rounds again
-
-
-def operations(f, *arguments):
-    """Of floating-point numbers, in the program that JAX hands to the compiler."""
-    count = jax.jit(f).lower(*arguments).cost_analysis()
-    return count.get("flops", 0) + count.get("transcendentals", 0)
 
 
 def size(*trees):
@@ -98,14 +97,70 @@ def test_paths_grow_exponentially_and_a_pass_does_not():
     With weights of one and no activation it is their number. The pass back is a product a layer.
     """
     width = 3
-
-    def back(depth, dy):
-        model = jaxbp.Chain(tuple(jaxbp.Dense(width, bias=False, w_init="ones") for _ in range(depth)))
-        x = jnp.ones((1, width))
-        params = model.init(jax.random.key(0), x)
-        return model.backward(params, model.forward(params, x, jaxbp.Context())[1], dy)[0]
-
     dy = jnp.eye(width)[:1]
-    assert back(9, dy)[0, 0] == width**8
-    counts = [operations(lambda dy, depth=depth: back(depth, dy), dy) for depth in (2, 4, 8)]
+    assert costs.back(9, width, dy)[0, 0] == width**8
+    counts = [operations(lambda dy, depth=depth: costs.back(depth, width, dy), dy) for depth in (2, 4, 8)]
     assert counts[2] - counts[1] == 2 * (counts[1] - counts[0])
+
+
+@pytest.mark.slow
+def test_differences_take_a_forward_pass_for_every_weight():
+    model, shapes, _ = costs.net(3, 2)
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    params, batch = model.init(jax.random.key(1), x), jaxbp.batch(x, jnp.zeros(5, jnp.int32))
+    gradient = jaxbp.value_and_grad(model, SoftmaxCrossEntropy())
+    differences = costs.by_moving(gradient)
+    loops = [e for e in jax.make_jaxpr(differences)(params, batch).eqns if e.primitive.name == "scan"]
+    assert [loop.params["length"] for loop in loops] == [costs.weights(shapes)] == [8]
+    np.testing.assert_allclose(
+        differences(params, batch), ravel_pytree(gradient(params, batch).grads)[0], rtol=2e-2, atol=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_errors_of_differences_fall_with_the_step_and_its_square_down_to_rounding():
+    errors = costs.difference_errors([1e-2, 1e-3, 1e-5, 1e-8, 1e-13])
+    forward, central = (np.array(errors[name][1]) for name in ("forward", "central"))
+    np.testing.assert_allclose(forward[0] / forward[1], 10, rtol=0.05)
+    np.testing.assert_allclose(central[0] / central[1], 100, rtol=0.05)
+    assert central[2] < 1e-9 < forward[2]  # near the best step of each, eps^(1/3) and eps^(1/2)
+    assert forward[3] < 1e-6
+    assert min(forward[4], central[4]) > 1e-5
+
+
+@pytest.mark.slow
+def test_the_jacobian_of_least_squares_costs_less_than_the_hessian():
+    """The Jacobian takes a reverse sweep an output; the Hessian a product a weight, each of some gradients."""
+    matrices = costs.curvature_matrices()
+    (counts, jacobian), (_, hessian) = matrices.values()
+    assert max(jacobian) < 2
+    assert all(count < ratio < 3.5 * count for count, ratio in zip(counts, hessian, strict=True))
+
+
+def test_the_fisher_matrix_has_as_many_numbers_as_the_square_of_the_weights():
+    model, shapes, _ = costs.net(4, 8, 4)
+    carried = optim.natural_gradient(optim.Objective(model, SquaredError()), rate=0.1)
+    count = costs.weights(shapes)
+    assert costs.weights(jax.eval_shape(carried.init, shapes)) == count**2
+    assert costs.fisher_numbers(4, 8, 4) == {
+        "whole matrix": count**2,
+        "one for each unit": 8 * 5**2 + 4 * 9**2,
+        "Kronecker factors": 5**2 + 8**2 + 9**2 + 4**2,
+        "gradient": count,
+    }
+
+
+def test_an_expression_of_the_derivative_swells_and_both_passes_do_not():
+    """Each layer doubles the text of a net of two units, and that of its derivative more than doubles."""
+    expressions, derivatives, passes = zip(*map(costs.swelling, (8, 9, 10)), strict=True)
+    assert expressions[2] > 1.9 * expressions[1] > 3.6 * expressions[0]
+    assert derivatives[2] > 2 * derivatives[1] > 4 * derivatives[0]
+    assert derivatives[2] > 10 * expressions[2]
+    assert passes[2] - passes[1] == passes[1] - passes[0]
+
+
+@pytest.mark.nightly
+def test_ten_thousand_steps_of_time_fit_in_the_memory_of_some_hundreds():
+    """With keep="sqrt" a hundred times the steps take 15 times the memory."""
+    assert costs.through_time(10_000, "sqrt") < 20 * costs.through_time(100, "sqrt")
+    assert 20 * costs.through_time(10_000, "sqrt") < costs.through_time(10_000, "all")

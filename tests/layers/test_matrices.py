@@ -143,6 +143,21 @@ def test_whitened_rows_are_uncorrelated():
     np.testing.assert_allclose(layer.forward({}, x, jaxbp.Context.evaluation(state))[0], y, atol=1e-5)
 
 
+@pytest.mark.parametrize("function", ["sqrt", "log"])
+def test_dead_channels_have_a_gradient(float64, function):
+    """Two channels of zeros are two equal eigenvalues of zero, below the floor; JAX's rule for eigh gives nan."""
+    pool = jaxbp.Chain((jaxbp.SecondOrderPool(), jaxbp.Spectral(function, floor=1e-3), jaxbp.SymmetricVector()))
+    x = jax.random.normal(jax.random.key(0), (2, 9, 5), jnp.float64).at[..., 3:].set(0)
+    params = pool.init(jax.random.key(1), x)
+    value = jax.jit(lambda x: jnp.sum(jnp.sin(pool.forward(params, x, jaxbp.Context())[0])))
+    y, cache = pool.forward(params, x, jaxbp.Context())
+    dx, _ = pool.backward(params, cache, jnp.cos(y))
+    v = jax.random.normal(jax.random.key(2), x.shape, jnp.float64)
+    slope = (value(x + 1e-5 * v) - value(x - 1e-5 * v)) / 2e-5
+    np.testing.assert_allclose(jnp.vdot(dx, v), slope, rtol=1e-7)
+    assert not np.all(np.isfinite(jax.grad(value)(x)))
+
+
 def test_a_symmetric_vector_keeps_inner_products():
     a, b = (np.random.default_rng(seed).normal(size=(1, 4, 4)).astype(np.float32) for seed in (0, 1))
     a, b = a + np.swapaxes(a, 1, 2), b + np.swapaxes(b, 1, 2)

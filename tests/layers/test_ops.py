@@ -228,6 +228,13 @@ def test_value_and_gradient_are_those_of_the_formula(float64, name):
     assert worst(ours, theirs) <= FLOAT64_TOLERANCE
 
 
+@for_all
+def test_integers_are_refused(name):
+    """A result in their type would be cut off: a softmax of zeros."""
+    with pytest.raises(InputError, match=r"must be of floating-point numbers, got int32\["):
+        function(name)(*arrays(TABLE[name], jnp.int32))
+
+
 @for_kinds
 def test_every_transform_gives_the_same(float64, name):
     """vmap, scan over examples, remat, a gradient of a gradient's norm, and rows on two devices: one program."""

@@ -92,7 +92,15 @@ def test_equals_jax_grad_of_the_loop(strict):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(pytest.param(cell, id=name) for name, cell in CELLS.items()),
+        pytest.param(SimpleCell(H, delays=(1, 3)), id="delays", marks=pytest.mark.nightly),
+        pytest.param(jaxbp.ContinuousCell(H), id="continuous", marks=pytest.mark.nightly),
+        pytest.param(jaxbp.SpikingCell(H), id="spiking", marks=pytest.mark.nightly),
+    ],
+)
 def test_every_option_equals_jax_grad_of_the_loop(strict, cell):
     """Each option with a keep and a mask, in turn."""
     flags = np.random.default_rng(1).random((N, T)) < 0.6

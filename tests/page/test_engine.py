@@ -11,6 +11,7 @@ import pytest
 import jaxbp
 from jaxbp import Chain, Dense, Flatten, LeakyReLU, ReLU, Sigmoid, Softmax, Softplus, Tanh
 from jaxbp.config import Config, Run
+from jaxbp.credit import FeedbackAlignment
 from jaxbp.data import Rows
 from jaxbp.losses import AbsoluteError, BinaryCrossEntropy, Penalty, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import LayerModel
@@ -59,6 +60,7 @@ EXPERIMENTS = {
         Chain(Flatten(), Dense(4), LeakyReLU(0.1), Dense(3)),
         SoftmaxCrossEntropy(),
         SGD(0.3, momentum=0.5, groups=FREEZE),
+        penalty=Penalty(l2=0.1, l1=0.01, paths="01_dense/."),
     ),
     "bits": config(
         rows(BITS), Chain(Dense(3), Softplus(), Dense(2)), BinaryCrossEntropy(), AdamW(0.1, weight_decay=0.1)
@@ -93,7 +95,9 @@ def test_it_computes_the_same_numbers(name):
     computed = in_node({"net": net, "updates": UPDATES, "mistakes": described, "rate": start.rate})
     for ours, table in zip(computed["passes"], recorded(start, UPDATES), strict=True):
         table_rows = {row.name: row for row in table.rows}
-        close(ours["value"], table.value)
+        close((ours["loss"], ours["penalty"]), (table.value, table.penalty or 0.0))
+        for path, slopes in ours["slopes"].items():
+            close(slopes, table_rows[f"penalty/{path}"].by_hand if np.any(slopes) else 0.0)
         close(ours["dx"], table_rows["x"].by_hand)
         for layer, output, delta in zip(net["layers"], ours["outputs"], ours["deltas"], strict=True):
             close(output, table_rows[layer["name"]].value)
@@ -117,10 +121,9 @@ def test_what_it_cannot_compute_is_shown_as_recorded():
         config(base.data, base.model, BinaryCrossEntropy(label_smoothing=0.1), base.optimizer),
         config(base.data, base.model, base.loss, SGD(0.1, clip_norm=1.0)),
         config(base.data, base.model, base.loss, LBFGS()),
+        config(base.data, base.model, base.loss, base.optimizer, credit=FeedbackAlignment()),
     ]
     assert network(setting(base, 3), 2)
-    penalized = config(base.data, base.model, base.loss, base.optimizer, penalty=Penalty(l2=0.1))
-    assert setting(penalized).left_out == ("penalty",)
     for other in others:
         assert network(setting(other, 3), 2) is None, other
 

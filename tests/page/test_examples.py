@@ -142,7 +142,7 @@ def test_the_golden_numbers(name):
 
 
 def test_every_example_is_tested_names_its_command_and_survives_json():
-    assert {path.stem for path in FILES} == {*GOLDEN, "three_samples", "encoder_8_3_8"}
+    assert {path.stem for path in FILES} == {*GOLDEN, "three_samples", "encoder_8_3_8", "two_hidden", "four_guesses"}
     for path in FILES:
         config = load(path)
         assert f"jaxbp trace --config=configs/examples/{path.name}" in path.read_text()
@@ -220,6 +220,32 @@ def test_a_batch_of_three_is_the_mean_of_three_single_ones():
             np.testing.assert_allclose(
                 row.by_hand, np.mean([result.grads[layer][leaf] for result in single], 0), rtol=1e-12, atol=1e-17
             )
+
+
+def test_four_guesses_are_those_of_the_eleven_lines():
+    start = begun("four_guesses", 4)
+    y, truth = after(start, start.params)[0], start.batch["y"]
+    assert y.shape == (4, 1)
+    (params,) = trained(start, [10_000])
+    errors = [float(abs(truth - guesses).mean()) for guesses in (y, after(start, params)[0])]
+    np.testing.assert_allclose(errors, [0.496410031903, 0.00858452565325], rtol=1e-11)  # as printed
+
+
+def test_the_picture_tutorials_update_is_a_step_down_the_gradient():
+    """Neuron by neuron, as the pictures say: errors back through the weights, slopes in the update."""
+    start = begun("two_hidden")
+    weights = [np.asarray(start.params[name]["w"]) for name in ("00_dense", "02_dense", "04_dense")]
+    outputs = [np.asarray(start.batch["x"][0])]
+    for w in weights:
+        outputs.append(sigmoid_of(w @ outputs[-1]))
+    delta, moved = np.asarray(start.batch["y"][0]) - outputs[-1], []
+    for w, x, y in zip(weights[::-1], outputs[-2::-1], outputs[::-1], strict=False):
+        rate_delta_slope = [0.5 * delta[k] * y[k] * (1 - y[k]) for k in range(len(delta))]
+        moved.append([[w[k, i] + rate_delta_slope[k] * x[i] for i in range(len(x))] for k in range(len(delta))])
+        delta = [sum(w[k, i] * delta[k] * y[k] * (1 - y[k]) for k in range(len(delta))) for i in range(len(x))]
+    (one,) = trained(start, [1])
+    for name, golden in zip(("04_dense", "02_dense", "00_dense"), moved, strict=True):
+        close(one[name]["w"], np.ravel(golden))
 
 
 def test_the_encoder_finds_eight_codes():

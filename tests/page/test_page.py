@@ -163,6 +163,8 @@ def test_focus_shows_where_a_number_comes_from(opened, page_file):
     assert {node.get_attribute("id") for node in page.locator("g.lit").all()} == {"w2.0.0", "w2.1.0", "u2.0", "u2.1"}
     page.locator("[id='w2.0.0']").hover()
     assert "dL/dw = 0.1385 x 0.59327 = 0.082167" in text(page, "#detail")
+    factors = "dL/da x da/dz x dz/dw = 0.74137 x 0.18682 x 0.59327 = 0.082167, example 1"
+    assert factors in text(page, "#detail")
     assert page.get_by_role("button", name="output 1, a 0.75137, delta 0.1385").count() == 1
     page.locator("#theme").focus()
     page.keyboard.press("Tab")
@@ -182,6 +184,21 @@ def test_the_shares_of_several_examples_and_their_sum(opened, data):
     before = page.locator("[id='u0.0']").get_attribute("aria-label")
     page.select_option("#example", "1")
     assert (before, page.locator("[id='u0.0']").get_attribute("aria-label")) == ("input 1, x 0.05", "input 1, x 0.3")
+
+
+def test_a_penalty_is_a_step_of_its_own(opened, data):
+    net = {**data["net"], "penalties": {"02_dense/w": [0.1, 0.01]}}
+    page = opened({**data, "penalty": "Penalty(l2=0.1, l1=0.01)", "net": net})
+    page.fill("#position", "10")
+    assert text(page, "#stage") == "The penalty"
+    assert "step 11 of 12, loss 0.29837 + penalty 0.06475" in text(page, "#where")
+    row = page.locator("#tables tr").nth(1).inner_text().split("\t")
+    assert row == ["0.4", "0.082167", "0.05", "0.13217"]
+    page.keyboard.press("ArrowRight")
+    page.fill("#position", "11")
+    assert "0.33392" in text(page, "#tables")  # 0.4 - 0.5 x 0.13217
+    page.fill("#position", "4")
+    assert "L + penalty = 0.36312" in text(page, "#equations")
 
 
 def test_every_planted_mistake_is_named_and_shown(opened, page_file, data):

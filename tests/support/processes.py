@@ -16,20 +16,31 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def start(folder: Path, process: int, port: int, *words: str, processes: int = 2) -> subprocess.Popen:
-    """One process of a run of digits_mlp; it has the four devices, and keeps its programs beside the folder."""
+def start(folder: Path, process: int, port: int, *words: str, config: str | Path = "digits_mlp") -> subprocess.Popen:
+    """One of the two processes of a run; it has four devices, and keeps its programs beside the folder."""
+    team = [f"--coordinator=localhost:{port}", "--processes=2", f"--process={process}"]
+    return python(folder.parent, "-m", "jaxbp", "train", str(config), f"--workdir={folder}", *team, *words)
+
+
+def start_both(folder: Path, *words: str, config: str | Path = "digits_mlp") -> list[subprocess.Popen]:
+    """Both processes of a run."""
+    port = free_port()
+    return [start(folder, process, port, *words, config=config) for process in (0, 1)]
+
+
+def python(folder: Path, *words: str, devices: int = 4) -> subprocess.Popen:
+    """A Python process with simulated devices, whose files that pass are in the folder."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "4",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "XLA_FLAGS": FAST,
-        "TMPDIR": str(folder.parent),
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
+        "TMPDIR": str(folder),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    team = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={process}"]
-    command = [sys.executable, "-m", "jaxbp", "train", "digits_mlp", f"--workdir={folder}", *team, *words]
+    command = [sys.executable, *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

@@ -11,7 +11,7 @@ from jaxbp.training.report.diagnosis import BAND, RULES, Finding
 from jaxbp.training.report.evidence import Evidence
 from jaxbp.training.report.page import Part, drawn
 
-NAMED = 40  # layers at most whose names stand at the axis
+NAMED = 25  # layers at most whose names stand at the axis
 MAPS = {  # figure -> (title, logarithmic, what it is)
     "delta": ("Size of the delta", True, "Norm of the loss's derivative in every layer's output, over the probe."),
     "gradient": ("Size of the gradient", True, "Norm of every layer's gradient on the probe."),
@@ -62,8 +62,7 @@ def heat_map(paths: list[str], steps: list[int], table: np.ndarray, logarithmic:
     """Layers against time, the first layer on top; the band of |update| / |weight| is white."""
     from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 
-    few = len(paths) <= NAMED
-    figure = new_figure(9, min(1.2 + 0.24 * len(paths), 9))
+    figure = new_figure(9, min(1.2 + 0.24 * len(paths), 4.8))
     axes = figure.subplots()
     if name == "update":
         shown = np.log10(np.maximum(table, 1e-12))
@@ -80,8 +79,8 @@ def heat_map(paths: list[str], steps: list[int], table: np.ndarray, logarithmic:
     picture = axes.imshow(shown, aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
     places = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 8)).astype(int))
     axes.set_xticks(places, [str(steps[i]) for i in places])
-    names = [path[-40:] for path in paths] if few else []
-    axes.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
+    named = range(0, len(paths), -(-len(paths) // NAMED))
+    axes.set_yticks(named, [paths[i][-40:] for i in named], fontsize=8, parse_math=False)
     axes.set_xlabel("step", fontsize=8)
     bar = figure.colorbar(picture, ax=axes)
     if name == "update":

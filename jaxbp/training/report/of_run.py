@@ -49,7 +49,8 @@ def summary(evidence: Evidence, wrong: list[Finding]) -> Section:
     if evidence.data is None:
         texts.append("Nobody has looked at its data: jaxbp report does.")
     right = "" if wrong else "Nothing is wrong with this run, as far as the rules below can tell."
-    return Section("What is wrong", [Part(wrong=[finding.text for finding in wrong], right=right, texts=texts)])
+    part = Part(wrong=[finding.text for finding in wrong], right=right, texts=texts)
+    return Section("What is wrong", [part], is_verdict=True)
 
 
 def of_health(folder: Path, evidence: Evidence, wrong: list[Finding]) -> list[Section]:

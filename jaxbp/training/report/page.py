@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST = 500  # characters of a cell
+WIDE = 640  # pixels
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Part:
     texts: Sequence[str] = ()
     table: Sequence[Sequence[Any]] = ()  # the first row is the head
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether a narrow window scrolls the picture, since it would make its letters too small."""
+        png = base64.b64decode(self.picture.partition(",")[2][:64])
+        return int.from_bytes(png[16:20]) > WIDE
+
 
 @dataclass(frozen=True)
 class Section:
@@ -34,6 +41,7 @@ class Section:
 
     title: str
     parts: list[Part] = field(default_factory=list)
+    is_verdict: bool = False  # it says whether something is wrong
 
 
 def page(title: str, sections: Iterable[Section]) -> bytes:

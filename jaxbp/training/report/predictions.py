@@ -39,9 +39,10 @@ class Predicted(NamedTuple):
 
 def predicted(run: Trained, part: Dataset, classes: tuple[str, ...] | None) -> Predicted:
     """The outputs for a part without a time axis."""
-    y = make_prediction(run.model)(run.params, run.state, part.x)
-    loss, _ = run.config.loss.items(jnp.asarray(y), jnp.asarray(part.y))
-    outputs, targets = y, part.y
+    outputs = make_prediction(run.model)(run.params, run.state, part.x)
+    loss, _ = run.config.loss.items(jnp.asarray(outputs), jnp.asarray(part.y))
+    y = outputs = run.config.loss.prediction(outputs)
+    targets = part.y
     if classes is None and run.preparation:
         outputs, targets = run.preparation.targets(y), run.preparation.targets(part.y)
     return Predicted(part, y, np.asarray(loss), measure(outputs, targets, run.config.loss, classes))

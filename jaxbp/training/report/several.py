@@ -54,9 +54,11 @@ def curves_part(names: Sequence[str], evidences: Sequence[Evidence], groups: Seq
                 axes.fill_between(epochs, table.min(0), table.max(0), color=f"C{colour % 10}", alpha=0.2)
         axes.set(xlabel="epoch", title=kind, yscale="log" if kind == "loss" else "linear")
         axes.grid(alpha=0.3)
-        for text in axes.legend(fontsize=6).get_texts():
+        for text in axes.legend(fontsize=8).get_texts():
             text.set_parse_math(False)
-    return Part("Curves", drawn(figure), texts=["The mean over seeds, in a band from the least to the largest."])
+    has_band = any(len(group) > 1 for group in groups)
+    texts = ["The mean over seeds, in a band from the least to the largest."] if has_band else []
+    return Part("Curves", drawn(figure), texts=texts)
 
 
 def figures_part(names: Sequence[str], evidences: Sequence[Evidence], groups: Sequence[Sequence[int]]) -> Part:
@@ -76,7 +78,9 @@ def figures_part(names: Sequence[str], evidences: Sequence[Evidence], groups: Se
                 text += f" ± {as_text(float(half))}"
             cells.append(text)
         table.append([label_of(names, group), *cells])
-    return Part("Final figures", texts=["Over seeds the mean and its 95 % interval (Student's t)."], table=table)
+    has_interval = any(len(group) > 1 for group in groups)
+    texts = ["Over seeds the mean and its 95 % interval (Student's t)."] if has_interval else []
+    return Part("Final figures", texts=texts, table=table)
 
 
 def differences_part(title: str, names: Sequence[str], records: Sequence[dict[str, Any]]) -> Part:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,48 +16,43 @@ if TYPE_CHECKING:
 
     from jaxbp.training.retrace import RateSweep
 
+
+class Slice(NamedTuple):
+    """A loss over two directions."""
+
+    sides: Sequence[np.ndarray]  # [A] and [B]: how far along each
+    losses: np.ndarray  # [A, B]
+
+
 RATES = {"slow": 0.05, "good": 0.5, "oscillating": 0.95, "diverging": 1.02}  # over the limit
 
 
 def bowl_figure(bowl: Bowl, start: np.ndarray, steps: int) -> Figure:
-    """Contours with the path of each of RATES, and its loss over the steps; the limit is in the title."""
-    figure = new_figure(12, 4.5)
-    panels = figure.subplots(1, len(RATES) + 1)
+    """The path at each of RATES on the bowl's contours, its loss over the steps, and the last loss over all rates."""
+    figure = new_figure(10, 6.6)
+    panels = figure.subplots(2, 3).ravel()
     reach = 1.4 * np.abs(start - bowl.best).max()
     sides = [np.linspace(best - reach, best + reach, 80) for best in bowl.best]
     loss = bowl.loss(np.stack(np.meshgrid(*sides, indexing="ij"), -1))
-    for axes, (name, share) in zip(panels[:-1], RATES.items(), strict=True):
+    over_steps, over_rates = panels[2], panels[5]
+    for axes, (name, share) in zip(panels[[0, 1, 3, 4]], RATES.items(), strict=True):
         path = bowl.path(start, share * bowl.limit, steps)
-        levels = np.geomspace(loss.min() + 1e-3 * np.ptp(loss), loss.max(), 12)
-        axes.contour(*sides, loss.T, levels, cmap="Greys", linewidths=0.7)
-        axes.plot(*path.T, ".-", color="C3", linewidth=1, markersize=4)
-        axes.plot(*bowl.best, "+", color="C0", markersize=10)
+        axes.contourf(*sides, loss.T, np.geomspace(loss.min() + 1e-3 * np.ptp(loss), loss.max(), 12), cmap="Blues")
+        axes.plot(*path.T, ".-", color="C3", linewidth=1, markersize=5)
+        axes.plot(*bowl.best, "+", color="black", markersize=10)
         axes.set(xlim=sides[0][[0, -1]], ylim=sides[1][[0, -1]], xlabel="w1", ylabel="w2")
-        axes.set_title(f"{name}: rate {share * bowl.limit:.3g}", fontsize=9)
-        panels[-1].semilogy(np.maximum(bowl.loss(path) - bowl.lowest, 1e-16), label=name)
-    panels[-1].set(xlabel="step", title="loss above the lowest")
-    panels[-1].title.set_fontsize(9)
-    panels[-1].legend(fontsize=7)
-    figure.suptitle(
-        f"Gradient descent on a linear neuron: it diverges above rate 2 / largest eigenvalue = {bowl.limit:.3g}"
-    )
-    return figure
-
-
-def perceptron_figure(x: np.ndarray, classes: np.ndarray, path: np.ndarray) -> Figure:
-    """The line after each correction, the later the darker."""
-    figure = new_figure(5, 5)
-    axes = figure.subplots()
-    points(axes, x, classes)
-    low, high = limits(x)
-    ends = np.array([low[0], high[0]])
-    for i, (w1, w2, b) in enumerate(path[1:], 1):
-        alpha = 0.15 + 0.85 * i / (len(path) - 1)
-        if w2:
-            axes.plot(ends, -(w1 * ends + b) / w2, color="black", alpha=alpha, linewidth=1)
-        elif w1:
-            axes.axvline(-b / w1, color="black", alpha=alpha, linewidth=1)
-    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=f"perceptron, {len(path) - 1} corrections")
+        axes.set_title(f"{name}: rate {share * bowl.limit:.2g}")
+        over_steps.semilogy(np.maximum(bowl.loss(path) - bowl.lowest, 1e-16), label=name)
+    over_steps.set(xlabel="step", title="loss above the lowest")
+    over_steps.legend(fontsize=8)
+    rates = np.linspace(0.01, 1.1, 110) * bowl.limit
+    last = [bowl.loss(bowl.path(start, rate, steps)[-1]) - bowl.lowest for rate in rates]
+    over_rates.semilogy(rates, np.maximum(last, 1e-16))
+    over_rates.axvline(bowl.limit, color="C3", linestyle="--", label=f"2 / largest eigenvalue = {bowl.limit:.3g}")
+    over_rates.axhline(bowl.loss(start) - bowl.lowest, color="gray", linewidth=0.8, label="at the start")
+    over_rates.set(xlabel="rate", title=f"the same after {steps} steps")
+    over_rates.legend(fontsize=8)
+    figure.suptitle("Gradient descent on the loss of a linear neuron")
     return figure
 
 
@@ -66,43 +61,65 @@ def line_figure(places: np.ndarray, losses: np.ndarray, label: str, mark: float)
     figure = new_figure(6, 4)
     axes = figure.subplots()
     axes.plot(places, losses)
-    axes.axvline(mark, color="gray", linestyle="--", linewidth=1)
+    axes.axvline(mark, color="gray", linestyle="--", linewidth=1, label="the weights of the run")
     axes.set(ylabel="loss")
     axes.set_xlabel(label, parse_math=False)
+    axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     return figure
 
 
-def plane_figure(sides: Sequence[np.ndarray], losses: np.ndarray, plane: PathPlane) -> Figure:
-    """Contours of the loss over two directions, with the path, whose end is at 0."""
-    figure = new_figure(6.5, 5.5)
-    axes = figure.subplots()
-    finite = np.where(np.isfinite(losses), losses, np.nan)
-    low, high = np.nanmin(finite), np.nanmax(finite)
-    levels = np.geomspace(max(low, 1e-6 * high), high, 25) if low > 0 else np.linspace(low, high, 25)
-    if high > low:
-        figure.colorbar(axes.contourf(*sides, finite.T, np.unique(levels), cmap="viridis"), ax=axes, label="loss")
-    axes.plot(0, 0, "+", color="white", markersize=12)
-    axes.plot(*plane.places.T, ".-", color="C3", linewidth=1)
-    first, second = (f"{share:.0%} of the way's spread" for share in plane.shares)
-    axes.set(xlabel=f"first direction, {first}", ylabel=f"second direction, {second}")
+def plane_figure(way: Slice, plane: PathPlane, around: Slice) -> Figure:
+    """The loss over the plane of the path, with the path, and over two filter-normalised directions around its end."""
+    figure = new_figure(11, 4.8)
+    first, second = figure.subplots(1, 2)
+    contours(figure, first, way)
+    first.plot(*plane.places.T, ".-", color="C3", linewidth=1)
+    first.plot(*plane.places[0], "s", color="C3", markersize=7, label="start")
+    first.plot(0, 0, "*", color="white", markeredgecolor="C3", markersize=14, label="end")
+    first.legend(fontsize=8)
+    shares = [f"{share:.0%} of the way's spread" for share in plane.shares]
+    first.set(title="the way", xlabel=f"first direction, {shares[0]}", ylabel=f"second direction, {shares[1]}")
+    contours(figure, second, around)
+    second.plot(0, 0, "*", color="white", markeredgecolor="C3", markersize=14)
+    second.set(title="around the end", xlabel="random direction, in lengths of the filters", ylabel="another one")
+    second.locator_params(nbins=5)
     return figure
 
 
+def contours(figure: Figure, axes: Axes, seen: Slice) -> None:
+    """Filled contours of a loss over two directions, on a logarithmic scale where it is above 0."""
+    finite = np.where(np.isfinite(seen.losses), seen.losses, np.nan)
+    low, high = np.nanmin(finite), np.nanmax(finite)
+    if high > low:
+        is_positive = low > 0
+        levels = np.geomspace(max(low, 1e-6 * high), high, 25) if is_positive else np.linspace(low, high, 25)
+        picture = axes.contourf(
+            *seen.sides, finite.T, np.unique(levels), cmap="viridis", norm="log" if is_positive else None
+        )
+        figure.colorbar(picture, ax=axes, label="loss", format="%.2g", ticks=levels[::4])
+
+
 def boundary_figure(
-    x: np.ndarray, classes: np.ndarray, sides: Sequence[np.ndarray], frames: Mapping[str, np.ndarray]
+    x: np.ndarray, classes: np.ndarray, sides: Sequence[np.ndarray], frames: Mapping[str, np.ndarray], title: str = ""
 ) -> Figure:
     """A panel for each moment: the class [A, B] predicted over the plane, and the points."""
+    from matplotlib.colors import ListedColormap
+
     columns = min(len(frames), 4)
     rows = -(-len(frames) // columns)
-    figure = new_figure(3 * columns, 3.1 * rows)
+    figure = new_figure(2.5 * columns, 2.6 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    colours = ListedColormap([f"C{c % 10}" for c in range(int(classes.max()) + 1)])
+    levels = np.arange(colours.N + 1) - 0.5
     for axes in grid:
         axes.axis("off")
-    for axes, (title, predicted) in zip(grid, frames.items(), strict=False):
-        axes.contourf(*sides, predicted.T.astype(float), np.arange(predicted.max() + 2) - 0.5, cmap="Pastel1")
+    for axes, (moment, predicted) in zip(grid, frames.items(), strict=False):
+        axes.contourf(*sides, predicted.T.astype(float), levels, cmap=colours, alpha=0.3)
+        axes.contour(*sides, predicted.T.astype(float), levels[1:-1], colors="black", linewidths=0.8)
         points(axes, x, classes)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(moment, fontsize=9)
+    figure.suptitle(title)
     return figure
 
 
@@ -124,7 +141,7 @@ def rate_figure(sweep: RateSweep) -> Figure:
     axes = figure.subplots()
     axes.semilogx(sweep.rates, np.where(np.isfinite(sweep.losses), sweep.losses, np.nan), color="0.8")
     axes.semilogx(sweep.rates, sweep.smooth)
-    axes.axvline(sweep.steepest, color="C2", label=f"steepest, {sweep.steepest:.2g}: the suggestion")
+    axes.axvline(sweep.steepest, color="C2", label=f"falls fastest, {sweep.steepest:.2g}: the suggestion")
     axes.axvline(sweep.lowest, color="C3", linestyle="--", label=f"lowest, {sweep.lowest:.2g}")
     known = sweep.smooth[np.isfinite(sweep.smooth)]
     axes.set(xlabel="learning rate", ylabel="loss", ylim=(0.9 * known.min(), 1.5 * known.max()))
@@ -138,7 +155,7 @@ def comparison_figure(losses: Mapping[str, np.ndarray], title: str) -> Figure:
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for name, curve in losses.items():
-        width = max(1, len(curve) // 50)
+        width = max(1, len(curve) // 20)
         mean = np.convolve(np.where(np.isfinite(curve), curve, np.nan), np.ones(width) / width, "valid")
         axes.semilogy(np.arange(len(mean)) + width, mean, label=name, linewidth=1.2)
     axes.set_title(title, fontsize=10, parse_math=False)

@@ -72,8 +72,8 @@ def report_of(
     sections = [
         summary(evidence, wrong),
         Section("Loss", [sentences("loss", wrong)]),
-        *([Section("Test part and weights", tested)] if tested else []),
         *of_health(path, evidence, wrong),
+        *([Section("Test part and weights", tested)] if tested else []),
         Section("Config and provenance", [Part("Config", table=config_table(config)), provenance_part(path)]),
     ]
     return evidence, sections, wrong

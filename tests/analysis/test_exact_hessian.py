@@ -1,0 +1,67 @@
+"""The Hessian by second-order backward passes against jax.hessian, and where its residual part is zero."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import jaxbp
+from jaxbp.analysis import exact_hessian
+from jaxbp.check import worst
+from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
+
+pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.slow]
+DEEP = jaxbp.Chain((jaxbp.Dense(3), jaxbp.Tanh(), jaxbp.Dense(2), jaxbp.Sigmoid(), jaxbp.Dense(3)))
+FLAT = jaxbp.Chain((jaxbp.Dense(3), jaxbp.Tanh(), jaxbp.Dense(2)))
+
+
+def setting(model, y):
+    """(params, batch), every example with a weight of its own."""
+    x = jax.random.normal(jax.random.key(0), (5, 2), jnp.float64)
+    params = model.init(jax.random.key(1), x)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64) + 0.1, params)
+    return params, {"x": x, "y": y, "weight": jnp.arange(1.0, 6.0) / 10}
+
+
+def test_both_passes_give_the_hessian_and_the_sources_of_one_its_two_parts():
+    loss = SoftmaxCrossEntropy()
+    params, batch = setting(DEEP, jnp.array([0, 1, 2, 2, 0]))
+    theta, unravel = ravel_pytree(params)
+    outputs = lambda theta: DEEP.forward(unravel(theta), batch["x"])[0]
+    value = lambda y: loss.forward(y, batch["y"], batch["weight"])[0]
+
+    @jax.jit
+    def expected(theta):
+        y = outputs(theta)
+        j = jax.jacobian(outputs)(theta).reshape(y.size, -1)
+        h = jax.hessian(value)(y).reshape(y.size, -1)
+        return jax.hessian(lambda theta: value(outputs(theta)))(theta), j.T @ h @ j
+
+    hessian, gauss_newton = expected(theta)
+    parts = jax.jit(exact_hessian.stagewise(DEEP, loss))(params, batch)
+    assert worst(jax.jit(exact_hessian.bishop(DEEP, loss))(params, batch), hessian) <= 1e-12
+    assert worst(sum(parts), hessian) <= 1e-12
+    assert worst(parts.gauss_newton, gauss_newton) <= 1e-12
+
+
+def test_the_residual_part_is_sparse_in_blocks():
+    """Zero within the last stage, between two hidden units, and between weights that share no unit."""
+    params, batch = setting(FLAT, jnp.ones((5, 2)))
+    numbers = jax.tree.map(np.asarray, ravel_pytree(params)[1](jnp.arange(17.0)))
+    hidden, last = numbers["00_dense"], numbers["02_dense"]
+    unit = np.full(17, -1)  # the hidden unit that a weight leads to or comes from
+    for i in range(3):
+        unit[[int(hidden["b"][i]), *hidden["w"][i].astype(int), *last["w"][:, i].astype(int)]] = i
+    of_last = np.zeros(17, bool)
+    of_last[np.concatenate([last["b"], last["w"].ravel()]).astype(int)] = True
+    may_differ = (unit[:, None] == unit) & (unit >= 0) & ~(of_last[:, None] & of_last)
+    residual = np.asarray(jax.jit(exact_hessian.stagewise(FLAT, SquaredError()))(params, batch).residual)
+    np.testing.assert_array_equal(residual != 0, may_differ)
+
+
+def test_other_models_are_refused():
+    model = jaxbp.Chain((jaxbp.Dense(2), jaxbp.LayerNorm(), jaxbp.Dense(2)))
+    params, batch = setting(model, jnp.ones((5, 2)))
+    with pytest.raises(jaxbp.InputError, match="got Dense, LayerNorm, Dense"):
+        exact_hessian.bishop(model, SquaredError())(params, batch)
