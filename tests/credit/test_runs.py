@@ -14,7 +14,7 @@ from jaxbp import config as configuration
 from jaxbp import credit, optim
 from jaxbp.commands.__main__ import main
 from jaxbp.credit.alignment import alignment
-from jaxbp.data import Adding, Logic
+from jaxbp.data import Adding
 from jaxbp.errors import InputError
 from jaxbp.models import RNN, FeedbackMLP
 from jaxbp.training.loop import train
@@ -46,7 +46,7 @@ OWN = {  # the net, and the data and the loss, of rules that iris has not
     credit.EquilibriumPropagation: {"model": FeedbackMLP(outputs=3, hidden=(4,))},
     credit.ContrastiveHebbian: {
         "model": FeedbackMLP(outputs=1, hidden=(4,)),
-        "data": Logic("xor"),
+        "data": Adding(length=4, examples=64, test_examples=16),
         "loss": jaxbp.SquaredError(),
     },
     credit.RealTime: {
