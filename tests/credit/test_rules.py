@@ -248,6 +248,11 @@ REFUSED = {
         GRU,
         (3, 4, 2),
     ),
+    "FeedbackAlignment needs Recurrent(keep='all'), which makes no state again, got keep='sqrt'": (
+        credit.FeedbackAlignment(),
+        jaxbp.Recurrent(jaxbp.GRUCell(2), keep="sqrt"),
+        (3, 4, 2),
+    ),
     "DirectFeedbackAlignment needs outputs [N, O], and the model has [3, 4, 2]": (
         credit.DirectFeedbackAlignment(),
         jaxbp.Dense(2),
