@@ -344,7 +344,7 @@ def draw(numbers: dict[str, Series], path: str) -> None:
                 axes.bar(x, y, width=0.5)
                 axes.bar_label(axes.containers[0], fmt="%.3g", fontsize=8)
                 axes.set_yscale("log")
-                axes.set_ylim(1, 1e5)
+                axes.set_ylim(0.1, 1e4)
             else:
                 axes.plot(x, y, marker="o" if len(x) < 20 else None, markersize=3, label=name)
         if scales != "bars":

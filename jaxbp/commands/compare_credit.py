@@ -3,18 +3,22 @@
     jaxbp compare_credit --path=FOLDER --workdir=DIR [--net=lenet] [--rules=FeedbackAlignment,ErrorSplit] [--seeds=5]
 
 Data, model, optimizer and length are the same for all, config.credit is another. Each rule's learning rate is the one
-with the lowest error on 10,000 training images that are held out, from the first seed. The 10,000 test images are
-looked at once, after the last epoch of a run. What is cut off goes on where it was when the command is given again.
+with the lowest error on 10,000 training images that are held out, in short runs from the first seed. A rate at which
+a run ends in nan counts as 100 %. The 10,000 test images are looked at once, after the last epoch of a run. What is
+cut off goes on where it was when the command is given again. After every rule the folder has the figures of this and
+earlier rules in NET.json and NET.md, and a picture of them in NET.png.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any, Literal
+from typing import Literal
 
 from jaxbp.commands import cli
 from jaxbp.config import Config, Run
@@ -25,23 +29,25 @@ from jaxbp.credit import (
     EquilibriumPropagation,
     ErrorSplit,
     FeedbackAlignment,
+    ForwardForward,
     KolenPollack,
     PredictiveCoding,
     SignSymmetric,
     WeightMirror,
 )
-from jaxbp.data import Mnist
+from jaxbp.data import Mnist, Splits
 from jaxbp.errors import unknown
-from jaxbp.files import write_json
+from jaxbp.files import write_json, write_whole
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.machine import machine
 from jaxbp.models import CNN, MLP, FeedbackMLP, ModelConfig
 from jaxbp.optim import SGD, Cosine
-from jaxbp.training.loop import train
+from jaxbp.training.loop import NotFinite, train
+from jaxbp.training.report.curves import Row, new_figure, save_figure
 from jaxbp.typed import Count, Positive, Typed, parse
 
 NETS: dict[str, ModelConfig] = {
-    "dense": MLP(outputs=10, hidden=(500,), activation="tanh", w_init="glorot_normal"),
+    "dense": MLP(outputs=10, hidden=(500,), activation="relu", w_init="he_normal"),
     "lenet": CNN(
         outputs=10, channels=(6, 16), padding=(2, 0), hidden=(120, 84), activation="tanh", w_init="glorot_normal"
     ),
@@ -59,8 +65,11 @@ RULES: dict[str, Credit] = {
     "ErrorSplit.weights": ErrorSplit("weights"),
     "ErrorSplit.transpose": ErrorSplit("transpose"),
     "PredictiveCoding": PredictiveCoding(),
+    "ForwardForward": ForwardForward(threshold=2.0),
     "EquilibriumPropagation": EquilibriumPropagation(),
 }
+HEAD = """| rule | test error, % | seeds | cosine to the gradient | processor seconds a run | learning rate |
+|---|---|---|---|---|---|"""
 STEADY = ("Backpropagation", "EquilibriumPropagation")  # the rules of the net that settles
 
 
@@ -73,20 +82,20 @@ class Options(Typed):
         path: folder with MNIST's four files
         net: dense: 784-500-10; lenet: LeNet-5; feedback: 784-500-10 that settles, for EquilibriumPropagation
         rules: names of rules, separated by commas; None: all that are defined for the net
-        rates: learning rates that are tried with the first seed, separated by commas
+        rates: learning rates that are tried, separated by commas
+        tries: epochs of the runs that try a rate
         seeds: runs with the best rate
-        epochs: of every run
-        json: also write machine and rows to this file
+        epochs: of each of these
     """
 
     workdir: str
     path: str
     net: Literal["dense", "lenet", "feedback"] = "dense"
     rules: str | None = None
-    rates: str = "0.01,0.03,0.1"
+    rates: str = "0.1,0.2"
+    tries: Count = 3
     seeds: Count = 5
-    epochs: Count = 20
-    json: cli.OutputFile | None = None
+    epochs: Count = 12
 
 
 def main(words: Sequence[str]) -> int:
@@ -98,59 +107,90 @@ def main(words: Sequence[str]) -> int:
     for name in rules:
         if name not in defined:
             raise unknown(f"credit rule of the net {options.net}:", name, defined)
-    rows = []
+    splits = configured(options, rules[0], 0.1, 0, 1).load_data()
+    path = Path(options.workdir) / f"{options.net}.json"
+    rows = {row["rule"]: row for row in json.loads(path.read_text())["rows"]} if path.is_file() else {}
     for name in rules:
-        rows.append(compare(options, name, rates))
-        print(show(rows[-1]), flush=True)
-    if options.json:
-        write_json(Path(options.json), {"machine": machine(), "rows": rows})
+        rows[name] = compare(options, name, rates, splits)
+        write([rows[name] for name in RULES if name in rows], path)
+        print(markdown([rows[name]]), flush=True)
     return 0
 
 
-def configured(options: Options, name: str, rate: float, seed: int) -> Config:
+def configured(options: Options, name: str, rate: float, seed: int, epochs: int) -> Config:
     """The config of one run."""
     return Config(
         data=Mnist(path=options.path, image=options.net == "lenet", validation_fraction=1 / 6),
         model=NETS[options.net],
         loss=SoftmaxCrossEntropy(),
         optimizer=SGD(learning_rate=rate, momentum=0.9, schedule=Cosine()),
-        run=Run(epochs=options.epochs, batch_size=64, seed=seed, evaluate_every=options.epochs),
+        run=Run(epochs=epochs, batch_size=128, seed=seed, evaluate_every=epochs),
         credit=RULES[name],
     )
 
 
-def compare(options: Options, name: str, rates: Sequence[float]) -> dict[str, Any]:
+def compare(options: Options, name: str, rates: Sequence[float], splits: Splits) -> Row:
     """The row of one rule: errors in percent over the seeds, and how far its last direction is from the gradient."""
+    folder = Path(options.workdir) / options.net / name
 
-    def result(rate: float, seed: int) -> dict[str, Any]:
-        folder = Path(options.workdir) / options.net / name / f"{rate:g}" / str(seed)
-        row = train(configured(options, name, rate, seed), folder)
-        return row | json.loads((folder / "timing.jsonl").read_text().splitlines()[-1])
+    def result(rate: float, seed: int, epochs: int) -> tuple[Row, float]:
+        """-> (the last metrics of a run, the seconds of all processors that it took)."""
+        path = folder / f"{epochs}_epochs" / f"{rate:g}" / str(seed)
+        cost = path / "processor_seconds.json"
+        before = json.loads(cost.read_text()) if cost.is_file() else 0.0
+        start = time.process_time()
+        row = train(configured(options, name, rate, seed, epochs), path, splits=splits)
+        seconds = before or time.process_time() - start
+        write_json(cost, seconds)
+        return row, seconds
 
-    held_out = {rate: error(result(rate, 0), "validation") for rate in rates}
+    def tried(rate: float) -> float:
+        try:
+            return error(result(rate, 0, options.tries)[0], "validation")
+        except NotFinite:  # too high a rate for a steady state
+            return 100.0
+
+    held_out = {rate: tried(rate) for rate in rates}
     rate = min(held_out, key=lambda rate: held_out[rate])
-    ends = [result(rate, seed) for seed in range(options.seeds)]
-    test = [error(row, "test") for row in ends]
+    ends, seconds = zip(*(result(rate, seed, options.epochs) for seed in range(options.seeds)), strict=True)
     cosines = [figures[0] for row in ends for path, figures in row.get("alignment", {}).items() if path.endswith("/w")]
     return {
         "rule": name,
         "rate": rate,
         "held_out": held_out,
-        "test": test,
+        "validation": [error(row, "validation") for row in ends],
+        "test": [error(row, "test") for row in ends],
         "cosine": fmean(cosines) if cosines else 1.0,
-        "steps_per_second": fmean(row["steps_per_second"] for row in ends),
+        "processor_seconds": fmean(seconds),
+        "epochs": options.epochs,
     }
 
 
-def error(row: dict[str, Any], part: str) -> float:
+def error(row: Row, part: str) -> float:
     """Of a row of metrics, in percent."""
     return 100 * (1 - row[f"{part}_accuracy"])
 
 
-def show(row: dict[str, Any]) -> str:
-    """A row as a line: the test error with its standard deviation over the seeds, the rate, the mean cosine."""
-    test = row["test"]
-    return (
-        f"{row['rule']:24s} test error {fmean(test):.2f} % +- {pstdev(test):.2f} ({len(test)} seeds), "
-        f"learning rate {row['rate']:g}, cosine {row['cosine']:.2f}, {row['steps_per_second']:.0f} steps/s"
+def write(rows: Sequence[Row], path: Path) -> None:
+    """The rows as JSON, with the machine, and beside it as a table and as a picture."""
+    write_json(path, {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "rows": rows})
+    write_whole(path.with_suffix(".md"), f"{HEAD}\n{markdown(rows)}\n".encode())
+    figure = new_figure(7, 1 + 0.3 * len(rows))
+    axes = figure.subplots()
+    names = [row["rule"] for row in rows]
+    axes.errorbar([fmean(row["test"]) for row in rows], names, xerr=[pstdev(row["test"]) for row in rows], fmt="o")
+    for row in rows:
+        axes.plot(row["test"], [row["rule"]] * len(row["test"]), "k.", alpha=0.4)
+    axes.set(xlabel="test error, %")
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    save_figure(figure, path.with_suffix(".png"))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Lines of a table: the test error with its standard deviation over the seeds, the cosine, the cost, the rate."""
+    return "\n".join(
+        f"| `{row['rule']}` | {fmean(row['test']):.2f} +- {pstdev(row['test']):.2f} | {len(row['test'])} | "
+        f"{row['cosine']:.2f} | {row['processor_seconds']:.0f} | {row['rate']:g} |"
+        for row in rows
     )

@@ -7,6 +7,7 @@ from jaxbp.credit.direct import DirectFeedbackAlignment
 from jaxbp.credit.eligibility import EProp
 from jaxbp.credit.equilibrium import ContrastiveHebbian, EquilibriumPropagation
 from jaxbp.credit.feedback import FeedbackAlignment, KolenPollack, SignSymmetric
+from jaxbp.credit.forward_forward import ForwardForward
 from jaxbp.credit.forward_gradient import ForwardGradient
 from jaxbp.credit.mirror import WeightMirror
 from jaxbp.credit.noise import NoisyEM
@@ -33,6 +34,7 @@ __all__ = [
     "ErrorSplit",
     "FeedbackAlignment",
     "FeedbackNet",
+    "ForwardForward",
     "ForwardGradient",
     "KolenPollack",
     "NoisyEM",

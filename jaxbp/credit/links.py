@@ -30,9 +30,12 @@ LEAVES = ("w", "wx", "wh", "wn")
 def link_names(rule: str, layer: Layer, params: PyTree, kinds: Kinds = LINKED, reason: str = "") -> list[str]:
     """The names of a leaf layer's link weights.
 
-    Raises InputError for a layer that has weights and is none of `kinds`; reason: why a recurrent one is not.
+    Raises InputError for a layer that has weights and is none of `kinds`; reason: why a recurrent one is not. And for a
+    recurrent layer whose backward pass makes its states again: it would do so with the weights of the way back.
     """
     if isinstance(layer, kinds):
+        if isinstance(layer, Recurrent) and layer.keep != "all":
+            raise InputError(f"{rule} needs Recurrent(keep='all'), which makes no state again, got keep='{layer.keep}'")
         return [name for name in LEAVES if name in params]
     if params and not isinstance(layer, UNLINKED):
         known = ", ".join(kind.__name__ for kind in kinds)

@@ -193,6 +193,33 @@ def test_forward_gradients_are_unbiased():
 
 
 @pytest.mark.slow
+def test_forward_forward_descends_each_stages_own_goodness():
+    """jax.grad of the losses that the docstring names, and the loss's own gradient in the last stage."""
+    model, params, batch, ctx, spec, truth = setting("dense")
+    rule = credit.ForwardForward()
+    kept = cast(rule.init_state(KEY, params, model, spec), jnp.float64)
+    result = direction(rule, "dense", kept)
+    assert worst((result.value, result.grads["04_dense"]), (truth.value, truth.grads["04_dense"])) <= 1e-12
+    other = (batch["y"] + jax.random.randint(ctx.draw("noise"), (7,), 1, 3)) % 3
+    assert not jnp.any(other == batch["y"])
+
+    def local(params):
+        total = 0
+        for label, sign in ((batch["y"], 1), (other, -1)):
+            h = batch["x"] + kept["code"][label]
+            for name in ("00_dense", "02_dense"):
+                h = jnp.tanh(jax.lax.stop_gradient(h) @ params[name]["w"].T + params[name]["b"])
+                total += jnp.sum(jax.nn.softplus(sign * (rule.threshold - jnp.mean(h * h, 1)))) / 7
+        return total
+
+    own = jax.grad(local)(params)
+    assert worst([result.grads[name] for name in ("00_dense", "02_dense")], [own["00_dense"], own["02_dense"]]) <= 1e-12
+    targets = jaxbp.batch(batch["x"], jnp.ones((7, 3)))
+    with pytest.raises(InputError, match="ForwardForward needs labels, whole numbers, got targets of float64"):
+        rule.gradient(model, LOSS)(params, targets, credit.carrying(ctx, kept))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["last", *nightly("sequence")])
 def test_real_time_recurrent_learning_is_backpropagation_through_time(output):
     model = jaxbp.Chain(jaxbp.Dense(3), jaxbp.Recurrent(jaxbp.LSTMCell(2), output=output), jaxbp.Dense(3))
@@ -221,6 +248,11 @@ REFUSED = {
         GRU,
         (3, 4, 2),
     ),
+    "FeedbackAlignment needs Recurrent(keep='all'), which makes no state again, got keep='sqrt'": (
+        credit.FeedbackAlignment(),
+        jaxbp.Recurrent(jaxbp.GRUCell(2), keep="sqrt"),
+        (3, 4, 2),
+    ),
     "DirectFeedbackAlignment needs outputs [N, O], and the model has [3, 4, 2]": (
         credit.DirectFeedbackAlignment(),
         jaxbp.Dense(2),
@@ -247,6 +279,7 @@ KEYS = {  # rule: its keys' other values, each of which must change what three s
     credit.WeightMirror(): {"rate": 0.5, "scale": 2.0},
     credit.DirectFeedbackAlignment(): {"scale": 2.0},
     credit.ErrorSplit(): {"share": "transpose"},
+    credit.ForwardForward(): {"threshold": 2.0, "scale": 1.0},
     credit.ForwardGradient(): {"directions": 2},
     credit.PredictiveCoding(): {"predictions": "fixed", "nudge": 2.0, "relaxer": credit.Relaxer(steps=1)},
     credit.DifferenceTargetPropagation(): {"activation": "identity", "rate": 1.0, "inverse_rate": 1.0, "noise": 1.0},

@@ -113,6 +113,7 @@ def test_a_split_layer_is_the_layer(case, letter):
 GPTS = {
     "tied": GPT(24, 16, 2, 4, context=8, head="tied", dropout=0.1),
     "free": GPT(24, 16, 2, 4, context=8, gelu="tanh", keep="input", positions="rotary"),
+    "reversible": GPT(24, 16, 2, 4, context=8, keep="inverse", positions="sinusoidal", dropout=0.1),
 }
 
 
@@ -155,6 +156,7 @@ def check_equal(placement, program, arguments, alone):
         pytest.param("free", (1, 1, 4), 16, marks=pytest.mark.nightly),
         pytest.param("free", (2, 2, 2), None, marks=pytest.mark.nightly),
         pytest.param("tied", (1, 2, 4), 16, marks=pytest.mark.nightly),
+        pytest.param("reversible", (2, 1, 4), None, marks=pytest.mark.nightly),
     ],
 )
 def test_gradients_of_a_gpt_are_those_of_one_device(name, axes, chunk):

@@ -1,0 +1,127 @@
+"""What is said of backpropagation and of descent, each on the smallest net that shows it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbp
+from jaxbp import Chain, Context, Dense, Sigmoid, SquaredError, Step, Tanh
+from jaxbp.scalar import Value
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64")]
+BOWL = np.array([1.0, 100.0])  # the curvatures of a quadratic with a long valley
+
+
+def draw(*shape):
+    """Normal numbers, the same ones for the same shape."""
+    return np.random.default_rng(shape).normal(size=shape)
+
+
+def batch_of(inputs, outputs, rows=1):
+    """Random rows."""
+    return jaxbp.batch(jnp.asarray(draw(rows, inputs)), jnp.asarray(draw(rows, outputs)))
+
+
+def in_float64(model, spec):
+    """Initial parameters as float64."""
+    params = model.init(jax.random.key(0), spec)
+    return jax.tree.map(lambda p: p.astype(jnp.float64), params)
+
+
+def test_a_delta_is_what_a_small_shift_of_its_sum_changes():
+    """Nielsen's demon: C(z_j + h) - C(z_j) = delta_j h, up to h^2, for each neuron of the hidden layer."""
+    batch = batch_of(3, 2)
+    last = Chain(Tanh(), Dense(2), Sigmoid())
+    z = jnp.asarray(draw(1, 4))
+    params = in_float64(last, z)
+    cost = lambda z: float(jnp.sum((last.forward(params, z, Context())[0] - batch["y"]) ** 2) / 2)
+    output, cache = last.forward(params, z, Context())
+    delta = np.asarray(last.backward(params, cache, output - batch["y"])[0])[0]
+    for j, unit in enumerate(np.eye(4)):
+        rests = [abs(cost(z + h * unit) - cost(z) - h * delta[j]) for h in (1e-2, 1e-3)]
+        assert rests[1] < 2e-2 * rests[0] < 1e-4
+
+
+def test_logistic_regression_by_the_chain_rule_and_directly():
+    """dC/da da/dz with da/dz = a (1 - a), and C = ln(1 + e^z) - t z differentiated at once: x (a - t) both times."""
+    x, t, w = draw(5, 3), np.array([[0.0], [1], [1], [0], [1]]), draw(1, 3)
+    a = 1 / (1 + np.exp(-x @ w.T))
+    by_chain = (((a - t) / (a * (1 - a))) * (a * (1 - a))).T @ x / 5
+    directly = (a - t).T @ x / 5
+    batch = jaxbp.batch(jnp.asarray(x), jnp.asarray(t))
+    model = Dense(1, bias=False)
+    ours = jaxbp.value_and_grad(model, jaxbp.BinaryCrossEntropy())({"w": jnp.asarray(w)}, batch).grads["w"]
+    np.testing.assert_allclose(by_chain, directly, rtol=1e-12)
+    np.testing.assert_allclose(ours, directly, rtol=1e-12)
+
+
+def test_a_steep_sigmoid_is_a_step():
+    z = jnp.asarray([[-2.0, -0.5, 0.5, 2.0]])
+    step = Step().forward({}, z, Context())[0]
+    gaps = [jnp.max(jnp.abs(Sigmoid().forward({}, c * z, Context())[0] - step)) for c in (1, 10, 100)]
+    assert gaps[2] < 1e-20 < gaps[1] < 0.01 < gaps[0]
+
+
+@pytest.mark.parametrize("radius", [0.9, 1.1])
+def test_a_delta_through_time_falls_or_grows_as_the_radius_to_the_steps(radius):
+    steps = 40
+    layer = jaxbp.Recurrent(jaxbp.SimpleCell(3, activation="identity"), output="last")
+    x = jnp.asarray(draw(1, steps, 3))
+    turn = np.linalg.qr(draw(3, 3))[0]
+    params = in_float64(layer, x) | {"wh": jnp.asarray(radius * turn), "wx": jnp.eye(3)}
+    cache = layer.forward(params, x, Context())[1]
+    norms = jnp.linalg.norm(layer.backward(params, cache, jnp.ones((1, 3)))[0][0], axis=-1)
+    np.testing.assert_allclose(norms, np.sqrt(3) * radius ** np.arange(steps)[::-1], rtol=1e-9)
+
+
+def descend(rate, momentum, steps=300):
+    """The value of the bowl after so many steps of jaxbp's descent."""
+    optimizer = jaxbp.optim.SGD(learning_rate=rate, momentum=momentum).build(steps)
+    p = jnp.ones(2)
+    state = optimizer.init(p)
+    values = []
+    for _ in range(steps):
+        updates, state = optimizer.update(jnp.asarray(BOWL) * p, state, p)
+        p = p + updates
+        values.append(float(jnp.sum(jnp.asarray(BOWL) * p**2) / 2))
+    return np.array(values)
+
+
+def test_small_steps_fall_at_every_step():
+    values = descend(0.019, 0.0, 60)
+    assert np.all(np.diff(values) < 0)
+
+
+def test_momentum_needs_fewer_steps_in_a_long_valley():
+    plain = descend(2 / (BOWL[0] + BOWL[1]), 0.0)
+    root = np.sqrt(BOWL)
+    heavy = descend(4 / (root[0] + root[1]) ** 2, ((root[1] - root[0]) / (root[1] + root[0])) ** 2)
+    needed = lambda values: int(np.argmax(values < 0.01))
+    assert 3 * needed(heavy) < needed(plain)
+
+
+def test_ordered_derivatives_of_a_triangular_system():
+    """Werbos: x_i = f_i(x_1 ... x_(i-1)), and F_i = dC/dx_i + sum of F_j df_j/dx_i over j > i, from the last back."""
+    lower = np.tril(draw(5, 5), -1)
+    x = [0.3]
+    for i in range(1, 5):
+        x.append(np.tanh(lower[i, :i] @ x[:i]))
+    slope = lower * (1 - np.square(x))[:, None]
+    ordered = np.zeros(5)
+    for i in reversed(range(5)):
+        ordered[i] = (i == 4) + ordered[i + 1 :] @ slope[i + 1 :, i]
+    value = Value(0.3)
+    nodes = [value]
+    for i in range(1, 5):
+        nodes.append(sum((float(lower[i, j]) * nodes[j] for j in range(i)), Value(0.0)).tanh())
+    nodes[4].backward()
+    np.testing.assert_allclose([node.gradient for node in nodes], ordered, rtol=1e-12)
+
+
+def test_a_gaussians_negative_log_likelihood_is_squared_error():
+    y, t = draw(2, 4, 2)
+    likelihood = -np.sum(np.log(np.exp(-((y - t) ** 2) / 2) / np.sqrt(2 * np.pi)), axis=1)
+    batch = jaxbp.batch(jnp.asarray(y), jnp.asarray(t))
+    value = jaxbp.value_and_grad(jaxbp.Identity(), SquaredError("half_sum"))({}, batch).value
+    np.testing.assert_allclose(value, np.mean(likelihood) - np.log(2 * np.pi), rtol=1e-12)
