@@ -125,9 +125,9 @@ def test_losses_of_all_kinds_are_those_of_one_device(tmp_path):
 @pytest.mark.parametrize(
     "keys",
     [
-        {"optimizer": optim.KFAC(), "run.health_every": 7},
+        {"optimizer": optim.KFAC(), "run.health_every": 6},
         {"optimizer": optim.SGD(0.05, private=optim.Private())},
-        {"credit": WeightMirror(), "run.health_every": 7},
+        {"credit": WeightMirror(), "run.health_every": 6},
     ],
     ids=["curvature", "private", "credit"],
 )
