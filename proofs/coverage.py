@@ -13,11 +13,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxbp.commands.__main__ import COMMANDS
+from jaxbp.commands import cli
+from jaxbp.commands.__main__ import COMMANDS, guarded
+from jaxbp.typed import Typed
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "coverage.tsv"
@@ -109,12 +112,24 @@ def page(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@dataclass(frozen=True)
+class Options(Typed):
+    """The options of the program.
+
+    Args:
+        check: write nothing, and fail where the page is not that of the table
+    """
+
+    check: bool = False
+
+
 def main(words: Sequence[str]) -> int:
-    """Follows the places and writes the page, or compares it with the one that is there."""
+    """Follows the places and writes the page, or compares it with the one that is there; returns the exit status."""
+    options = cli.read_all(Options, words)
     with TABLE.open(newline="") as file:
         rows = [Row(*fields) for fields in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)][1:]
     lines = [line for row in rows for line in faults(row)]
-    if "--check" not in words:
+    if not options.check:
         PAGE.write_text(page(rows))
     elif not PAGE.exists() or PAGE.read_text() != page(rows):
         lines.append("docs/coverage.md is not that of docs/coverage.tsv: run python -m proofs.coverage")
@@ -123,4 +138,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(main))
