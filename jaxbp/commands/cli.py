@@ -119,7 +119,9 @@ def _takes(option: str, word: str, types: dict[str, Any]) -> bool:
 
 def _show_help(cls: type[Typed], values: dict[str, Any], words: Sequence[str]) -> None:
     values = {field.name: values.get(field.name, field.default) for field in fields(cls)}
-    config = configuration.override(load(values["config"]), words, _names(cls)) if values.get("config") else None
+    config = None
+    if "config" in values:  # where it is None, the command has experiments of its own: every experiment has these keys
+        config = configuration.override(load(values["config"] or "xor"), words, _names(cls))
     print(sys.modules[cls.__module__].__doc__)
     for name, kind in field_types(cls).items():
         print(describe(f"--{name}", meanings(cls)[name], values[name], spell(kind)))
