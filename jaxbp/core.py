@@ -265,6 +265,20 @@ def leaf_layers(layer: Layer) -> list[Layer]:
     return leaves
 
 
+def layers_in(layer: Layer) -> Iterator[Layer]:
+    """The layer and all that are in it, combinators too."""
+    yield layer
+    children: list[Layer] = []
+
+    def collect(child: Layer) -> Layer:
+        children.append(child)
+        return child
+
+    layer.map(collect)
+    for child in children:
+        yield from layers_in(child)
+
+
 def map_leaves(layer: Layer, f: Callable[[Layer], Layer]) -> Layer:
     """The same combinators with `f` applied to every leaf layer."""
     mapped = layer.map(lambda child: map_leaves(child, f))

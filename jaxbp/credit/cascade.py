@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxbp.core import wide
+from jaxbp.errors import InputError
 from jaxbp.typed import Count, Typed
 
 
@@ -55,8 +57,15 @@ class CascadeCorrelation(Typed):
     steps: Count = 300
 
     def grow(self, x: jax.Array, t: jax.Array, key: jax.Array) -> Grown:
-        """The net for inputs x [N, I] and targets t [N, O]."""
+        """The net for inputs x [N, I] and targets t [N, O], computed in the dtype of x, float32 at least.
+
+        Raises InputError for other shapes, and for an x that is not of floating-point numbers.
+        """
+        if jnp.ndim(x) != 2 or jnp.ndim(t) != 2 or len(x) != len(t):
+            shapes = f"{list(jnp.shape(x))} and {list(jnp.shape(t))}"
+            raise InputError(f"CascadeCorrelation needs inputs [N, I] and targets [N, O], got {shapes}")
         a = widened(x, self.units)
+        t = jnp.asarray(t, a.dtype)
         units, errors = [], []
         for k in range(self.units + 1):
             outputs = jnp.linalg.lstsq(a, t)[0].T
@@ -99,6 +108,7 @@ def covariance_gradient(a: jax.Array, e: jax.Array, w: jax.Array) -> jax.Array:
 
 def widened(x: jax.Array, units: int) -> jax.Array:
     """(x, 1, zeros) [N, I + 1 + units]: room for the units."""
+    x = wide(x)
     return jnp.concatenate([x, jnp.ones_like(x[:, :1]), jnp.zeros((len(x), units), x.dtype)], 1)
 
 

@@ -88,6 +88,9 @@ class Backpropagation(Credit):
 class Swept(Credit):
     """The base of rules that are one reverse sweep over the caches of an ordinary forward pass."""
 
+    def check(self, model: Layer) -> None:
+        """Raises InputError for a model that the rule is not defined for."""
+
     @abstractmethod
     def backward(
         self, model: Layer, params: PyTree, cache: PyTree, dy: jax.Array, kept: PyTree, ctx: Context
@@ -96,6 +99,8 @@ class Swept(Credit):
         raise NotImplementedError
 
     def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
+        self.check(model)
+
         def run(params: PyTree, batch: Batch, ctx: Context) -> Result:
             own, kept = parted(ctx.state)
             x, ctx = replace(ctx, state=own).counted(batch)

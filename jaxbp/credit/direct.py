@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from jaxbp.core import Context, Layer, PyTree, add, output_spec
 from jaxbp.credit.config import Swept
-from jaxbp.credit.links import FEED_FORWARD, link_names, traced_sweep
+from jaxbp.credit.links import FEED_FORWARD, link_names, refuse, traced_sweep
 from jaxbp.errors import InputError
+from jaxbp.neural_ode import NeuralODE
 from jaxbp.rules import Rule
 from jaxbp.typed import Positive
 
@@ -27,13 +28,16 @@ class DirectFeedbackAlignment(Swept):
     """The delta below every link is a fixed random projection of the error at the output.
 
     Exact for the last link weight. Of the others it has the derivative of the activation at the layer itself right,
-    and nothing of the layers above.
+    and nothing of the layers above. Raises InputError for NeuralODE, which would hear the error at each evaluation.
 
     Args:
         scale: standard deviation of B times the square root of the number of outputs
     """
 
     scale: Positive = 1.0
+
+    def check(self, model: Layer) -> None:
+        refuse(type(self).__name__, model, (NeuralODE,), "each of its evaluations would get the whole error")
 
     def init_state(self, key: jax.Array, params: PyTree, model: Layer, spec: PyTree) -> PyTree:
         y = output_spec(model, spec)

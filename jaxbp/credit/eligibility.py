@@ -18,10 +18,8 @@ import jax.numpy as jnp
 from jaxbp.core import Context, Layer, PyTree, add
 from jaxbp.credit.config import Swept
 from jaxbp.errors import InputError
-from jaxbp.layers import Recurrent
+from jaxbp.layers import GRUCell, Recurrent
 from jaxbp.rules import Rule
-
-FROM_OTHERS = ("wh", "wn")  # the weights by which a unit hears others
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class EProp(Swept):
 
     Exact where recurrent weights are zero, and in what is no recurrent layer above the recurrent ones. A unit's own
     state counts in full: the potential of a SpikingCell and its reset, the memory of an LSTMCell, the leak of a
-    ContinuousCell. (The paper leaves the reset out.)
+    ContinuousCell. (The paper leaves the reset out.) Raises InputError for GRUCell(reset="before"), whose reset gates
+    change what other units hear in the same step: that is in no unit's own trace.
     """
 
     def backward(
@@ -44,5 +43,7 @@ def _take(layer: Layer, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTr
         return layer.backward(params, cache, dy)
     if layer.keep != "all":
         raise InputError(f"EProp needs all states of a recurrent layer: keep must be all, got {layer.keep}")
-    alone = {name: jnp.zeros_like(w) if name in FROM_OTHERS else w for name, w in params.items()}
+    if isinstance(layer.cell, GRUCell) and layer.cell.reset == "before":
+        raise InputError("EProp needs GRUCell(reset='after'): a gate that resets before wn acts on other units at once")
+    alone = {name: jnp.zeros_like(w) if name == "wh" else w for name, w in params.items()}
     return layer.backward(alone, cache, dy)

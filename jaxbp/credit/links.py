@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbp.core import Context, Layer, PyTree
+from jaxbp.core import Context, Layer, PyTree, layers_in
 from jaxbp.errors import InputError
 from jaxbp.layers import BatchNorm, Conv, ConvTranspose, Dense, Embedding, GroupNorm, LayerNorm, Recurrent, RMSNorm
 from jaxbp.rules import Rule
@@ -42,6 +42,13 @@ def link_names(rule: str, layer: Layer, params: PyTree, kinds: Kinds = LINKED, r
         why = reason if reason and isinstance(layer, Recurrent) else "its delta passes through weights of another kind"
         raise InputError(f"{rule} is not defined for {type(layer).__name__}, only for {known}: {why}")
     return []
+
+
+def refuse(rule: str, model: Layer, kinds: Kinds, reason: str) -> None:
+    """Raises InputError where a combinator of `kinds` is in the model."""
+    for layer in layers_in(model):
+        if isinstance(layer, kinds):
+            raise InputError(f"{rule} is not defined for {type(layer).__name__}: {reason}")
 
 
 def traced_sweep(

@@ -18,8 +18,10 @@ import jax.numpy as jnp
 
 from jaxbp.core import Context, Layer, PyTree, add, register
 from jaxbp.credit.config import Swept
-from jaxbp.credit.links import FEED_FORWARD, link_names
+from jaxbp.credit.links import FEED_FORWARD, link_names, refuse
 from jaxbp.layers import Activation
+from jaxbp.neural_ode import NeuralODE
+from jaxbp.reversible import Reversible
 from jaxbp.rules import Rule
 
 WHY = "its slopes lie inside of the cell"
@@ -40,12 +42,18 @@ class ErrorSplit(Swept):
 
     Exact for the last link weight, and with "transpose" for every weight of a model without activations. In a model of
     one hidden layer "transpose" is exact too: the slope that is missing on the way is made up for at the weight.
+    Raises InputError for NeuralODE and Reversible, which compute with the deltas of their layers.
 
     Args:
         share: weights: in proportion to |w|, all of the error and no more; transpose: times w
     """
 
     share: Literal["weights", "transpose"] = "weights"
+
+    def check(self, model: Layer) -> None:
+        refuse(
+            type(self).__name__, model, (NeuralODE, Reversible), "it sends back parts of a delta, and no whole error"
+        )
 
     def backward(
         self, model: Layer, params: PyTree, cache: PyTree, dy: jax.Array, kept: PyTree, ctx: Context

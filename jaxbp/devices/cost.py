@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxbp.compose import Stack
-from jaxbp.core import Context, Layer, PyTree, map_leaves
+from jaxbp.core import Context, Layer, PyTree, layers_in, map_leaves
 from jaxbp.deferred import Defer
 from jaxbp.devices.tensor import alone, shared
 from jaxbp.losses import SoftmaxCrossEntropy
@@ -86,7 +86,7 @@ def counts_of(model: GPT, length: int, tensor: int) -> Counts:
     loss = SoftmaxCrossEntropy(chunk=384)
     own = loss.prepared(whole) if tensor == 1 else alone(shared(whole, loss, tensor, tensor, classes=True))
     total = summary(map_leaves(own, with_logits), spec).total
-    stack = next(layer for layer in children(own) if isinstance(layer, Stack))
+    stack = next(layer for layer in layers_in(own) if isinstance(layer, Stack))
     x = jax.ShapeDtypeStruct((*spec.shape, model.width), "bfloat16")
     rows = model.outputs if model.outputs % tensor else model.outputs // tensor
     return Counts(
@@ -103,20 +103,6 @@ def with_logits(leaf: Layer) -> Layer:
     if isinstance(leaf, Defer):
         return leaf.inner
     return replace(leaf, inner=with_logits(leaf.inner)) if isinstance(leaf, Wrapper) else leaf
-
-
-def children(layer: Layer) -> Iterator[Layer]:
-    """The layer and all that are in it."""
-    yield layer
-    inside: list[Layer] = []
-
-    def collect(child: Layer) -> Layer:
-        inside.append(child)
-        return child
-
-    layer.map(collect)
-    for child in inside:
-        yield from children(child)
 
 
 def activation_bytes(model: Layer, spec: PyTree, train: bool = True) -> int:

@@ -40,6 +40,7 @@ from jaxbp.factors import Factors
 from jaxbp.inits import Initializer, initializer
 from jaxbp.ops.bias import add_bias, bias_gradient
 from jaxbp.ops.products import across, along, contraction, rounded
+from jaxbp.typed import Count, fits
 
 Arrays = tuple[jax.Array, ...]
 Pairs = dict[str, tuple[jax.Array | None, jax.Array]]
@@ -181,7 +182,8 @@ class SimpleCell(Cell):
         super().__post_init__()
         if self.activation not in FROM_OUTPUT:
             raise unknown("SimpleCell activation", self.activation, FROM_OUTPUT)
-        require(self, "delays", min(self.delays, default=0) >= 1, "one or more numbers of at least 1")
+        whole = fits(self.delays, tuple[Count, ...]) and len(self.delays) > 0
+        require(self, "delays", whole, "a tuple of one or more whole numbers of at least 1")
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x, h, b = jax.random.split(key, 3)

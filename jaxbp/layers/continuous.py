@@ -23,6 +23,7 @@ from jaxbp.errors import unknown
 from jaxbp.layers.cells import FROM_OUTPUT, Arrays, Cell, Pairs
 from jaxbp.ops.bias import add_bias
 from jaxbp.ops.products import across, along, rounded
+from jaxbp.typed import Positive, fits
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class ContinuousCell(Cell):
         super().__post_init__()
         if self.activation not in FROM_OUTPUT:
             raise unknown("ContinuousCell activation", self.activation, FROM_OUTPUT)
-        require(self, "dt", self.dt > 0, "above 0")
-        least, most = self.time_constants
-        require(self, "time_constants", 0 < least <= most, "two numbers above 0, the smaller first")
+        require(self, "dt", fits(self.dt, Positive), "a finite number above 0")
+        times = self.time_constants
+        ordered = fits(times, tuple[Positive, ...]) and len(times) == 2 and times[0] <= times[1]
+        require(self, "time_constants", ordered, "two finite numbers above 0, the smaller first")
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x, h, b = jax.random.split(key, 3)

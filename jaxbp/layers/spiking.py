@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxbp.core import Case, PyTree, require, shaped
 from jaxbp.layers.cells import Arrays, Cell, Pairs
 from jaxbp.ops.products import across
+from jaxbp.typed import Fraction, Positive, fits
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -60,9 +61,9 @@ class SpikingCell(Cell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "decay", 0 <= self.decay < 1, "in [0, 1)")
-        require(self, "threshold", self.threshold > 0, "above 0")
-        require(self, "slope", self.slope > 0, "above 0")
+        require(self, "decay", fits(self.decay, Fraction), "in [0, 1)")
+        require(self, "threshold", fits(self.threshold, Positive), "a finite number above 0")
+        require(self, "slope", fits(self.slope, Positive), "a finite number above 0")
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         x, h, b = jax.random.split(key, 3)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax
+import numpy as np
 import optax
 
 from jaxbp.backprop import Result, value_and_grad
@@ -14,6 +16,8 @@ from jaxbp.core import Layer, PyTree
 from jaxbp.losses import Loss
 from jaxbp.optim.objective import Objective
 from jaxbp.typed import Typed
+
+Array = jax.Array | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,6 @@ class OptimizerConfig(Typed, ABC):
 
     def check(self, params: PyTree) -> None:
         """Raises InputError where the optimizer does not fit parameters (arrays or shapes)."""
+
+    def check_targets(self, target: Array, weight: Array) -> None:
+        """Raises InputError where the optimizer does not fit the targets of the items whose weight [...] is not 0."""

@@ -20,7 +20,7 @@ import optax
 from jax.scipy.linalg import cho_factor, cho_solve
 
 from jaxbp.backprop import item_weights
-from jaxbp.core import Batch, Context, Layer, PyTree
+from jaxbp.core import Batch, Context, Layer, PyTree, path_name, shapes_text
 from jaxbp.errors import InputError
 from jaxbp.layers import Dense
 from jaxbp.optim.config import OptimizerConfig
@@ -46,13 +46,18 @@ class GainBackpropagation(OptimizerConfig):
     forgetting: Annotated[float, Range(0, 1, "(]")] = 1.0
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
-        is_layer = lambda node: isinstance(node, dict) and "w" in node
+        is_layer = lambda node: isinstance(node, dict) and any(hasattr(leaf, "shape") for leaf in node.values())
 
-        def first(layer: dict[str, jax.Array]) -> jax.Array:
+        def first(path: tuple, layer: dict[str, jax.Array]) -> jax.Array:
+            if not is_layer(layer) or not {"w"} <= layer.keys() <= {"w", "b"} or layer["w"].ndim != 2:
+                shapes = shapes_text({path_name(path): layer} if path else layer)
+                raise InputError(
+                    f"GainBackpropagation is defined for Dense, each with w [O, I] of its own, got {shapes}"
+                )
             return jnp.eye(layer["w"].shape[1] + ("b" in layer), dtype=layer["w"].dtype) / self.start
 
         def init(params: PyTree) -> PyTree:
-            return jax.tree.map(first, params, is_leaf=is_layer)
+            return jax.tree_util.tree_map_with_path(first, params, is_leaf=is_layer)
 
         def update(
             grads: PyTree, state: PyTree, params: PyTree, *, batch: Batch, ctx: Context, **_: object
@@ -86,7 +91,9 @@ def layer_inputs(model: Layer, params: PyTree, batch: Batch, ctx: Context) -> tu
         return layer.backward(params, cache, dy)[0], cache if params else {}
 
     def twice(x: jax.Array, other: jax.Array) -> jax.Array:
-        raise InputError("GainBackpropagation is defined for weights that are used once, and two nodes share some")
+        raise InputError(
+            "GainBackpropagation is defined for weights that are used once in a pass, and some are used again"
+        )
 
     x, ctx = ctx.counted(batch)
     y, cache = model.forward(params, x, ctx)

@@ -19,14 +19,16 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxbp.backprop import Result, item_weights
-from jaxbp.core import Batch, Context, Layer, PyTree, entry, leaf_layers, state_after
+from jaxbp.compose import Chain, Graph
+from jaxbp.core import Batch, Context, Layer, PyTree, entry, layers_in, state_after
 from jaxbp.errors import InputError
 from jaxbp.layers import Dense, Flatten, Identity
 from jaxbp.losses import Loss, SquaredError
-from jaxbp.optim.config import OptimizerConfig
+from jaxbp.optim.config import Array, OptimizerConfig
 from jaxbp.optim.objective import Objective
 from jaxbp.typed import Positive, Range
 
@@ -39,7 +41,7 @@ class OneLayer(OptimizerConfig):
 
     @abstractmethod
     def error(self, y: jax.Array, target: jax.Array, squares: jax.Array, threshold: float) -> jax.Array:
-        """Like y [N, O]; squares [N, 1]: |x|^2 of each example, the input of 1 included where there is a bias."""
+        """Like y [..., O]; squares [..., 1]: |x|^2 of each item, the input of 1 included where there is a bias."""
         raise NotImplementedError
 
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
@@ -48,7 +50,7 @@ class OneLayer(OptimizerConfig):
     def gradient(self, model: Layer, loss: Loss) -> Callable[..., Result]:
         """The rule's direction. Raises InputError for a model of more than one Dense."""
         name = type(self).__name__
-        layers = [layer for layer in leaf_layers(model) if not isinstance(layer, Flatten | Identity)]
+        layers = [layer for layer in layers_in(model) if not isinstance(layer, Chain | Graph | Flatten | Identity)]
         if len(layers) != 1 or not isinstance(layers[0], Dense):
             raise InputError(f"{name} trains one Dense and nothing else, got {', '.join(map(str, layers))}")
         bias = float(layers[0].bias)
@@ -60,9 +62,11 @@ class OneLayer(OptimizerConfig):
             if target.size != y.size:
                 raise InputError(f"{name} needs a target for each output {list(y.shape)}, got {list(target.shape)}")
             value, _ = loss.forward(y, target, weight)
-            squares = jnp.sum(jnp.square(x.reshape(len(x), -1)), 1, keepdims=True) + bias
+            self.check_targets(target, weight)
+            squares = jnp.sum(jnp.square(x.reshape(*y.shape[:-1], -1)), -1, keepdims=True) + bias
             error = self.error(y, target.reshape(y.shape).astype(y.dtype), squares, loss.threshold)
-            dy = jnp.where(weight[:, None] == 0, 0, weight[:, None].astype(y.dtype) * error)
+            shares = weight[..., None]
+            dy = jnp.where(shares == 0, 0, shares.astype(y.dtype) * error)
             return Result(value, model.backward(params, cache, dy)[1], state_after(model, ctx, cache), y)
 
         return run
@@ -75,9 +79,19 @@ class Perceptron(OneLayer):
     From weights of zero, on data that a unit vector u separates with t (u x) >= margin for t = +-1, it makes at most
     (radius / margin)^2 mistakes in all, radius the largest |x| (Novikoff 1962), whatever the learning rate.
 
+    Raises InputError for targets other than 0 and 1, those of a run and those of a call that is not traced.
+
     Args:
         learning_rate: of the step that a mistake makes
     """
+
+    def check_targets(self, target: Array, weight: Array) -> None:
+        if isinstance(target, jax.core.Tracer) or isinstance(weight, jax.core.Tracer):
+            return
+        counted = np.asarray(target)[np.asarray(weight) != 0]
+        strange = counted[(counted != 0) & (counted != 1)]
+        if strange.size:
+            raise InputError(f"Perceptron needs targets of 0 or 1, got {strange[0]}")
 
     def error(self, y: jax.Array, target: jax.Array, squares: jax.Array, threshold: float) -> jax.Array:
         return (y > threshold).astype(y.dtype) - target

@@ -59,6 +59,7 @@ def check_fit(config: Config, model: Layer, splits: Splits) -> None:
     params = jax.eval_shape(lambda key: model.init(key, batch["x"]), jax.random.key(0))
     check_size(config.run, params, splits)
     config.optimizer.check(params)
+    config.optimizer.check_targets(splits.train.y, splits.train.counting())
     for penalty in config.objective(batch["x"]).penalties:
         penalty.chosen(params)
     check_optimizer(config, model, params, batch)

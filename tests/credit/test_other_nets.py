@@ -135,6 +135,20 @@ def test_a_cut_leaves_the_share_with_the_highest_scores():
         pruning.cut(params, params, 50)
 
 
+@pytest.mark.parametrize(
+    ("x", "target", "words"),
+    [
+        (np.ones((4, 2)), np.ones(4), r"needs inputs \[N, I\] and targets \[N, O\], got \[4, 2\] and \[4\]"),
+        (np.ones((4, 2)), np.ones((3, 1)), r"got \[4, 2\] and \[3, 1\]"),
+        (np.ones((4, 2), int), np.ones((4, 1)), r"of floating-point numbers, got int64\[4, 2\]"),
+    ],
+    ids=["flat", "lengths", "integers"],
+)
+def test_rows_that_no_net_can_grow_on_are_refused_in_one_line(x, target, words):
+    with pytest.raises(InputError, match=words):
+        CascadeCorrelation().grow(x, target, KEY)
+
+
 def test_a_cascade_grows_one_unit_for_xor():
     bits = jnp.array([[0.0, 0], [0, 1], [1, 0], [1, 1]])
     target = jnp.array([[0.0], [1], [1], [0]])

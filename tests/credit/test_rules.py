@@ -272,6 +272,29 @@ def test_what_is_not_defined_is_refused_with_its_reason(line):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("rule", "layer"),
+    [
+        (credit.DirectFeedbackAlignment(), jaxbp.NeuralODE(jaxbp.Dense(2))),
+        (credit.ErrorSplit(), jaxbp.NeuralODE(jaxbp.Dense(2))),
+        (credit.ErrorSplit(), jaxbp.Reversible(jaxbp.Dense(1), jaxbp.Dense(1), 2)),
+    ],
+)
+def test_a_combinator_that_a_rule_cannot_pass_through_is_refused(rule, layer):
+    line = f"^{type(rule).__name__} is not defined for {type(layer).__name__}: "
+    with pytest.raises(InputError, match=line):
+        rule.gradient(jaxbp.Chain(layer, jaxbp.Dense(3)), LOSS)
+
+
+def test_eprop_refuses_gates_that_reset_what_other_units_hear():
+    model = jaxbp.Recurrent(jaxbp.GRUCell(2, reset="before"))
+    params = jax.eval_shape(model.init, KEY, jaxbp.shaped(3, 4, 2))
+    batch = {"x": jaxbp.shaped(3, 4, 2), "y": jaxbp.shaped(3, 4, 2), "weight": jaxbp.shaped(3, 4)}
+    run = credit.EProp().gradient(model, jaxbp.SquaredError())
+    with pytest.raises(InputError, match=r"^EProp needs GRUCell\(reset='after'\)"):
+        jax.eval_shape(lambda *a: run(*a, credit.carrying(jaxbp.Context(), {})), params, batch)
+
+
 KEYS = {  # rule: its keys' other values, each of which must change what three steps lead to
     credit.FeedbackAlignment(): {"scale": 2.0},
     credit.SignSymmetric(): {"magnitudes": "fixed"},

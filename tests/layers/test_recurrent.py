@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp import Chain, Context, Dense, GRUCell, InputError, LSTMCell, Recurrent, SimpleCell, bidirectional
+from jaxbp import (
+    Chain,
+    Context,
+    ContinuousCell,
+    Dense,
+    GRUCell,
+    InputError,
+    LSTMCell,
+    Recurrent,
+    SimpleCell,
+    SpikingCell,
+    bidirectional,
+)
 from jaxbp.check import worst
 from jaxbp.credit import RealTimeRecurrentLearning
 from tests.support.programs import compiled
@@ -248,6 +260,12 @@ def test_real_time_recurrent_learning_is_backpropagation_through_time(strict, ce
     [
         (lambda: SimpleCell(0), "features must be at least 1, got 0"),
         (lambda: SimpleCell(2, activation="tan"), "unknown SimpleCell activation 'tan'; did you mean 'tanh'"),
+        (lambda: SimpleCell(2, delays=(1.5,)), r"delays must be a tuple of one or more whole .*, got \(1.5,\)"),
+        (lambda: SimpleCell(2, delays=2), "delays must be a tuple of one or more whole .*, got 2"),
+        (lambda: ContinuousCell(2, time_constants=(1.0,)), "time_constants must be two finite numbers"),
+        (lambda: ContinuousCell(2, time_constants=(1.0, np.inf)), "time_constants must be two finite numbers"),
+        (lambda: ContinuousCell(2, dt=np.inf), "dt must be a finite number above 0, got inf"),
+        (lambda: SpikingCell(2, threshold=np.inf), "threshold must be a finite number above 0, got inf"),
         (lambda: GRUCell(2, reset="befor"), "unknown GRUCell reset 'befor'; did you mean 'before'"),
         (lambda: LSTMCell(2, wh_init="ortogonal"), "did you mean 'orthogonal'"),
         (
