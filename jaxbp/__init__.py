@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from jaxbp import layers
+from jaxbp import environment, layers  # noqa: F401  the environment first: it imports JAX
 from jaxbp.backprop import Result, as_function, batch, value_and_grad
 from jaxbp.compose import Chain, Graph, Node, Stack, bidirectional, parallel, residual
 from jaxbp.core import Case, Context, Layer, Shared, Static, cast, output_spec, shaped

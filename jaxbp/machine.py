@@ -52,7 +52,10 @@ def machine() -> dict[str, Any]:
 
 
 def check_devices() -> None:
-    """Raises InputError where this machine has no device of the kind that JAX is asked for."""
+    """Raises InputError where this machine has no device of the kind, or not the number, that JAX is asked for."""
+    devices = jax.config.values["jax_num_cpu_devices"]  # negative: not asked for
+    if devices == 0 or devices >= 2**31:
+        raise InputError(f"JAX_NUM_CPU_DEVICES={devices}: it must be at least 1, and no more than the memory holds")
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for a kind whose plug-in is not installed

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import jaxbp
 from jaxbp.commands.streams import flush_output, open_streams, tell
 from jaxbp.errors import InputError, unknown
+from jaxbp.machine import check_devices
 
 COMMANDS = {
     "tokenize": "text to files of token ids",
@@ -112,4 +113,8 @@ def run(words: Sequence[str]) -> int:
         raise unknown("command", words[0], COMMANDS)
     command = importlib.import_module(f"jaxbp.commands.{words[0]}")
     gc.freeze()  # what is imported is no garbage: to look through it again and again takes a tenth of a start
-    return command.main(words[1:])
+    try:
+        return command.main(words[1:])
+    except (RuntimeError, AssertionError):
+        check_devices()  # what JAX raises without them has no clear words
+        raise

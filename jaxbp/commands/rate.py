@@ -44,6 +44,7 @@ def main(words: Sequence[str]) -> int:
     if options.low >= options.high:
         raise InputError(f"--low must be below --high, got {options.low:g} and {options.high:g}")
     config = cli.override(cli.load(options.config), overrides, options)
+    config.run.mesh.check_single("jaxbp rate")
     keep_programs(config)
     sweep = sweep_rates(config, config.load_data(), options.low, options.high, options.steps)
     print(f"the loss falls fastest at {sweep.steepest:.2g} and is lowest at {sweep.lowest:.2g}")

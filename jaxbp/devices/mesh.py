@@ -13,6 +13,7 @@ from jaxbp.errors import InputError
 from jaxbp.typed import Typed
 
 AXES = ("data", "fsdp")  # each splits the batch; fsdp splits parameters and optimizer too
+SIMULATED = 1024  # devices at most that a message says how to simulate
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,16 @@ class MeshShape(Typed):
             left //= nearest[axis]
         others = " and ".join(f"run.mesh.{axis}={size}" for axis, size in reversed(nearest.items()))
         text = f"run.mesh.data={left} with {others} is one"
-        if jax.default_backend() == "cpu" and devices < parts:
+        if jax.default_backend() == "cpu" and devices < parts <= SIMULATED:
             text += f" (JAX_NUM_CPU_DEVICES={parts} in the environment simulates {parts} devices)"
         return text
+
+    def check_single(self, what: str) -> None:
+        """Raises InputError where it is more than one device: `what`, such as "a search", uses one."""
+        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        if prod(jax.device_count() if size == -1 else size for size in sizes.values()) != 1:
+            text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+            raise InputError(f"{what} uses one device: run.mesh must be data=1, fsdp=1, tensor=1, got {text}")
 
     def build(self) -> jax.sharding.Mesh | None:
         """The mesh of all devices; None for one device. Raises InputError where they do not fit."""
@@ -106,7 +114,12 @@ def check_batch(mesh: jax.sharding.Mesh, rows: int, micro_batches: int, examples
     nearest = min(sizes, key=lambda size: abs(size - rows), default=0)
     groups = count(mesh.size) if row_parts(mesh) == mesh.size else f"{row_parts(mesh)} parts of the mesh"
     parts = groups + (f" and {micro_batches} micro-batches" if micro_batches > 1 else "")
-    remedy = f"run.batch_size={nearest} does" if nearest else f"there are only {examples} training examples"
+    remedy = f"run.batch_size={nearest} does"
+    if not nearest:
+        most = max((n for n in range(2, mesh.size) if mesh.size % n == rows % (n * micro_batches) == 0), default=1)
+        wide = f"data={most} x fsdp=1 x tensor={mesh.size // most} where the layers can be shared so, or "
+        meshes = f"{wide if most > 1 else ''}data=1 x fsdp=1 x tensor=1"
+        remedy = f"there are only {examples} training examples, for which run.mesh can be {meshes}"
     raise InputError(f"a batch of {rows} examples does not divide among {parts}; {remedy}")
 
 

@@ -31,7 +31,7 @@ from jaxbp.machine import machine, provenance
 from jaxbp.training import own_code
 from jaxbp.training.checkpoint import Checkpoints, Damaged, delete_bundle, digest, load_arrays, read_json
 from jaxbp.training.fold import Fold  # noqa: F401  JSON names it
-from jaxbp.training.identity import FILE, FILES, OLD, Identity, owner
+from jaxbp.training.identity import FILE, FILES, OLD, POINTS, Identity, owner
 from jaxbp.training.lock import locked, reading
 from jaxbp.training.logs import LOGS, METRICS, cut, lost_rows, written
 from jaxbp.training.settings import check_random_keys
@@ -196,11 +196,12 @@ class RunFolder:
         replace(identity, clearing=(), files={}).write(self.path)
 
     def check_place(self) -> None:
-        """Raises InputError where the folder lies in that of another run, or is nobody's and has a run's files."""
+        """Raises InputError for a folder in that of another run, one of a search, and nobody's with a run's files."""
         for above in self.path.absolute().parents:
             if (above / FILE).is_file():
                 raise InputError(f"{self.path} lies in the folder of the run {above}: --workdir=DIR puts it elsewhere")
-        self.owner()
+        if self.owner() is None and os.path.lexists(self.path / POINTS):
+            raise InputError(f"{self.path} is the folder of a search: --workdir=DIR puts this run elsewhere")
 
     def check(self, config: Config) -> None:
         """Raises InputError where the folder holds a run of a config that differs in other fields than MAY_CHANGE."""

@@ -22,6 +22,7 @@ from jaxbp.files import as_json, overwrite
 from jaxbp.training.checkpoint import Checkpoints, Damaged, digest, read_facts, read_json
 
 FILE = "run.json"
+POINTS = "points.jsonl"  # the runs of a search, in its folder
 OLD = ""  # the name of a run of a version that had no names
 FILES = (
     "config.json",

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from jaxbp.config import Config
 from jaxbp.core import PyTree
 from jaxbp.data import Dataset, Splits
-from jaxbp.errors import InputError
 from jaxbp.training.evaluate import evaluation_sums, in_chunks, means, train_sample
 from jaxbp.training.feeds import calls, make_feeds, on_device, rounds
 from jaxbp.training.fit import batch_specs
@@ -41,8 +40,7 @@ class Plan:
     @classmethod
     def of(cls, config: Config, splits: Splits) -> Plan:
         """The plan of a config for its data. Raises InputError where the two do not fit, and for a mesh."""
-        if config.run.mesh.build() is not None:
-            raise InputError("the runs of a search share one device: run.mesh must be 1 by 1")
+        config.run.mesh.check_single("a search")
         model, objective, optimizer, _ = assembled(config, splits)
         initial = lambda seed: initial_state(model, optimizer, objective.spec, seed, config.credit)
         seed = jax.ShapeDtypeStruct((), jnp.uint32)

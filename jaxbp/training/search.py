@@ -22,13 +22,14 @@ from jaxbp.data import DataConfig, Splits
 from jaxbp.errors import InputError
 from jaxbp.files import append_line, as_json, overwrite
 from jaxbp.training.folder import RunFolder
+from jaxbp.training.identity import POINTS
 from jaxbp.training.lock import locked
 from jaxbp.training.many import Outcome, Plan, run_many
 from jaxbp.training.report.search import Finished, Result, draw_results, judged, results, table
 from jaxbp.training.run import fingerprint
 from jaxbp.typed import Seed, fits
 
-POINTS = "points.jsonl"
+MOST = 10_000  # runs of a search
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def search(
     one another. A run that stops being finite is marked, and the others go on. A run that the folder has already is
     not made again, unless `fresh`. Every run is that of `train` to rounding, but keeps no checkpoint.
 
-    Raises InputError, before anything runs, for a key or a value that the config does not have, a combination that
-    does not fit the data, and a folder of another kind.
+    Raises InputError, before anything runs, for a key or a value that the config does not have, a value that is there
+    twice, more than MOST runs, a combination that does not fit the data, and a folder of another kind.
     """
     points = list(all_points(config, grid, seeds))
     folder = Path(path)
@@ -85,20 +86,29 @@ def search(
                 for (point, _), outcome in zip(group, outcomes, strict=True):
                     keep(folder / POINTS, point, point.digest(prints[point.config.data]), outcome)
         done = ended(folder / POINTS)
-        return reported(folder, points, [done[digest] for digest in digests])
+        runs = [done[digest]._replace(keys=point.keys) for point, digest in zip(points, digests, strict=True)]
+        return reported(folder, points, runs)
 
 
 def all_points(config: Config, grid: Mapping[str, Sequence[Any]], seeds: int) -> Iterator[Point]:
-    """The runs of a search. Raises InputError for what the config does not have."""
+    """The runs of a search. Raises InputError for what the config does not have, a value twice, and too many runs."""
     if "run.seed" in grid and seeds > 1:
         raise InputError("run.seed is searched already: --seeds must be 1")
     for key, values in grid.items():
         texts = [str(value) for value in values]
         if not texts or len(set(texts)) < len(texts):
             raise InputError(f"--grid {key}: needs values, each once, got '{','.join(texts)}'")
+    count = math.prod(map(len, grid.values())) * seeds
+    if count > MOST:
+        raise InputError(f"--grid and --seeds: a search has at most {MOST:,} runs, got {count:,}")
+    keys_of: dict[Config, dict[str, str]] = {}
     for combination in itertools.product(*grid.values()):
         keys = dict(zip(grid, map(str, combination), strict=True))
         changed = override(config, [f"--config.{key}={text}" for key, text in keys.items()])
+        twin = keys_of.setdefault(changed, keys)
+        if twin is not keys:
+            key = next(key for key in keys if keys[key] != twin[key])
+            raise InputError(f"--grid {key}: needs values, each once, and '{twin[key]}' is '{keys[key]}'")
         for seed in range(changed.run.seed, changed.run.seed + seeds):
             if not fits(seed, Seed):
                 raise InputError(f"--seeds={seeds} from run.seed={changed.run.seed} on goes beyond the largest seed")

@@ -1,7 +1,10 @@
 """A mesh changes nothing but where the work is done: losses, gradients, collectives, bytes, and what it refuses."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -10,9 +13,10 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp import optim
+from jaxbp import environment, optim
 from jaxbp.backprop import value_and_grad
 from jaxbp.check import autodiff
+from jaxbp.commands import rate
 from jaxbp.commands.__main__ import main
 from jaxbp.config import kinds_of, replace_keys
 from jaxbp.core import Context, cast
@@ -213,6 +217,7 @@ def test_a_program_tells_its_collectives():
         ((3, 3), 8, "data=3 x fsdp=3 is no mesh of 8 devices; run.mesh.data=4 with run.mesh.fsdp=2 is one"),
         ((-1, 3), 8, "data=-1 x fsdp=3 cannot be a mesh of 8 devices; run.mesh.data=4 with run.mesh.fsdp=2 is one"),
         ((16, 1), 1, r"of 1 device; run.mesh.data=1 .* \(JAX_NUM_CPU_DEVICES=16 in the environment simulates 16"),
+        ((10**20, 1), 1, "of 1 device; run.mesh.data=1 with run.mesh.fsdp=1 is one$"),  # nobody simulates so many
     ],
 )
 def test_a_mesh_that_is_not_the_devices(shape, devices, words):
@@ -236,8 +241,21 @@ def test_a_batch_that_does_not_divide():
         check_batch(mesh_of(8, 1), 30, 1, 100)
     with pytest.raises(jaxbp.InputError, match=r"8 devices and 2 micro-batches; run.batch_size=16 does"):
         check_batch(mesh_of(8, 1), 24, 2, 30)
-    with pytest.raises(jaxbp.InputError, match="there are only 7 training examples"):
+    with pytest.raises(jaxbp.InputError, match=r"only 7 training examples, .* can be data=1 x fsdp=1 x tensor=1$"):
         check_batch(mesh_of(8, 1), 7, 1, 7)
+    with pytest.raises(jaxbp.InputError, match=r"can be data=4 x fsdp=1 x tensor=2 where .*, or data=1 x fsdp=1"):
+        check_batch(mesh_of(8, 1), 4, 1, 4)
+    with pytest.raises(jaxbp.InputError, match=r"can be data=2 x fsdp=1 x tensor=4 where"):
+        check_batch(mesh_of(2, 4), 4, 2, 4)
+
+
+@pytest.mark.parametrize("words", [["rate", "xor"], ["search", "xor"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("mesh", ["data=3", "data=-1", "tensor=2"])
+def test_what_uses_one_device_refuses_a_mesh(words, mesh, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, f"--config.run.mesh.{mesh}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"uses one device: run.mesh must be data=1, fsdp=1, tensor=1, got .*{mesh}", line)
 
 
 @pytest.mark.parametrize(
@@ -290,12 +308,42 @@ def test_a_run_goes_on_on_other_devices(tmp_path, monkeypatch, capsys):
         assert row == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_device_kind_that_is_not_there_takes_one_line(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("words", [["train", "digits_mlp", "--workdir=run"], ["rate"]], ids=lambda words: words[0])
+def test_a_device_kind_that_is_not_there_takes_one_line(words, monkeypatch, tmp_path, capsys):
     """JAX raises an error without words where the plug-in is not installed."""
+    monkeypatch.chdir(tmp_path)
 
     def devices():
         raise AssertionError
 
     monkeypatch.setattr("jaxbp.machine.jax.devices", devices)
-    assert main(["train", "digits_mlp", f"--workdir={tmp_path / 'run'}"]) == 2
+    monkeypatch.setattr(rate, "keep_programs", lambda config: devices())  # the first of rate to need one
+    assert main(words) == 2
     assert capsys.readouterr().err.endswith(": this machine has no such device; JAX_PLATFORMS=cpu works\n")
+
+
+@pytest.mark.parametrize("devices", [0, 10**20])
+def test_a_number_of_devices_that_cannot_be_takes_one_line(devices, monkeypatch, tmp_path, capsys):
+    values = jax.config.values | {"jax_num_cpu_devices": devices}
+    monkeypatch.setattr(type(jax.config), "values", values)
+    assert main(["train", "xor", f"--workdir={tmp_path / 'run'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: JAX_NUM_CPU_DEVICES={devices}: it must be at least 1")
+
+
+@pytest.mark.parametrize(
+    ("refused", "line"),
+    [
+        ('Invalid value "abc" for JAX flag jax_num_cpu_devices', 'Invalid value "abc" for JAX_NUM_CPU_DEVICES'),
+        ("invalid truth value 'x' for environment 'JAX_ENABLE_X64'", "'JAX_ENABLE_X64'"),
+    ],
+)
+def test_a_variable_that_jax_cannot_read_takes_one_line(refused, line, tmp_path):
+    """The package's first import by itself, with a JAX that refuses."""
+    (tmp_path / "jax.py").write_text(f"raise ValueError({refused!r})")
+    words = [sys.executable, "-S", environment.__file__]
+    done = subprocess.run(words, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    (error,) = done.stderr.splitlines()
+    assert error.startswith("error: in the environment: ")
+    assert error.endswith(line)

@@ -10,13 +10,15 @@ import pytest
 
 from jaxbp.commands import search as command
 from jaxbp.commands.__main__ import main
-from jaxbp.config import replace_keys
+from jaxbp.commands.experiments import EXPERIMENTS
+from jaxbp.config import from_json, replace_keys
 from jaxbp.errors import InputError
 from jaxbp.training import search as searching
 from jaxbp.training.loop import train
 from jaxbp.training.many import Outcome
 from jaxbp.training.numbers import Traced, together
-from jaxbp.training.search import search
+from jaxbp.training.run import fingerprint
+from jaxbp.training.search import all_points, keep, search
 from tests.support.runs import small
 
 CONFIG = small(epochs=2, evaluate_every=1, batch_size=20)
@@ -124,6 +126,26 @@ def test_what_is_done_is_not_done_again(searched, monkeypatch, capsys):
     assert "18 runs, 12 of them done, 2 programs for the others" in capsys.readouterr().out
 
 
+def test_another_search_in_the_folder_has_rows_of_its_own(tmp_path, monkeypatch):
+    """What is there is found by its values, and shown by the keys and texts that this search gives."""
+    monkeypatch.setattr(searching, "draw_results", lambda *others: None)
+    config = EXPERIMENTS["xor"]
+    prints = fingerprint(config.load_data())
+    for rate, seed, loss in (("1e-2", 0, 1.0), ("1e-1", 0, 2.0), ("0.01", 1, 3.0), ("0.1", 1, 4.0)):
+        (point,) = all_points(config, {"optimizer.learning_rate": [rate], "run.seed": [seed]}, 1)
+        outcome = Outcome(None, [{"test_loss": loss}])
+        keep(tmp_path / "points.jsonl", point, point.digest(prints), outcome)
+    rates = ["0.010", "0.10"]
+    found = search(config, tmp_path, {"optimizer.learning_rate": rates}, seeds=2)
+    assert [result.values for result in found] == [(1.0, 3.0), (2.0, 4.0)]
+    assert [result.keys for result in found] == [{"optimizer.learning_rate": rate} for rate in rates]
+    wider = {"run.epochs": ["1000"], "optimizer.learning_rate": rates}
+    (best, _) = search(config, tmp_path, wider)
+    assert best.keys == {"run.epochs": "1000", "optimizer.learning_rate": "0.010"}
+    stored = from_json(json.loads((tmp_path / "best.json").read_text())["config"])
+    assert stored == replace_keys(config, {"optimizer.learning_rate": 0.01})
+
+
 def test_patience_ends_a_run_and_keeps_its_best_row():
     outcome = Outcome(patience=2)
     for step, loss in enumerate([3.0, 1.0, 2.0, 1.5]):
@@ -155,6 +177,8 @@ def test_grids_are_read():
         (["--grid", "optimizer.learning_rate"], "--grid must be KEY=VALUE,VALUE, got 'optimizer.learning_rate'"),
         (["--grid", "run.epochs=1", "--grid=run.epochs=2"], "--grid run.epochs is given twice"),
         (["--grid", "run.epochs=1,1"], "--grid run.epochs: needs values, each once, got '1,1'"),
+        (["--grid", "optimizer.learning_rate=1e-2,1,0.01"], "learning_rate: .* each once, and '1e-2' is '0.01'"),
+        (["--seeds=99999999999"], "a search has at most 10,000 runs, got 99,999,999,999"),
         (["--grid", "run.seed=1,2", "--seeds=2"], "run.seed is searched already: --seeds must be 1"),
         (["--config.run.seed=4294967295", "--seeds=2"], "goes beyond the largest seed"),
         (["--grid"], "--grid needs a value"),
@@ -168,6 +192,16 @@ def test_what_is_wrong_is_one_line(capsys, tmp_path, words, line):
     assert err.count("\n") == 1
     assert re.search(line, err)
     assert not (tmp_path / "search").exists()
+
+
+def test_the_folder_of_a_search_is_left_alone(tmp_path, capsys):
+    (tmp_path / "points.jsonl").touch()
+    assert main(["train", "xor", f"--workdir={tmp_path}"]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path} is the folder of a search: --workdir=DIR puts this run elsewhere\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["points.jsonl"]
 
 
 def test_the_folder_of_a_run_is_left_alone(tmp_path):
