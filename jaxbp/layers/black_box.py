@@ -29,8 +29,8 @@ class BlackBox(Layer):
     is put into one. structure: what is known of the Jacobian [features, I]: a table of jaxbp.structures, such as
     Banded(1, 1), Toeplitz(), or what jaxbp.sensing.find gives; None for a full matrix. central: two calls for each
     direction, with an error of about 1e-10 instead of 1e-8. step: of the differences; see jaxbp.sensing.directional.
-    Raises InputError for a structure that is no table and for another x. An answer of another shape is met when f is
-    called: it raises InputError too, which under jit is the cause in JAX's own error.
+    Raises InputError for a structure that is no table or does not fit, and for another x. An answer of another shape
+    is met when f is called: it raises InputError too, which under jit is the cause in JAX's own error.
     """
 
     f: Function
@@ -45,6 +45,11 @@ class BlackBox(Layer):
         require(self, "structure", is_table, "a table of jaxbp.structures, such as Banded(1, 1), or None")
         if not isinstance(self.f, Calls):
             object.__setattr__(self, "f", Calls(self.f))
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        """No parameters. Raises InputError where the structure has no table of [features, I]."""
+        self.table.table(self.features, spec.shape[-1])
+        return {}
 
     @property
     def table(self) -> Table:

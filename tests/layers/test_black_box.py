@@ -133,6 +133,11 @@ def test_boxes_that_are_refused_in_one_line(setting, text):
         forward(**setting)
 
 
+def test_a_structure_that_does_not_fit_is_refused_before_any_call():
+    with pytest.raises(jaxbp.InputError, match="BlockDiagonal: needs multiples of 3 blocks, got 5 outputs"):
+        jaxbp.BlackBox(np.tanh, 5, structures.BlockDiagonal(3)).init(jax.random.key(0), jaxbp.shaped(3, 6))
+
+
 def box(xp):
     """A chain in which every entry meets its neighbours, in NumPy or JAX."""
 
