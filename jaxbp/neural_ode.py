@@ -15,9 +15,11 @@ where the equation forgets its start it cannot be solved backward at all. Both r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial, reduce
+from numbers import Integral
 from operator import itemgetter
 from typing import Literal
 
@@ -45,8 +47,9 @@ class NeuralODE(Combinator):
     """x [N, ...] -> y of the same shape: the state that dz/dt = field(z) reaches from x after `time`.
 
     field: a layer whose output is like its input. All its evaluations see the same Context: dropout has one mask for
-    the whole path. time may be negative. steps: at least 1. For a field that depends on the time, make the time an
-    entry of z with the slope 1. init raises InputError for a field with a state, or with an output of another shape.
+    the whole path. time: finite; it may be negative. steps: at least 1. For a field that depends on the time, make the
+    time an entry of z with the slope 1. init raises InputError for an x that is not one array, and for a field with a
+    state, or with an output of another shape.
     """
 
     field: Layer
@@ -55,12 +58,17 @@ class NeuralODE(Combinator):
     adjoint: Literal["discrete", "continuous"] = "discrete"
 
     def __post_init__(self) -> None:
+        require(self, "steps", isinstance(self.steps, Integral), "a whole number")
         require(self, "steps", self.steps >= 1, "at least 1")
+        require(self, "time", math.isfinite(self.time), "finite")
         if self.adjoint not in ("discrete", "continuous"):
             raise unknown("NeuralODE adjoint", self.adjoint, ("discrete", "continuous"))
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
         slope = output_spec(self.field, spec)
+        for what, tree in (("x", spec), ("the field's output", slope)):
+            if not jax.tree_util.all_leaves([tree]):
+                raise InputError(f"NeuralODE: {what} must be one array, got a {type(tree).__name__}")
         if slope.shape != spec.shape:
             raise InputError(f"NeuralODE: the field makes {list(slope.shape)} of {list(spec.shape)}, and must keep it")
         if jax.tree.leaves(jax.eval_shape(lambda: self.init_state(spec))):

@@ -32,7 +32,8 @@ Function = Callable[[np.ndarray], np.ndarray]  # [N, I] -> [N, O], both float64
 class Calls:
     """A function of an array [N, I] that counts its calls, and answers from memory what it was asked lately.
 
-    count: the calls so far. remembered: the answers that needed none. keep: how many answers are kept.
+    f may write into its argument, and into its last answer. count: the calls so far. remembered: the answers that
+    needed none. keep: how many answers are kept.
     """
 
     def __init__(self, f: Function, keep: int = 8) -> None:
@@ -51,7 +52,7 @@ class Calls:
             self._answers.move_to_end(key)
             return self._answers[key]
         self.count += 1
-        y = np.asarray(self.f(x), np.float64)
+        y = np.array(self.f(x.copy()), np.float64)
         if y.ndim != 2 or len(y) != len(x):
             raise InputError(f"a black box must give {len(x)} rows for {len(x)} rows, got shape {list(y.shape)}")
         self._answers[key] = y
@@ -150,8 +151,8 @@ def directional(f: Function, x: np.ndarray, v: np.ndarray, central: bool, step: 
     scale = np.maximum(1, np.abs(x).max(1, keepdims=True))
     h = 2.0 ** np.round(np.log2(relative * scale))  # a power of two: x + h loses no digit of h
     if central:
-        return (f(x + h * v) - f(x - h * v)) / (2 * h)
-    return (f(x + h * v) - f(x)) / h
+        return (np.array(f(x + h * v)) - f(x - h * v)) / (2 * h)  # f may write its next answer into its last
+    return (np.array(f(x + h * v)) - f(x)) / h
 
 
 def find(

@@ -19,17 +19,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.core import require
+from jaxbp.core import require, wide
 from jaxbp.errors import InputError
 from jaxbp.inits import Initializer
 
 Params = dict[str, jax.Array]
 Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]  # key, shape [O, I] -> weights of that variance
+
+
+def require_whole(config: object, smallest: int, *names: str) -> None:
+    """Raises InputError unless these hyper-parameters are whole numbers of at least `smallest`."""
+    for name in names:
+        value = getattr(config, name)
+        require(config, name, isinstance(value, Integral), "a whole number")
+        require(config, name, value >= smallest, f"at least {smallest}")
 
 
 @dataclass(frozen=True)
@@ -136,8 +145,7 @@ class Banded(Table):
     upper: int = 1
 
     def __post_init__(self) -> None:
-        require(self, "lower", self.lower >= 0, "at least 0")
-        require(self, "upper", self.upper >= 0, "at least 0")
+        require_whole(self, 0, "lower", "upper")
 
     def table(self, outputs: int, inputs: int) -> tuple[np.ndarray, np.ndarray]:
         i, j = grid(outputs, inputs)
@@ -151,7 +159,7 @@ class BlockDiagonal(Table):
     blocks: int
 
     def __post_init__(self) -> None:
-        require(self, "blocks", self.blocks >= 1, "at least 1")
+        require_whole(self, 1, "blocks")
 
     def table(self, outputs: int, inputs: int) -> tuple[np.ndarray, np.ndarray]:
         divides = outputs % self.blocks == inputs % self.blocks == 0
@@ -168,6 +176,8 @@ class Sparse(Table):
 
     def __post_init__(self) -> None:
         require(self, "entries", len(self.entries) > 0, "at least one (row, column)")
+        pairs = all(np.shape(pair) == (2,) and all(isinstance(n, Integral) for n in pair) for pair in self.entries)
+        require(self, "entries", pairs, "pairs (row, column) of whole numbers")
 
     def table(self, outputs: int, inputs: int) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = np.array(self.entries).T
@@ -190,7 +200,7 @@ class LowRank(Structure):
     rank: int
 
     def __post_init__(self) -> None:
-        require(self, "rank", self.rank >= 1, "at least 1")
+        require_whole(self, 1, "rank")
 
     def init(self, key: jax.Array, outputs: int, inputs: int, w_init: Initializer) -> Params:
         u_key, v_key = jax.random.split(key)
@@ -212,8 +222,7 @@ class Kronecker(Structure):
     columns: int
 
     def __post_init__(self) -> None:
-        require(self, "rows", self.rows >= 1, "at least 1")
-        require(self, "columns", self.columns >= 1, "at least 1")
+        require_whole(self, 1, "rows", "columns")
 
     def init(self, key: jax.Array, outputs: int, inputs: int, w_init: Initializer) -> Params:
         divides = outputs % self.rows == inputs % self.columns == 0
@@ -268,15 +277,15 @@ class Cayley(Structure):
         return Skew().init(key, outputs, inputs, w_init)
 
     def inverse(self, params: Params, size: int) -> jax.Array:
-        """M = (I + S)^-1, [D, D]."""
-        skew = Skew().matrix(params, size, size)
+        """M = (I + S)^-1, [D, D], in at least float32."""
+        skew = wide(Skew().matrix(params, size, size))
         return jnp.linalg.inv(jnp.eye(size, dtype=skew.dtype) + skew)
 
     def matrix(self, params: Params, outputs: int, inputs: int) -> jax.Array:
         inverse = self.inverse(params, outputs)
-        return 2 * inverse - jnp.eye(outputs, dtype=inverse.dtype)
+        return (2 * inverse - jnp.eye(outputs, dtype=inverse.dtype)).astype(params["w"].dtype)
 
     def pull(self, params: Params, dw: jax.Array) -> Params:
         inverse = self.inverse(params, len(dw))
         ds = -2 * jnp.einsum("ji,jk,lk->il", inverse, dw, inverse)
-        return Skew().pull(params, ds)
+        return Skew().pull(params, ds.astype(dw.dtype))

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from jaxbp.analysis.products import output_delta
 from jaxbp.compose import Chain
-from jaxbp.core import Batch, Context, PyTree
+from jaxbp.core import Batch, Context, PyTree, entry
 from jaxbp.errors import InputError
 from jaxbp.layers.activations import Activation
 from jaxbp.layers.dense import Dense
@@ -62,7 +62,8 @@ class Stage:
 def bishop(model: Chain, loss: Loss) -> Callable[[PyTree, Batch], jax.Array]:
     """(params, batch) -> the Hessian [P, P] of sum w l, in the order of ravel_pytree.
 
-    Raises InputError unless the model is a chain of dense layers with biases and an activation between each two.
+    Raises InputError unless the model is a chain of dense layers with biases and an entry-wise activation between each
+    two, and x is [N, I].
     """
 
     def run(params: PyTree, batch: Batch) -> jax.Array:
@@ -89,7 +90,8 @@ def bishop(model: Chain, loss: Loss) -> Callable[[PyTree, Batch], jax.Array]:
 def stagewise(model: Chain, loss: Loss) -> Callable[[PyTree, Batch], Parts]:
     """(params, batch) -> the two parts of the Hessian of sum w l, in the order of ravel_pytree.
 
-    Raises InputError unless the model is a chain of dense layers with biases and an activation between each two.
+    Raises InputError unless the model is a chain of dense layers with biases and an entry-wise activation between each
+    two, and x is [N, I].
     """
 
     def back(stages: list[Stage], z: jax.Array, of_residuals: float) -> jax.Array:
@@ -116,10 +118,14 @@ def stagewise(model: Chain, loss: Loss) -> Callable[[PyTree, Batch], Parts]:
 def stages_of(model: Chain, loss: Loss, params: PyTree, batch: Batch) -> tuple[list[Stage], jax.Array]:
     """-> (the stages, H [N, O, O]), by one forward and one backward pass."""
     dense, activations = model.layers[::2], model.layers[1::2]
-    alternate = len(dense) == len(activations) + 1 and all(isinstance(layer, Activation) for layer in activations)
+    by_entry = all(isinstance(layer, Activation) and layer.letters.passes for layer in activations)
+    alternate = len(dense) == len(activations) + 1 and by_entry
     if not alternate or not all(isinstance(layer, Dense) and layer.bias for layer in dense):
         kinds = ", ".join(type(layer).__name__ for layer in model.layers)
-        raise InputError(f"exact Hessian: the model must be Dense layers with a bias, activations between, got {kinds}")
+        words = "Dense layers with a bias and entry-wise activations between"
+        raise InputError(f"exact Hessian: the model must be {words}, got {kinds}")
+    if entry(batch, "x").ndim != 2:
+        raise InputError(f"exact Hessian: x must be [N, I], got {list(batch['x'].shape)}")
     weights = [params[name]["w"] for _, name, _ in model.named()[::2]]
     biases = [params[name]["b"] for _, name, _ in model.named()[::2]]
     z = batch["x"]

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
+from jaxbp.core import Case, Context, Layer, PyTree, floating, require, shaped
+from jaxbp.errors import InputError
 from jaxbp.sensing import Calls, Function, sense
-from jaxbp.structures import Banded, BlockDiagonal, Table
+from jaxbp.structures import Banded, BlockDiagonal, Table, require_whole
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class BlackBox(Layer):
     is put into one. structure: what is known of the Jacobian [features, I]: a table of jaxbp.structures, such as
     Banded(1, 1), Toeplitz(), or what jaxbp.sensing.find gives; None for a full matrix. central: two calls for each
     direction, with an error of about 1e-10 instead of 1e-8. step: of the differences; see jaxbp.sensing.directional.
+    Raises InputError for a structure that is no table or does not fit, and for another x. An answer of another shape
+    is met when f is called: it raises InputError too, which under jit is the cause in JAX's own error.
     """
 
     f: Function
@@ -37,21 +40,37 @@ class BlackBox(Layer):
     step: float | None = None
 
     def __post_init__(self) -> None:
-        require(self, "features", self.features >= 1, "at least 1")
+        require_whole(self, 1, "features")
+        is_table = self.structure is None or isinstance(self.structure, Table)
+        require(self, "structure", is_table, "a table of jaxbp.structures, such as Banded(1, 1), or None")
         if not isinstance(self.f, Calls):
             object.__setattr__(self, "f", Calls(self.f))
+
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        """No parameters. Raises InputError where the structure has no table of [features, I]."""
+        self.table.table(self.features, spec.shape[-1])
+        return {}
 
     @property
     def table(self) -> Table:
         """The structure; a full matrix is one block."""
         return BlockDiagonal(1) if self.structure is None else self.structure
 
+    def answers(self, x: np.ndarray) -> np.ndarray:
+        """f(x) [N, features]. Raises InputError for an answer of another width."""
+        y = self.f(x)
+        if y.shape[1] != self.features:
+            raise InputError(f"BlackBox: features is {self.features}, but the function answers {list(y.shape)}")
+        return y
+
     def value(self, x: jax.Array) -> jax.Array:
         """f(x), with the sensed Jacobian as its derivative in forward mode too."""
+        if floating(x).ndim != 2:
+            raise InputError(f"BlackBox takes x [N, I], got {list(x.shape)}; Reshape and Flatten make rows")
 
         @jax.custom_jvp
         def call(x: jax.Array) -> jax.Array:
-            return on_host(self.f, self.features, x)
+            return on_host(self.answers, self.features, x)
 
         def tangent(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
             x, x_dot = primals[0], tangents[0]
@@ -66,7 +85,7 @@ class BlackBox(Layer):
         """(rows, columns, J [N, E] there): the entries of the Jacobian that the structure has."""
         index, sign = self.table.table(self.features, x.shape[-1])
         rows, columns = np.nonzero(sign)
-        sensed = lambda x: sense(self.f, x, self.table, self.features, self.central, self.step)
+        sensed = lambda x: sense(self.answers, x, self.table, self.features, self.central, self.step)
         parameters = on_host(sensed, int(index[rows, columns].max()) + 1, x)
         return rows, columns, parameters[:, index[rows, columns]] * sign[rows, columns].astype(x.dtype)[None]
 
@@ -87,8 +106,11 @@ class BlackBox(Layer):
 def on_host(f: Function, width: int, x: jax.Array) -> jax.Array:
     """f(x) by NumPy: x [N, I] -> [N, width] in the dtype of x, mapped over by vmap as more rows.
 
-    Float64 travels as pairs of uint32, for JAX calls back in a thread that may have no float64.
+    Where x is known f is called here, so that its errors stay its own; traced, JAX calls it. Float64 travels as pairs
+    of uint32, for JAX calls back in a thread that may have no float64.
     """
+    if not isinstance(x, jax.core.Tracer):
+        return jnp.asarray(f(np.asarray(x, np.float64)), x.dtype)
     is_wide = x.dtype == jnp.float64
 
     def call(sent: jax.Array) -> np.ndarray:

@@ -54,8 +54,9 @@ class Spectral(Layer):
     """Y = V g(w) V^T of the symmetric part V diag(w) V^T of x: [N, ..., D, D] -> the same shape.
 
     function: "sqrt", "inverse_sqrt", "log", "exp", a number for that power, or a pair (g, g') of functions of an array.
-    floor: smaller eigenvalues count as this one, a finite number; None for a function of all numbers. Raises
-    InputError for another name, and in use for matrices that are not square.
+    floor: smaller eigenvalues count as this one, a finite number; None for a function of all numbers, such as a whole
+    power (another power is nan at negative eigenvalues). Raises InputError for another name, and in use for matrices
+    that are not square.
     """
 
     function: Choice = "sqrt"

@@ -108,7 +108,8 @@ solve.defvjp(solve_forward, solve_backward)
 
 def sylvester_forward(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, tuple]:
     """-> (X, (A, B, X))."""
-    if square(a).shape[-1] != c.shape[-2] or square(b).shape[-1] != c.shape[-1]:
+    rows, columns = square(a).shape, square(b).shape
+    if rows[:-1] != c.shape[:-1] or columns[:-2] != rows[:-2] or columns[-1] != c.shape[-1]:
         shapes = ", ".join(str(list(m.shape)) for m in (a, b, c))
         raise InputError(f"sylvester takes a [..., M, M], b [..., K, K] and c [..., M, K], got {shapes}")
     x = solve_sylvester(wide(a), wide(b), wide(c))
@@ -206,6 +207,8 @@ qr.defvjp(qr_forward, qr_backward)
 
 def pinv_forward(a: jax.Array) -> tuple[jax.Array, Pair]:
     """-> (P, (A, P))."""
+    if a.ndim < 2:
+        raise InputError(f"pinv takes matrices [..., M, K], got {list(a.shape)}")
     inverse = jnp.linalg.pinv(wide(a))
     return inverse.astype(a.dtype), (wide(a), inverse)
 
@@ -224,7 +227,7 @@ def pinv_backward(kept: Pair, dp: jax.Array) -> tuple[jax.Array]:
 def pinv(a: jax.Array) -> jax.Array:
     """The pseudo-inverse [..., K, M] of a [..., M, K], of any rank; the gradient is that along matrices of this rank.
 
-    dA = -P^T dP P^T + (I - A P) dP^T P P^T + P^T P dP^T (I - P A).
+    dA = -P^T dP P^T + (I - A P) dP^T P P^T + P^T P dP^T (I - P A). Raises InputError for an array of fewer dimensions.
     """
     return pinv_forward(a)[0]
 

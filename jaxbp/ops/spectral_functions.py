@@ -11,6 +11,8 @@ w_j, d = a - b and x = d / b:
     inverse sqrt   -1 / (sqrt a sqrt b (sqrt a + sqrt b))
     log             log1p(x) / x / b
     exp             e^a (1 - e^-d) / d
+    power n = 2, 3  a^(n-1) + a^(n-2) b + ... + b^(n-1) for any signs, with powers of two by (a^m + b^m) K of power m;
+    and all whole   for power -n that of 1 / a and 1 / b, divided by -a b
     power p         b^(p-1) ((1 + x)^p - 1) / x by expm1 and log1p; for a > 2 b nothing cancels in (a^p - b^p) / d
     a pair g, g'    the mean of g' between b and a by Gauss's rule, or (g(a) - g(b)) / d, whichever errs less
 
@@ -90,7 +92,7 @@ class Exp(SpectralFunction):
 
 @dataclass(frozen=True)
 class Power(SpectralFunction):
-    """w^exponent of eigenvalues that are not negative."""
+    """w^exponent: of all eigenvalues for a whole exponent, of those that are not negative for another."""
 
     exponent: float
 
@@ -98,10 +100,23 @@ class Power(SpectralFunction):
         return w**self.exponent
 
     def quotient(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        if float(self.exponent).is_integer():
+            n = int(self.exponent)
+            return whole_quotient(a, b, n) if n >= 0 else -whole_quotient(1 / a, 1 / b, -n) / a / b
         far = a > 2 * b
         x = jnp.where(far, 0, a - b) / jnp.where(b > 0, b, 1)
         near = b ** (self.exponent - 1) * over(jnp.expm1(self.exponent * jnp.log1p(x)), x, self.exponent)
-        return jnp.where(far, over(a**self.exponent - b**self.exponent, a - b, 0), near)
+        apart = over(a**self.exponent - b**self.exponent, a - b, jnp.nan)  # far and equal: both are negative
+        return jnp.where(far, apart, near)
+
+
+def whole_quotient(a: jax.Array, b: jax.Array, n: int) -> jax.Array:
+    """The sum of a^i b^(n-1-i), for n >= 0: twice as many terms by a factor a^m + b^m, or one more."""
+    if n == 0:
+        return jnp.zeros_like(a)
+    if n % 2:
+        return a * whole_quotient(a, b, n - 1) + b ** (n - 1)
+    return (a ** (n // 2) + b ** (n // 2)) * whole_quotient(a, b, n // 2)
 
 
 @dataclass(frozen=True)
@@ -187,7 +202,9 @@ def spectral_backward(
     """-> (dA,)."""
     w, v = kept
     delta = product("...ki,...kl,...lj->...ij", v, symmetric(dy.astype(v.dtype)), v)
-    da = product("...ik,...kl,...jl->...ij", v, quotients(function, floor, w) * delta, v)
+    k = quotients(function, floor, w)
+    inner = jnp.where(jnp.isinf(k) & (delta == 0), 0, k * delta)  # dY does not reach what has an infinite slope
+    da = product("...ik,...kl,...jl->...ij", v, inner, v)
     return (da.astype(dy.dtype),)
 
 
@@ -213,8 +230,9 @@ def spectral(a: jax.Array, function: Choice, floor: float | None = None) -> jax.
     """V diag(g(w)) V^T of the symmetric part V diag(w) V^T of a [..., D, D].
 
     function: "sqrt", "inverse_sqrt", "log", "exp", a number for that power, or a pair (g, g') of functions of an array.
-    floor: smaller eigenvalues count as this one; without it they must lie where g is defined. The gradient is exact
-    at equal eigenvalues. Raises InputError for other names, and for matrices that are not square.
+    floor: smaller eigenvalues count as this one; without it they must lie where g is defined: a power that is not whole
+    is nan at negative ones. The gradient is exact at equal eigenvalues. Raises InputError for other names, and for
+    matrices that are not square.
     """
     return _spectral(spectral_function(function), floor, a)
 
@@ -223,8 +241,8 @@ def sqrtm_psd(a: jax.Array, form: Literal["eigh", "products"] = "eigh") -> jax.A
     """The square root of the symmetric part of a [..., D, D], which must have no negative eigenvalue.
 
     form: "eigh", or "products" of matrices alone (jaxbp.ops.newton_schulz), for GPUs and large batches. Eigenvalues
-    below zero count as zero in the first form; two eigenvalues of zero have no finite derivative. dA solves
-    Y dA + dA Y = dY.
+    below zero count as zero in the first form. Between eigenvalues of zero the slope is infinite: dA is finite only
+    where dY, in the basis of the eigenvectors, is exactly 0 there. dA solves Y dA + dA Y = dY.
     """
     if form == "products":
         from jaxbp.ops.newton_schulz import sqrtm_by_products

@@ -60,8 +60,14 @@ def test_the_residual_part_is_sparse_in_blocks():
     np.testing.assert_array_equal(residual != 0, may_differ)
 
 
-def test_other_models_are_refused():
-    model = jaxbp.Chain((jaxbp.Dense(2), jaxbp.LayerNorm(), jaxbp.Dense(2)))
+@pytest.mark.parametrize("between", [jaxbp.LayerNorm(), jaxbp.Softmax()], ids=["LayerNorm", "Softmax"])
+def test_other_models_are_refused(between):
+    model = jaxbp.Chain((jaxbp.Dense(2), between, jaxbp.Dense(2)))
     params, batch = setting(model, jnp.ones((5, 2)))
-    with pytest.raises(jaxbp.InputError, match="got Dense, LayerNorm, Dense"):
+    with pytest.raises(jaxbp.InputError, match=f"entry-wise .* got Dense, {type(between).__name__}, Dense"):
         exact_hessian.bishop(model, SquaredError())(params, batch)
+
+
+def test_sequences_are_refused():
+    with pytest.raises(jaxbp.InputError, match=r"exact Hessian: x must be \[N, I\], got \[5, 7, 2\]"):
+        exact_hessian.stagewise(FLAT, SquaredError())({}, {"x": jnp.ones((5, 7, 2))})

@@ -16,11 +16,17 @@ FIELD = Chain(Dense(3), Tanh())
     ("make", "text"),
     [
         (lambda: NeuralODE(FIELD, steps=0), "NeuralODE: steps must be at least 1, got 0"),
+        (lambda: NeuralODE(FIELD, steps=1.5), "NeuralODE: steps must be a whole number, got 1.5"),
+        (lambda: NeuralODE(FIELD, time=float("nan")), "NeuralODE: time must be finite, got nan"),
+        (
+            lambda: NeuralODE(jaxbp.Identity()).init(jax.random.key(0), (jnp.ones(3), jnp.ones(3))),
+            "NeuralODE: x must be one array, got a tuple",
+        ),
         (lambda: NeuralODE(FIELD, adjoint="continous"), "unknown NeuralODE adjoint 'continous'; did you mean 'contin"),
         (lambda: NeuralODE(Dense(2)).init(jax.random.key(0), jnp.ones((5, 3))), r"makes \[5, 2\] of \[5, 3\]"),
         (lambda: NeuralODE(jaxbp.BatchNorm()).init(jax.random.key(0), jnp.ones((5, 3))), "the field has a state"),
     ],
-    ids=["steps", "adjoint", "shape", "state"],
+    ids=["steps", "whole", "time", "tuple", "adjoint", "shape", "state"],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(make, text):
     with pytest.raises(InputError, match=text) as error:

@@ -133,6 +133,18 @@ def test_a_cut_leaves_the_share_with_the_highest_scores():
         pruning.cut(params, params, 0.5, "w")
     with pytest.raises(InputError, match=r"cut: left, .* must lie in \[0, 1\], got 50"):
         pruning.cut(params, params, 50)
+    with pytest.raises(InputError, match=r"cut: paths must be a regular expression, got '\('"):
+        pruning.cut(params, params, 0.5, "(")
+    with pytest.raises(InputError, match=r"cut: scores must be like params, 01_dense/b .*; got 01_dense/b"):
+        pruning.cut(params, {"01_dense": params["01_dense"]}, 0.5)
+    with pytest.raises(InputError, match="cut: 32 of 32 scores are nan"):
+        pruning.cut(params, jax.tree.map(lambda w: w * np.nan, params), 0.5)
+
+
+def test_a_cut_takes_the_weights_of_links_at_any_depth():
+    names = ("w", "cell/wx", "cell/wh", "cell/b", "scale", "01_block/00_dense/w")
+    after = pruning.cut(dict.fromkeys(names, np.ones(2)), dict.fromkeys(names, np.ones(2)), 0.0)
+    assert [name for name in names if np.any(after[name])] == ["cell/b", "scale"]
 
 
 @pytest.mark.parametrize(

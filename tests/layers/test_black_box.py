@@ -95,6 +95,49 @@ def test_calls_are_counted_and_remembered():
         Calls(lambda x: x[0])(x)
 
 
+def test_a_function_may_write_into_its_argument_and_into_its_last_answer():
+    answer = np.empty((2, 3))
+
+    def square(x):
+        x *= x
+        answer[:] = x
+        return answer
+
+    x = np.arange(6.0).reshape(2, 3)
+    before = x.copy()
+    unit = np.ones(3)
+    np.testing.assert_allclose(directional(Calls(square), x, unit, central=True), 2 * x, atol=1e-9)
+    np.testing.assert_allclose(sense(Calls(square), x, structures.Banded(0, 0), 3), 2 * x, atol=1e-6)
+    np.testing.assert_array_equal(x, before)
+    np.testing.assert_allclose(directional(lambda x: np.square(x, out=answer), x, unit, True), 2 * x, atol=1e-9)
+
+
+def forward(width=5, features=5, structure=None, f=np.tanh, shape=(3,)):
+    """Of a box, on ones."""
+    return jaxbp.BlackBox(f, features, structure).forward({}, jnp.ones((*shape, width)), jaxbp.Context())
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ({"features": 4}, r"BlackBox: features is 4, but the function answers \[3, 5\]"),
+        ({"f": lambda x: x[:2]}, r"a black box must give 3 rows for 3 rows, got shape \[2, 5\]"),
+        ({"shape": (3, 2)}, r"BlackBox takes x \[N, I\], got \[3, 2, 5\]"),
+        ({"features": 1.5}, "BlackBox: features must be a whole number, got 1.5"),
+        ({"structure": structures.LowRank(1)}, r"BlackBox: structure must be a table .* got LowRank\(rank=1\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_boxes_that_are_refused_in_one_line(setting, text):
+    with pytest.raises(jaxbp.InputError, match=text):
+        forward(**setting)
+
+
+def test_a_structure_that_does_not_fit_is_refused_before_any_call():
+    with pytest.raises(jaxbp.InputError, match="BlockDiagonal: needs multiples of 3 blocks, got 5 outputs"):
+        jaxbp.BlackBox(np.tanh, 5, structures.BlockDiagonal(3)).init(jax.random.key(0), jaxbp.shaped(3, 6))
+
+
 def box(xp):
     """A chain in which every entry meets its neighbours, in NumPy or JAX."""
 

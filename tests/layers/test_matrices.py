@@ -7,7 +7,7 @@ import pytest
 
 import jaxbp
 from jaxbp import ops, structures
-from jaxbp.ops.spectral_functions import NAMED, Pair, Power, quotients
+from jaxbp.ops.spectral_functions import NAMED, Pair, Power, quotients, spectral_backward
 from proofs.spectral import SPECTRA, errors, ours
 
 pytestmark = pytest.mark.slow
@@ -53,6 +53,29 @@ def test_quotients_lose_no_digits(float64, function, g):
     )
 
 
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 6, -1, -2, -5])
+def test_whole_powers_take_eigenvalues_of_both_signs(float64, exponent):
+    """Equal ones, opposite ones, and for exponents that are not negative a zero."""
+    w = np.array([-2.0, -2, -0.5, 0.5, 2, 3] + [0.0] * (exponent >= 0))
+    k = np.asarray(quotients(Power(exponent), None, jnp.asarray(w)))
+    gap = w[:, None] - w
+    difference = w[:, None] ** float(exponent) - w ** float(exponent)
+    slope = exponent * w ** float(exponent - 1) if exponent else 0 * w
+    expected = np.where(gap == 0, slope[:, None], difference / np.where(gap == 0, 1, gap))
+    np.testing.assert_allclose(k, expected, rtol=1e-13, atol=1e-15)
+
+
+def test_other_powers_have_no_gradient_at_negative_eigenvalues():
+    assert np.all(np.isnan(quotients(Power(0.5), None, jnp.array([-1.0, -1, -2]))))
+
+
+def test_an_eigenvalue_of_zero_has_an_infinite_slope_where_the_delta_reaches_it():
+    kept = jnp.array([0.0, 1, 4]), jnp.eye(3)
+    gradient = lambda dy: spectral_backward(NAMED["sqrt"], 0.0, kept, dy)[0]
+    np.testing.assert_allclose(gradient(jnp.diag(jnp.array([0.0, 1, 1]))), np.diag([0, 0.5, 0.25]))
+    assert np.isinf(gradient(jnp.eye(3))[0, 0])
+
+
 def test_both_forms_of_the_square_root_are_right_in_float32(float64):
     """Value and gradient of 64 x 64, to 1e-6 of the norm of those in float64."""
     draw = np.random.default_rng(0)
@@ -83,8 +106,15 @@ def test_both_forms_of_the_square_root_are_right_in_float32(float64):
         (lambda: ops.solve(jnp.ones((3, 3)), jnp.ones(3)), r"solve takes a \[..., D, D\] and b \[..., D, K\], got"),
         (lambda: ops.sylvester(*[jnp.ones((3, 3))] * 2, jnp.ones((3, 2))), "sylvester takes a"),
         (lambda: jaxbp.Eigh(0.0), "Eigh: tolerance must be positive, got 0.0"),
+        (lambda: ops.sylvester(*[jnp.ones((3, 3))] * 2, jnp.ones((2, 3, 3))), "sylvester takes a"),
+        (lambda: ops.sylvester(jnp.ones((2, 3, 3)), jnp.ones((3, 3)), jnp.ones((2, 3, 3))), "sylvester takes a"),
+        (lambda: ops.pinv(jnp.ones(3)), r"pinv takes matrices \[..., M, K\], got \[3\]"),
+        (lambda: structures.Sparse(((1, 2, 3),)), r"Sparse: entries must be pairs \(row, column\) of whole numbers"),
+        (lambda: structures.Sparse((1, 2)), r"Sparse: entries must be pairs \(row, column\) of whole numbers, got"),
+        (lambda: structures.LowRank(1.5), "LowRank: rank must be a whole number, got 1.5"),
+        (lambda: structures.Banded(1, -1), "Banded: upper must be at least 0, got -1"),
     ],
-    ids=range(8),
+    ids=range(15),
 )
 def test_what_cannot_be_used_is_refused_in_one_line(call, text):
     with pytest.raises(jaxbp.InputError, match=text):
@@ -214,3 +244,14 @@ def test_a_structure_has_its_parameters_and_its_law(structure):
 def test_sizes_that_do_not_fit_a_structure(structure, text):
     with pytest.raises(jaxbp.InputError, match=text):
         jaxbp.Structured(4, structure).init(jax.random.key(0), jaxbp.shaped(2, 6))
+
+
+def test_an_orthogonal_matrix_of_bfloat16_parameters():
+    params = {"w": jnp.asarray([0.5, -1, 0.25], jnp.bfloat16)}
+    wide = jaxbp.core.cast(params, jnp.float32)
+    dw = jnp.arange(9.0).reshape(3, 3)
+    cayley = structures.Cayley()
+    results = [(cayley.matrix(p, 3, 3), cayley.pull(p, dw.astype(p["w"].dtype))["w"]) for p in (params, wide)]
+    for narrow, exact in zip(*results, strict=True):
+        assert narrow.dtype == jnp.bfloat16
+        np.testing.assert_allclose(narrow.astype(jnp.float32), exact, rtol=2**-8, atol=2**-4)
