@@ -130,7 +130,7 @@ def test_a_page_shows_hostile_names_as_text_and_asks_for_nothing(tmp_path):
     (tmp_path / "a.html").write_bytes(page.page(HOSTILE, [Section(HOSTILE, parts)]))
     config = {"run": {"batch_size": 4, HOSTILE: HOSTILE}, "model": {"layer": HOSTILE}}
     (tmp_path / "provenance.json").write_text(json.dumps([{"commit": HOSTILE}]))
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "train_loss": 1.0, HOSTILE: 2.0}))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "step": 9, "train_loss": 1.0, HOSTILE: 2.0}))
     health = evidence().health[0]
     line = health | {"layers": {HOSTILE: DENSE, "$x^{": DENSE}}
     (tmp_path / "health.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(line))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxbp.files import naming, overwrite
+from jaxbp.files import overwrite
+from jaxbp.training.report.records import is_row, records
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = {"train": "C0", "validation": "C2", "test": "C1"}
@@ -40,9 +41,8 @@ def line(row: Row, epochs: int, steps_per_second: float, pace: Mapping[str, floa
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl."""
-    with naming(path, "read"):
-        return [json.loads(text) for text in path.read_text().splitlines()]
+    """The rows of a metrics.jsonl, up to the first that is damaged. Raises OSError where it cannot be read."""
+    return records(path, is_row)
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
@@ -55,10 +55,16 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
         for part, colour in COLOURS.items():
             if (name := f"{part}_{kind}") in rows[0]:
                 axes.plot(epochs, [row[name] for row in rows], colour, label=part, marker=marker)
-        axes.set(xlabel="epoch", title=kind, yscale="log" if kind == "loss" else "linear")
+        axes.set(xlabel="epoch", title=kind, yscale=scale(kind, axes))
         axes.grid(alpha=0.3)
         axes.legend()
     save_figure(figure, path)
+
+
+def scale(kind: str, axes: Axes) -> str:
+    """ "log" for the losses of the curves drawn; "linear" where they are 0 or negative, and for accuracies."""
+    least, largest = axes.dataLim.intervaly
+    return "log" if kind == "loss" and least >= 0 and largest > 0 else "linear"
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,8 @@ import numpy as np
 from jaxbp.data import Dataset, Splits, epoch_order
 from jaxbp.data.stream import Stream
 from jaxbp.training.logs import HEALTH, METRICS
+from jaxbp.training.report.curves import read_metrics
+from jaxbp.training.report.records import is_look, records
 
 GROUP = 32  # examples at least that are compared with all others
 Line = dict[str, Any]  # of health.jsonl
@@ -86,8 +87,8 @@ class Evidence:
     @classmethod
     def of(cls, folder: Path, config: dict[str, Any], data: DataFacts | None = None) -> Evidence:
         """What the folder of a run holds. A line that is damaged ends its file."""
-        rows = list(lines(folder / METRICS))
-        health = [line for line in lines(folder / HEALTH) if {"step", "loss", "rows", "layers"} <= line.keys()]
+        rows = read_metrics(folder / METRICS) if (folder / METRICS).is_file() else []
+        health = records(folder / HEALTH, is_look) if (folder / HEALTH).is_file() else []
         stopped = ""
         with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
             facts = json.loads((folder / "failure/facts.json").read_text())
@@ -125,15 +126,3 @@ class Evidence:
         """[lines]: |update| / |weight| of all parameters together."""
         squared = [np.nansum(self.table(name)[1] ** 2, 0) for name in ("update", "weight")]
         return np.sqrt(squared[0] / np.maximum(squared[1], np.finfo(float).tiny))
-
-
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log that is there, up to the first that cannot be read."""
-    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(line, dict):
-            return
-        yield line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxbp.training.report.diagnosis import Finding, findings
 from jaxbp.training.report.evidence import DataFacts, Evidence
 from jaxbp.training.report.maps import health_parts, sentences
 from jaxbp.training.report.page import Part, Section
+from jaxbp.training.report.records import sessions
 
 FILE = "report.html"
 PICTURES = {  # that other commands leave in the folder
@@ -88,9 +88,8 @@ def config_table(config: dict[str, Any]) -> list[list[str]]:
 
 def provenance_part(folder: Path) -> Part:
     """A row for every key of the last session, and how many there were."""
-    try:
-        sessions = json.loads((folder / "provenance.json").read_text())
-        rows = list(page.keys_of(sessions[-1]).items())
-    except (OSError, ValueError, LookupError, RecursionError):
+    entries = sessions(folder)
+    if entries is None:
         return Part("Provenance", texts=["provenance.json is missing or damaged."])
-    return Part("Provenance", texts=[f"{len(sessions)} sessions; the last:"], table=[["key", "value"], *rows])
+    rows = entries[-1].items()
+    return Part("Provenance", texts=[f"{len(entries)} sessions; the last:"], table=[["key", "value"], *rows])

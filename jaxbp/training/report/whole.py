@@ -19,9 +19,13 @@ from jaxbp.training.run import Trained, load
 
 
 def whole_report(folders: Sequence[RunFolder], code: bool, data: bool) -> tuple[bytes, list[tuple[str, str]]]:
-    """-> (the file, (name of the run, sentence) of all that is wrong). Raises InputError for what is no run."""
+    """-> (the file, (name of the run, sentence) of all that is wrong).
+
+    Raises InputError for what is no run, and where two folders hold one run.
+    """
     names = [str(folder.path) for folder in folders]
     configs = [folder.stored() for folder in folders]
+    several.check_distinct(folders, configs)
     evidences = []
     of_runs: list[list[Section]] = []
     wrong: list[tuple[str, str]] = []
@@ -34,7 +38,7 @@ def whole_report(folders: Sequence[RunFolder], code: bool, data: bool) -> tuple[
     groups = several.groups_of(configs)
     together = [several.curves_part(names, evidences, groups), several.figures_part(names, evidences, groups)]
     if len(folders) > 1:
-        provenances: list[dict[str, Any]] = [several.provenance_of(folder.path) for folder in folders]
+        provenances = [several.provenance_of(folder.path) for folder in folders]
         together.append(several.differences_part("Configs", names, configs))
         together.append(several.differences_part("Provenance", names, provenances))
     title = f"Run {folders[0].path.name}" if len(folders) == 1 else f"{len(folders)} runs"
