@@ -19,13 +19,16 @@ count; above 1 the hand-written program needs fewer. The range is that of the ru
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """mkdocs calls this for every page; the pages `figures.md` and `scale.md` get their tables here."""
     if page.file.src_uri == "scale.md":
-        from jaxbp.devices.cost import tables
+        from jaxbp.devices.cost import tables as costs
 
-        return markdown.replace("<!-- tables -->", tables())
+        return markdown.replace("<!-- tables -->", costs())
     if page.file.src_uri != "figures.md":
         return markdown
     suites = [(path.stem.split("-")[0], json.loads(path.read_text())) for path in sorted(RESULTS.glob("*.json"))]
-    return "\n".join([INTRODUCTION, *(section(suite, result) for suite, result in suites if "rows" in result)])
+    tables = [
+        section(suite, result) for suite, result in suites if any("case" in row for row in result.get("rows", ()))
+    ]
+    return "\n".join([INTRODUCTION, *tables])
 
 
 def section(suite: str, result: dict[str, Any]) -> str:
