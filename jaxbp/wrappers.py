@@ -15,6 +15,7 @@ that dtype from it. The output goes back to float32, and the loss is computed th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -97,6 +98,12 @@ class Keep(Wrapper):
     @classmethod
     def cases(cls) -> list[Case]:
         return [Case(Keep(Dense(7)), shaped(5, 3))]
+
+
+def kept_in_order(model: Layer) -> Layer:
+    """`model` with every leaf layer in a Keep, whose index is the layer's place in the forward pass."""
+    places = itertools.count()
+    return map_leaves(model, lambda layer: Keep(layer, next(places)))
 
 
 @dataclass(frozen=True)

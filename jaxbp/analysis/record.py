@@ -1,9 +1,10 @@
 """Every named number of one pass: each layer's output with its delta, each parameter with its gradient, and the loss.
 
-The table has each derivative twice, by the hand-written backward pass and by jax.grad of the same forward, with their
-difference. For the deltas a zero is added to every output: its derivative is dL / d output, both ways. A layer in a
-Stack has the depth as first axis, and the two uses of tied layers are added up. The inputs, where they are numbers, are
-the last row, `x`: there the pass backward ends. A model that is not recorded pays nothing for this.
+The layers stand in the order of the forward pass. The table has each derivative twice, by the hand-written backward
+pass and by jax.grad of the same forward, with their difference. For the deltas a zero is added to every output: its
+derivative is dL / d output, both ways. A layer in a Stack has the depth as first axis, and the two uses of tied layers
+are added up. The inputs, where they are numbers, are the last row, `x`: there the pass backward ends. A model that is
+not recorded pays nothing for this.
 
 A penalty has rows of its own, `penalty/00_dense/w`: its part of the gradient is not in the rows above. Under a credit
 rule that sends other deltas back, each row also has what was sent, and its cosine to the true derivative.
@@ -12,9 +13,10 @@ rule that sends other deltas back, each row also has what was sent, and its cosi
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from jaxbp.check import autodiff
 from jaxbp.core import Batch, Context, Layer, PyTree, Static, map_leaves, path_name
 from jaxbp.losses import Loss
 from jaxbp.rules import Rule
-from jaxbp.wrappers import Keep, Kept, Shift
+from jaxbp.wrappers import Kept, Shift, kept_in_order
 
 SHORT = 4  # numbers of an array that the table prints
 HEAD = ("name", "shape", "value", "by hand", "autodiff", "difference")
@@ -36,6 +38,7 @@ class Row:
     """One array of the pass; by_hand and autodiff are the loss's derivative in it."""
 
     name: str  # "00_dense" is that layer's output, "00_dense/w" its parameter
+    kind: Literal["output", "parameter", "input", "penalty"]
     formula: str  # the first line of the layer's docstring; "" for parameters
     value: np.ndarray
     by_hand: np.ndarray
@@ -44,9 +47,13 @@ class Row:
 
     @property
     def difference(self) -> float:
-        """The largest difference between the derivatives, relative to the largest entry; 0 where both are zero."""
-        largest = max(np.abs(self.autodiff).max(initial=0), np.abs(self.by_hand).max(initial=0))
-        return float(np.abs(self.by_hand - self.autodiff).max(initial=0) / largest) if largest else 0.0
+        """The largest difference between the derivatives, relative to the largest entry; 0 where both are zero.
+
+        nan where an entry is not finite.
+        """
+        largest = np.maximum(np.abs(self.autodiff).max(initial=0), np.abs(self.by_hand).max(initial=0))
+        with np.errstate(invalid="ignore"):
+            return float(np.abs(self.by_hand - self.autodiff).max(initial=0) / largest) if largest else 0.0
 
     @property
     def cosine(self) -> float | None:
@@ -69,6 +76,7 @@ class Row:
         """Everything, arrays as lists."""
         return {
             "name": self.name,
+            "kind": self.kind,
             "formula": self.formula,
             "shape": list(self.value.shape),
             "value": self.value.tolist(),
@@ -80,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The rows, in a Chain in forward order; a layer's output stands before its parameters."""
+    """The rows in forward order; a layer's output stands before its parameters."""
 
     value: float  # the loss
     rows: tuple[Row, ...]
@@ -103,14 +111,18 @@ class Record:
         return {"loss": self.value, **penalty, "rows": [row.to_json() for row in self.rows]}
 
     def to_npz(self) -> bytes:
-        """An archive of the arrays NAME.value, NAME.by_hand and NAME.autodiff, and NAME.sent where something was."""
+        """An archive of the arrays NAME.value, NAME.by_hand and NAME.autodiff, and NAME.sent where something was.
+
+        A row whose name an earlier one has, as of a layer named x, has its kind in front: "input x.value".
+        """
         arrays: dict[str, Any] = {}
         for row in self.rows:
-            arrays[f"{row.name}.value"] = row.value
-            arrays[f"{row.name}.by_hand"] = row.by_hand
-            arrays[f"{row.name}.autodiff"] = row.autodiff
+            name = f"{row.kind} {row.name}" if f"{row.name}.value" in arrays else row.name
+            arrays[f"{name}.value"] = row.value
+            arrays[f"{name}.by_hand"] = row.by_hand
+            arrays[f"{name}.autodiff"] = row.autodiff
             if row.sent is not None:
-                arrays[f"{row.name}.sent"] = row.sent
+                arrays[f"{name}.sent"] = row.sent
         file = io.BytesIO()
         np.savez(file, **arrays)
         return file.getvalue()
@@ -123,7 +135,7 @@ def record(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Context 
 
 def recorder(model: Layer, loss: Loss, params: PyTree, batch: Batch) -> Callable[[PyTree, Batch, Context], Record]:
     """`record` for parameters and batches of these shapes, compiled once."""
-    keeping = map_leaves(model, Keep)
+    keeping = kept_in_order(model)
     shifted = map_leaves(model, Shift)
     spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch["x"])
     dtype = next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
@@ -154,17 +166,18 @@ def recorder(model: Layer, loss: Loss, params: PyTree, batch: Batch) -> Callable
     def recorded(params: PyTree, batch: Batch, ctx: Context) -> Record:
         numbers = run(params, _with_shifts(shifted_spec, params, dtype), batch, ctx)
         value, outputs, by_hand, by_autodiff, deltas = jax.device_get(numbers)
-        rows = [*_rows("", outputs, jax.device_get(params), by_hand, by_autodiff)]
-        inputs = [Row("x", "the inputs", np.asarray(batch["x"]), *deltas)] if is_numbers else []
+        layers = sorted(_layers("", outputs, jax.device_get(params), by_hand, by_autodiff), key=itemgetter(0))
+        rows = [row for _, rows in layers for row in rows]
+        inputs = [Row("x", "input", "the inputs", np.asarray(batch["x"]), *deltas)] if is_numbers else []
         return Record(float(value), (*rows, *inputs))
 
     return recorded
 
 
 def _output(layer: Any, params: PyTree, cache: Kept, dy: PyTree) -> tuple[PyTree, tuple[PyTree, Static]]:
-    """The rule that takes, at each leaf layer in its Keep, the output and the first line of the layer's docstring."""
+    """The rule that takes, at each leaf layer in its Keep, the output, the index and the docstring's first line."""
     formula = (type(layer.inner).__doc__ or "").strip().split("\n")[0]
-    return layer.backward(params, cache, dy)[0], (cache.y, Static(formula))
+    return layer.backward(params, cache, dy)[0], (cache.y, Static((layer.index, formula)))
 
 
 def _with_shifts(node: PyTree, params: PyTree, dtype: Any) -> PyTree:
@@ -174,25 +187,28 @@ def _with_shifts(node: PyTree, params: PyTree, dtype: Any) -> PyTree:
     return {name: _with_shifts(child, params[name], dtype) for name, child in node.items()}
 
 
-def _rows(path: str, outputs: PyTree, params: PyTree, by_hand: PyTree, by_autodiff: PyTree) -> Iterator[Row]:
-    """The rows of a tree of layers: of each leaf layer its output, then its parameters."""
+def _layers(
+    path: str, outputs: PyTree, params: PyTree, by_hand: PyTree, by_autodiff: PyTree
+) -> Iterator[tuple[int, list[Row]]]:
+    """(index of the Keep, rows) of each leaf layer: its output, then its parameters."""
     if isinstance(outputs, dict):
         for name, output in outputs.items():
             if name in by_hand:  # else it uses the parameters of another layer, and is in that one's rows
                 child = f"{path}/{name}" if path else name
-                yield from _rows(child, output, params[name], by_hand[name], by_autodiff[name])
+                yield from _layers(child, output, params[name], by_hand[name], by_autodiff[name])
         return
-    output, formula = outputs
-    yield Row(path, formula.value, output, by_hand["shift"], by_autodiff["shift"])
+    output, static = outputs
+    index, formula = static.value
+    rows = [Row(path, "output", formula, output, by_hand["shift"], by_autodiff["shift"])]
     leaves = jax.tree_util.tree_leaves_with_path(params)
     gradients = zip(jax.tree.leaves(by_hand["inner"]), jax.tree.leaves(by_autodiff["inner"]), strict=True)
     for (key_path, value), (hand, auto) in zip(leaves, gradients, strict=True):
-        yield Row(f"{path}/{path_name(key_path)}", "", value, hand, auto)
+        rows.append(Row(f"{path}/{path_name(key_path)}", "parameter", "", value, hand, auto))
+    yield index, rows
 
 
 def short(a: np.ndarray) -> str:
     """The numbers of a small array, or the range of a large one."""
-    numbers: Sequence[float] = a.ravel().tolist()
-    if len(numbers) <= SHORT:
-        return " ".join(f"{number:.6g}" for number in numbers)
-    return f"{min(numbers):.3g} to {max(numbers):.3g}"
+    if a.size <= SHORT:
+        return " ".join(f"{number:.6g}" for number in a.ravel().tolist())
+    return f"{float(a.min()):.3g} to {float(a.max()):.3g}"  # both are nan where an entry is

@@ -103,7 +103,8 @@ def _worst(got: Arrays, truth: Arrays) -> float:
     top = largest_entry(truth)
     scale = lambda a: top if largest_entry(a) <= 1e-12 * top else max(largest_entry(a), 1e-3 * top)
     gap = lambda g, right: largest_entry(np.asarray(g, np.float64) - right)
-    return max((gap(got[path], right) / (scale(right) or 1) for path, right in truth.items()), default=0.0)
+    errors = [gap(got[path], right) / (scale(right) or 1) for path, right in truth.items()]
+    return float(np.nan_to_num(np.max(errors, initial=0), nan=np.inf, posinf=np.inf))
 
 
 def _batches(run: Program, accuracy: float) -> Iterator[Finding]:

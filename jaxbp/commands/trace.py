@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import jax
 
@@ -25,7 +26,7 @@ from jaxbp.page.contents import stepping_page
 from jaxbp.page.setting import setting
 from jaxbp.page.trace import traced
 from jaxbp.programs import keep_programs
-from jaxbp.typed import Count, Typed
+from jaxbp.typed import Count, Range, Typed
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Options(Typed):
     Args:
         config: the experiment: a file with get_config(), or digits_mlp or xor
         examples: how many training examples
-        updates: how many updates of the weights the page goes through
+        updates: how many updates of the weights the page goes through, 1,000 at most
         html: also write a page that steps through them to this file
         json: also write everything to this file
         npz: also write the arrays to this file
@@ -43,7 +44,7 @@ class Options(Typed):
 
     config: str = "xor"
     examples: Count = 1
-    updates: Count = 5
+    updates: Annotated[int, Range(1, 1000)] = 5
     html: cli.OutputFile | None = None
     json: cli.OutputFile | None = None
     npz: cli.OutputFile | None = None

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import fields
 from importlib.resources import files
 from typing import Any
@@ -20,7 +19,7 @@ from jaxbp.credit import Backpropagation
 from jaxbp.page.mistakes import STEPS, gradient_with, losses, planted
 from jaxbp.page.network import network
 from jaxbp.page.setting import Setting
-from jaxbp.page.trace import PENALTY, named, stepper, tracer
+from jaxbp.page.trace import stepper, tracer
 from jaxbp.typed import Typed
 
 NUMBERS = 20_000  # in all passes of a page together; above, it has shapes and norms alone, and no planted mistakes
@@ -35,7 +34,6 @@ def stepping_page(start: Setting, title: str, updates: int) -> bytes:
 def contents(start: Setting, title: str, updates: int) -> dict[str, Any]:
     """Everything on the page: the passes before and after each of so many updates, and the planted mistakes."""
     passes = recorded(start, updates)
-    names = dict(named(start.params)).keys()
     is_small = sum(3 * row.value.size for table in passes for row in table.rows) <= NUMBERS
     with_mistakes = is_small and start.config.credit == Backpropagation()
     return {
@@ -50,7 +48,7 @@ def contents(start: Setting, title: str, updates: int) -> dict[str, Any]:
         "classes": start.classes,
         "examples": len(start.batch["x"]),
         "net": network(start, max(updates, STEPS) + 1),
-        "passes": [_pass(table, names, is_small) for table in passes],
+        "passes": [_pass(table, is_small) for table in passes],
         "limit": NUMBERS,
         "right": losses(start, gradient_with(start, None)) if with_mistakes else [],
         "mistakes": planted(start) if with_mistakes else [],
@@ -95,15 +93,12 @@ def page(data: dict[str, Any]) -> bytes:
     ).encode()
 
 
-def _pass(table: Record, parameters: Iterable[str], with_numbers: bool) -> dict[str, Any]:
+def _pass(table: Record, with_numbers: bool) -> dict[str, Any]:
     rows = []
     for row in table.rows:
-        name = row.name.lstrip("/")
-        is_penalty = name.startswith(PENALTY)
-        kind = "penalty" if is_penalty else "parameter" if name in parameters else "input" if name == "x" else "output"
         described = {
             "name": row.name,
-            "kind": kind,
+            "kind": row.kind,
             "formula": row.formula,
             "shape": list(row.value.shape),
             "norm": float(np.linalg.norm(row.value)),

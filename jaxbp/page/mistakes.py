@@ -6,7 +6,6 @@ the loss's dy, where the sweep begins.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
@@ -19,12 +18,12 @@ import optax
 
 from jaxbp.backprop import item_weights, value_and_grad
 from jaxbp.check import check_gradient
-from jaxbp.core import Batch, Layer, PyTree, add, map_leaves, path_name
+from jaxbp.core import Batch, Layer, PyTree, add, path_name
 from jaxbp.layers import Dense
 from jaxbp.layers.activations import Activation
 from jaxbp.page.setting import Setting
 from jaxbp.rules import Rule
-from jaxbp.wrappers import Keep
+from jaxbp.wrappers import Keep, kept_in_order
 
 STEPS = 10  # of training, with the mistake and without
 Take = Callable[[Any, PyTree, Any, PyTree], tuple[PyTree, PyTree]]
@@ -106,8 +105,7 @@ def gradient_with(start: Setting, mistake: Mistake | None) -> Callable[[PyTree, 
 
 def _swept(start: Setting, rule: Rule, params: PyTree, batch: Batch, factor: float = 1.0) -> PyTree:
     """What the rule takes at the leaf layers, each in a Keep that has its number."""
-    numbers = itertools.count()
-    model, loss = map_leaves(start.model, lambda layer: Keep(layer, next(numbers))), start.config.loss
+    model, loss = kept_in_order(start.model), start.config.loss
     x, ctx = start.ctx.counted(batch)
     y, cache = model.forward(params, x, ctx)
     dy = loss.backward(loss.forward(y, batch["y"], item_weights(batch, y))[1])

@@ -16,12 +16,12 @@ const recorded = (() => {
   }
 
   function describe(data, now, pass, layerRows, byId) {
-    const name = layerRows[now.layer]?.name;
+    const name = layerRows[now.layer]?.name, isOutput = (row, name) => row.kind === "output" && row.name === name;
     const items = layerRows.map((row) => element("li", row.name === name ? { class: "active" } : {}, `${row.name} ${row.shape.join(" × ")}`));
     byId("network").replaceChildren(element("ol", { class: "boxes" }, ...items));
     const titles = { forward: `Forward through ${name}`, loss: "The loss", error: "Backward: the error of the outputs", backward: `Backward through ${name}`, penalty: "The penalty", update: "Update" };
     byId("stage").textContent = titles[now.kind];
-    const concerns = (row) => (name ? row.name === name || (row.kind === "parameter" && row.name.startsWith(`${name}/`)) : now.kind === "penalty" ? row.kind === "penalty" : now.kind === "update" ? row.kind === "parameter" : row.name === layerRows.at(-1).name);
+    const concerns = (row) => (name !== undefined ? isOutput(row, name) || (row.kind === "parameter" && row.name.startsWith(`${name}/`)) : now.kind === "penalty" ? row.kind === "penalty" : now.kind === "update" ? row.kind === "parameter" : isOutput(row, layerRows.at(-1).name));
     const concerned = pass.rows.filter(concerns);
     const tag = { error: "BP1", backward: concerned.some((row) => row.kind === "parameter") ? "BP2, BP3, BP4" : "BP2" }[now.kind];
     const added = data.penalty ? ` + penalty ${show(pass.penalty)}, ${data.penalty}` : "";

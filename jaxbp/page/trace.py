@@ -42,12 +42,13 @@ def tracer(start: Setting) -> Callable[[PyTree, PyTree], Record]:
         table = run(params, start.batch, start.ctx)
         if isinstance(start.config.credit, Swept):
             arrays = sent(params, kept)
-            table = replace(table, rows=tuple(replace(row, sent=_array(arrays.get(row.name))) for row in table.rows))
+            of_row = lambda row: None if row.kind == "input" else _array(arrays.get(row.name))
+            table = replace(table, rows=tuple(replace(row, sent=of_row(row)) for row in table.rows))
         if not start.penalties:
             return table
         slopes = zip(*map(named, (params, *by_hand(params), autodiff(params))), strict=True)
         rows = [
-            Row(PENALTY + name, "l2 w + l1 sign w", np.asarray(w), np.asarray(hand), np.asarray(auto))
+            Row(PENALTY + name, "penalty", "l2 w + l1 sign w", np.asarray(w), np.asarray(hand), np.asarray(auto))
             for (name, w), (_, hand), (_, auto) in slopes
             if np.any(hand)
         ]

@@ -280,7 +280,7 @@
       const share = (n, [o, i]) => deltaAfter(l, n)[o] * (leaf === "w" ? output(l - 1, n)[i] : 1);
       const bound = who === "autodiff" ? 1e-10 : 1e-6, scale = Math.max(...right.flat().map(Math.abs), 1e-300);
       const rows = hand.flat().map((h, k) => {
-        const difference = h - right.flat()[k], bad = Math.abs(difference) > bound * scale;
+        const difference = h - right.flat()[k], bad = !(Math.abs(difference) <= bound * scale); // a NaN is bad
         const shares = each.map((n) => show(share(n, places[k])));
         return [places[k].map((v) => v + 1).join(), ...shares, show(h), show(right.flat()[k]), { text: difference === 0 ? "0" : difference.toExponential(1), bad }];
       });

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.config import Config
-from jaxbp.core import Batch, Context, Layer, PyTree, map_leaves, path_name
+from jaxbp.core import Batch, Context, Layer, PyTree, path_name
 from jaxbp.errors import InputError
 from jaxbp.files import as_json, check_held, overwrite, set_aside
 from jaxbp.losses import Loss
 from jaxbp.rules import Rule
 from jaxbp.training.checkpoint import delete_bundle, load_arrays, save_arrays, verify, write_manifest
 from jaxbp.training.step import State, initial_state, prepared
-from jaxbp.wrappers import Keep
+from jaxbp.wrappers import kept_in_order
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,7 @@ def diagnose(model: Layer, loss: Loss, params: PyTree, batch: Batch, ctx: Contex
     for name, tree in (("the batch", {"x": batch["x"], "y": batch["y"]}), ("the parameters", params)):
         if first := first_not_finite(tree):
             return f"{name}, {first}"
-    count = itertools.count()
-    watched = map_leaves(model, lambda leaf: Keep(leaf, next(count)))  # numbered in forward order
+    watched = kept_in_order(model)
     x, ctx = ctx.counted(batch)
     y, cache = watched.forward(params, x, ctx)
     value, loss_cache = loss.forward(y, batch["y"], batch["weight"])

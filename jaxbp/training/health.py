@@ -13,7 +13,7 @@ of it, so a run has the same bits with and without. Each look is a line of healt
     sure_errors       the same among the half of it that the model is surest of
     noise_scale       batch size at which noise and gradient are as large (McCandlish et al. 2018, arXiv 1812.06162)
     cosine            of two successive updates, all parameters together
-    layers            path -> what `_statistics` takes
+    layers            path -> what `_statistics` takes, in the order of the forward pass
 
 A figure that is not defined, or not finite, is null.
 """
@@ -35,7 +35,7 @@ import numpy as np
 from jaxbp.analysis import per_example
 from jaxbp.backprop import value_and_grad
 from jaxbp.config import Config
-from jaxbp.core import Batch, Context, Layer, PyTree, dot, leaf_layers, map_leaves, path_name
+from jaxbp.core import Batch, Context, Layer, PyTree, Static, dot, leaf_layers, path_name
 from jaxbp.data import Dataset, Splits
 from jaxbp.devices.feed import MeshFeed
 from jaxbp.devices.placement import Placement
@@ -51,7 +51,7 @@ from jaxbp.training.folder import RunFolder
 from jaxbp.training.logs import HEALTH
 from jaxbp.training.report.language import once
 from jaxbp.training.step import Feed, State
-from jaxbp.wrappers import Keep, Kept
+from jaxbp.wrappers import Kept, kept_in_order
 
 PROBE = 128  # rows
 FLAT = 1e-3  # a slope below it passes next to nothing
@@ -142,7 +142,7 @@ def make_look(
     everywhere: on all devices of a mesh; None: on one device.
     """
     model = once(with_carry(model, 0))
-    keeping = map_leaves(model, Keep)
+    keeping = kept_in_order(model)
     gradient = value_and_grad(model, loss)
     couples = any(leaf.couples_batch for leaf in leaf_layers(model))
     squared_norms = per_example.squared_norms(model, loss)
@@ -188,8 +188,10 @@ def _norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(a.astype(jnp.float32))) for a in jax.tree.leaves(tree)))
 
 
-def _statistics(layer: Any, moved: PyTree, cache: Kept, dy: PyTree) -> tuple[PyTree, dict[str, jax.Array]]:
-    """The rule that takes, at each leaf layer in its Keep:
+def _statistics(
+    layer: Any, moved: PyTree, cache: Kept, dy: PyTree
+) -> tuple[PyTree, tuple[Static, dict[str, jax.Array]]]:
+    """The rule that takes, at each leaf layer in its Keep, the Keep's index, and:
 
     delta, gradient, weight, update   norms; the last three of layers with parameters
     cosine      of two successive updates
@@ -232,7 +234,7 @@ def _statistics(layer: Any, moved: PyTree, cache: Kept, dy: PyTree) -> tuple[PyT
         norms = jnp.sqrt(jnp.einsum("ntg,ntg->t", deltas, deltas))
         last = norms[-max(1, len(norms) // 4) :]
         taken["growth"] = jnp.max(norms) / jnp.max(last)
-    return dx, taken
+    return dx, (Static(layer.index), taken)
 
 
 def _agreement(value_of: Callable, params: PyTree, grads: PyTree, value: jax.Array, dtype: Any) -> jax.Array:
@@ -264,13 +266,18 @@ def _errors(y: jax.Array, target: jax.Array, threshold: float) -> dict[str, jax.
 
 
 def _by_layer(taken: PyTree) -> dict[str, dict[str, float | None]]:
-    """{path: {name: figure}}; the blocks of a Stack have their number behind the path."""
+    """{path: {name: figure}} in the order of the forward pass.
+
+    The blocks of a Stack have their number behind the path; those of one layer stand together.
+    """
     layers: dict[str, dict[str, float | None]] = {}
-    for keys, figure in jax.tree_util.tree_leaves_with_path(taken):
-        path, _, name = path_name(keys).rpartition("/")
-        entries = np.asarray(figure)
-        for i, entry in enumerate(entries.ravel()):
-            layers.setdefault(f"{path} {i}" if entries.ndim else path, {})[name] = _short(entry)
+    of_layers = jax.tree_util.tree_leaves_with_path(taken, is_leaf=lambda node: isinstance(node, tuple))
+    for keys, (_, figures) in sorted(of_layers, key=lambda of_layer: of_layer[1][0].value):
+        path = path_name(keys)
+        for name, figure in figures.items():
+            entries = np.asarray(figure)
+            for i, entry in enumerate(entries.ravel()):
+                layers.setdefault(f"{path} {i}" if entries.ndim else path, {})[name] = _short(entry)
     return layers
 
 

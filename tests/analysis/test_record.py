@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp.analysis.record import record
+from jaxbp.analysis.record import Record, Row, record, short
 from jaxbp.losses import SquaredError
+from jaxbp.page import contents
 from tests.support.commands import command
 from tests.support.models import PER_EXAMPLE
 from tests.support.models import per_example_setting as setting
@@ -53,7 +54,7 @@ def test_deltas_equal_those_of_autodiff(name):
     rows = record(*setting(name)).rows
     assert len(rows) > len(jax.tree.leaves(setting(name)[2]))
     assert all(row.by_hand.shape == row.autodiff.shape == row.value.shape for row in rows)
-    assert max(row.difference for row in rows) <= 1e-10
+    assert all(row.difference <= 1e-10 for row in rows)
     assert all(np.any(row.by_hand) for row in rows)
 
 
@@ -69,6 +70,26 @@ def test_a_wrong_backward_shows_where_it_begins():
     params = {"00_dense": params["00_dense"], "01_wrong": {}, "02_dense": params["02_dense"]}
     rows = record(model, loss, params, batch).rows
     assert {row.name for row in rows if row.difference > 1e-10} == {"00_dense", "00_dense/w", "00_dense/b", "x"}
+
+
+@pytest.mark.parametrize("wrong", [[np.nan, 0.0], [np.inf, 0.0], [np.nan, 3.0]])
+@pytest.mark.parametrize("truth", [[0.0, 0.0], [1.0, 2.0]])
+def test_a_number_that_is_not_finite_is_a_difference_in_every_form(wrong, truth):
+    """Also where the truth is zero, and where a number is larger than what is beside the nan."""
+    for pair in ((wrong, truth), (truth, wrong)):
+        row = Row("w", "parameter", "", np.ones(2), *map(np.array, pair))
+        assert np.isnan(row.difference)
+        assert np.isnan(row.to_json()["difference"])
+        assert contents._finite(contents._pass(Record(0.0, (row,)), True))["rows"][0]["difference"] == "NaN"
+        assert " nan" in str(Record(0.0, (row,))).splitlines()[1]
+    assert short(np.array([1.0, np.nan, 3.0, 4.0, 5.0])) == "nan to nan"
+    assert Row("w", "parameter", "", np.ones(2), np.zeros(2), np.zeros(2)).difference == 0.0
+
+
+def test_rows_of_one_name_keep_all_their_arrays():
+    rows = [Row("x", kind, "", np.full(1, i), np.ones(1), np.ones(1)) for i, kind in enumerate(("output", "input"))]
+    arrays = np.load(io.BytesIO(Record(0.0, tuple(rows)).to_npz()), allow_pickle=False)
+    assert (arrays["x.value"], arrays["input x.value"]) == (0, 1)
 
 
 def test_json_and_arrays_hold_every_number():

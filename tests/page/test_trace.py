@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxbp import Chain, Dense, Sigmoid, value_and_grad
+from jaxbp import Chain, Dense, Graph, Node, Sigmoid, value_and_grad
 from jaxbp.commands.__main__ import main
 from jaxbp.config import Config, Run
 from jaxbp.credit import Backpropagation, DirectFeedbackAlignment, ErrorSplit, FeedbackAlignment, KolenPollack
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.usefixtures("float64")
 PENALTY = Penalty(l2=0.1, l1=0.01, paths="0[02].*/w")
 
 
-def begun(credit=Backpropagation(), penalty=PENALTY):
+def begun(credit=Backpropagation(), penalty=PENALTY, model=Chain(Dense(3), Sigmoid(), Dense(1))):
     return setting(
         Config(
             data=Rows(x=((1.0, 0.5), (-0.5, 2.0)), y=((1.0,), (0.0,))),
-            model=Chain(Dense(3), Sigmoid(), Dense(1)),
+            model=model,
             loss=SquaredError("half_sum"),
             optimizer=SGD(0.5),
             run=Run(epochs=3, batch_size=None),
@@ -86,6 +86,30 @@ def test_a_page_of_a_credit_rule_has_its_steps_and_no_mistakes_to_plant():
     stepped = 0.75 * np.array(first["00_dense/w"]["value"]) - 0.5 * np.array(first["00_dense/w"]["sent"])
     np.testing.assert_allclose(second["00_dense/w"]["value"], stepped, rtol=1e-12)
     assert second["00_dense/w"]["cosine"] < 0.9999
+
+
+@pytest.mark.slow
+def test_a_graph_goes_forward_node_by_node_whatever_their_names():
+    """One is called as the row of the inputs is, one as those of the penalty are."""
+    nodes = (
+        Node("z", Chain(Dense(2)), ("inputs",)),
+        Node("x", Sigmoid(), ("z",)),
+        Node("penalty", Dense(1), ("x",)),
+        Node("a", Sigmoid(), ("penalty",)),
+    )
+    rows = traced(begun(penalty=Penalty(l2=0.1, paths=".*/w"), model=Graph(nodes, ("inputs",)))).rows
+    names = lambda kind: [row.name for row in rows if row.kind == kind]
+    assert names("output") == ["z/00_dense", "x", "penalty", "a"]
+    assert names("parameter") == ["z/00_dense/b", "z/00_dense/w", "penalty/b", "penalty/w"]
+    assert sorted(names("penalty")) == ["penalty/penalty/w", "penalty/z/00_dense/w"]
+    assert names("input") == ["x"]
+
+
+@pytest.mark.parametrize("updates", [0, 1001, 200_000])
+def test_updates_beyond_the_limit_are_refused_in_one_line(updates, capsys):
+    assert main(["trace", f"--updates={updates}"]) == 2
+    err = capsys.readouterr().err
+    assert err == f"error: --updates must be an integer in [1, 1000], got '{updates}'\n"
 
 
 def test_a_rule_without_deltas_is_refused_in_one_line(capsys):

@@ -311,7 +311,7 @@ def drowned(evidence: Evidence) -> str | None:
 
 
 def with_parameters(evidence: Evidence) -> list[str]:
-    """The layers that have parameters, in order."""
+    """The layers that have parameters, in the order of the forward pass."""
     return evidence.table("gradient")[0]
 
 

@@ -108,7 +108,7 @@ class Evidence:
 
     @cached_property
     def layers(self) -> list[str]:
-        """The paths of the layers in the order of their names."""
+        """The paths of the layers in the order of the forward pass, as the first line of health has them."""
         return list(self.health[0]["layers"]) if self.health else []
 
     def table(self, name: str) -> tuple[list[str], np.ndarray]:
