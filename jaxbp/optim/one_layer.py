@@ -35,7 +35,11 @@ from jaxbp.typed import Positive, Range
 
 @dataclass(frozen=True)
 class OneLayer(OptimizerConfig):
-    """The base: a subclass says what the error of an output is. The loss is only reported."""
+    """The base: a subclass says what the error of an output is. The loss is only reported.
+
+    Args:
+        learning_rate: of the step along the rule's direction
+    """
 
     learning_rate: Positive = 1.0
 

@@ -84,6 +84,7 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.writers": "figures go to other places; tests/training/test_writers.py",
     "run.mesh.data": "losses must not depend on the devices; tests/devices",
     "run.mesh.fsdp": "losses must not depend on the devices; tests/devices",
+    "run.mesh.tensor": "losses must not depend on the devices; tests/devices",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {
