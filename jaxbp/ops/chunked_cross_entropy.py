@@ -64,9 +64,9 @@ class Form:
         """V, where this device has `own` of them."""
         return own if self.axis is None else own * lax.psum(1, self.axis)
 
-    def first(self, own: int) -> jax.Array:
+    def first(self, own: int) -> jax.Array | int:
         """This device's first class."""
-        return jnp.int32(0) if self.axis is None else lax.axis_index(self.axis) * own
+        return 0 if self.axis is None else lax.axis_index(self.axis) * own
 
     def summed(self, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """Sums over this device's classes -> over all."""
@@ -164,7 +164,7 @@ def scored(
             return items, classes
         best = jnp.max(z, 1)
         count = form.all_classes(len(w))
-        own = jnp.where(best == form.largest(best), classes + form.first(len(w)).astype(classes.dtype), count)
+        own = jnp.where(best == form.largest(best), classes + jnp.asarray(form.first(len(w)), classes.dtype), count)
         return items, lax.pmin(own, form.axis)
 
     results = lax.map(of_chunk, in_chunks(form.chunk, target.shape, x, target))

@@ -97,8 +97,8 @@ from jaxbp.training import loop
 
 make = loop.make_program
 
-def watched(step):
-    program = make(step)
+def watched(*parts):
+    program = make(*parts)
 
     def run(state, *rest):
         after = program(state, *rest)

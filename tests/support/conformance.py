@@ -14,6 +14,7 @@ from jaxbp.core import Case, Context, dot, layer_types, leaf_layers
 from jaxbp.credit.steady import Steady
 from jaxbp.deferred import Defer
 from jaxbp.devices.gathered import Gathered
+from jaxbp.devices.tensor import Part, Split
 from jaxbp.wrappers import ComputedIn, Shift
 
 RECIPE = """{name} has no cases. A layer is one file: the mathematics at its top, forward and backward, and
@@ -35,7 +36,7 @@ def concrete_layers() -> list[type]:
     tests/credit/test_steady.py. ComputedIn rounds on purpose: tests/training/test_precision.py.
     """
     ours = [cls for name, cls in layer_types().items() if name.startswith("jaxbp.")]
-    tools = Shift | Defer | Gathered | Steady | ComputedIn
+    tools = Shift | Defer | Gathered | Split | Part | Steady | ComputedIn
     return [cls for cls in ours if not abstract(cls) and not issubclass(cls, tools)]
 
 
