@@ -25,6 +25,7 @@ from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.factors import Factors, GroupedFactors
 from jaxbp.inits import Initializer, initializer
 from jaxbp.ops.probabilities import softmax_backward
+from jaxbp.ops.products import rounded
 
 
 def squash(s: jax.Array) -> jax.Array:
@@ -108,18 +109,18 @@ class Capsules(Layer):
         b = jnp.zeros(votes.shape[:-1], votes.dtype)
         for _ in range(self.rounds):
             c = jax.nn.softmax(b, -1)
-            s = jnp.einsum("nij,nijd->njd", c, votes)
+            s = rounded("nij,nijd->njd", c, votes)
             kept.append((c, s))
-            b = b + jnp.einsum("nijd,njd->nij", votes, squash(s))
+            b = b + rounded("nijd,njd->nij", votes, squash(s))
         return kept
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
-        votes = jnp.einsum("nia,ijda->nijd", x, params["w"].astype(x.dtype))
+        votes = rounded("nia,ijda->nijd", x, params["w"].astype(x.dtype))
         return squash(self.rounds_of(votes)[-1][1]), x
 
     def vote_deltas(self, params: PyTree, x: jax.Array, dy: jax.Array) -> jax.Array:
         """du [N, I, J, D]."""
-        votes = jnp.einsum("nia,ijda->nijd", x, params["w"].astype(x.dtype))
+        votes = rounded("nia,ijda->nijd", x, params["w"].astype(x.dtype))
         du = jnp.zeros_like(votes)
         db = jnp.zeros(votes.shape[:-1], votes.dtype)
         dv = dy
@@ -127,16 +128,16 @@ class Capsules(Layer):
         for number in range(self.rounds - 1, -1, -1):
             c, s = rounds[number]
             ds = squash_backward(s, dv)
-            du = du + jnp.einsum("nij,njd->nijd", c, ds)
-            db = db + softmax_backward(c, jnp.einsum("njd,nijd->nij", ds, votes), -1)
+            du = du + rounded("nij,njd->nijd", c, ds)
+            db = db + softmax_backward(c, rounded("njd,nijd->nij", ds, votes), -1)
             if number:
-                du = du + jnp.einsum("nij,njd->nijd", db, squash(rounds[number - 1][1]))
-                dv = jnp.einsum("nij,nijd->njd", db, votes)
+                du = du + rounded("nij,njd->nijd", db, squash(rounds[number - 1][1]))
+                dv = rounded("nij,nijd->njd", db, votes)
         return du
 
     def backward(self, params: PyTree, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         du = self.vote_deltas(params, x, dy)
-        dx = jnp.einsum("nijd,ijda->nia", du, params["w"].astype(du.dtype))
+        dx = rounded("nijd,ijda->nia", du, params["w"].astype(du.dtype))
         return dx, {"w": jnp.einsum("nijd,nia->ijda", du, x, preferred_element_type=params["w"].dtype)}
 
     def factors(self, params: PyTree, x: jax.Array, dy: jax.Array) -> dict[str, Factors]:

@@ -32,6 +32,7 @@ from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.factors import Factors, GroupedFactors
 from jaxbp.inits import Initializer, initializer
 from jaxbp.ops.probabilities import softmax_backward
+from jaxbp.ops.products import rounded
 
 Capsule = tuple[jax.Array, jax.Array]  # poses [N, I, 4, 4] and activations [N, I]
 
@@ -63,16 +64,16 @@ class MatrixCapsules(Layer):
 
     def votes(self, params: PyTree, poses: jax.Array) -> jax.Array:
         """V [N, I, J, H]."""
-        v = jnp.einsum("niab,ijcb->nijac", poses, params["w"].astype(poses.dtype))
+        v = rounded("niab,ijcb->nijac", poses, params["w"].astype(poses.dtype))
         return v.reshape(*v.shape[:3], -1)
 
     def maximization(self, params: PyTree, number: int, votes: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
         """(S [N, J], m [N, J, H], v [N, J, H], u [N, J]) from R' [N, I, J]."""
         beta_u, beta_a = (params[name].astype(votes.dtype)[None] for name in ("beta_u", "beta_a"))
         total = jnp.sum(weights, 1) + self.epsilon
-        mean = jnp.einsum("nij,nijh->njh", weights, votes) / total[..., None]
+        mean = rounded("nij,nijh->njh", weights, votes) / total[..., None]
         square = jnp.square(votes - mean[:, None])
-        variance = jnp.einsum("nij,nijh->njh", weights, square) / total[..., None] + self.epsilon
+        variance = rounded("nij,nijh->njh", weights, square) / total[..., None] + self.epsilon
         cost = total * (beta_u * votes.shape[-1] + jnp.sum(jnp.log(variance), -1) / 2)
         return total, mean, variance, self.inverse_temperature(number) * (beta_a - cost)
 
@@ -120,10 +121,10 @@ class MatrixCapsules(Layer):
             dbeta_a, dbeta_u = dbeta_a - dc, dbeta_u + dc * total * votes.shape[-1]
             dv = dv + (dc * total)[..., None] / (2 * variance)
             ds = dc * (beta_u * votes.shape[-1] + jnp.sum(jnp.log(variance), -1) / 2)
-            dm = dm - 2 * dv * jnp.einsum("nij,nijh->njh", weights, e) / s
+            dm = dm - 2 * dv * rounded("nij,nijh->njh", weights, e) / s
             ds = ds - jnp.sum(dv * (variance - self.epsilon) + dm * mean, -1) / total
-            both = 2 * jnp.einsum("njh,nijh->nijh", dv / s, e) + (dm / s)[:, None]
-            dweights = jnp.einsum("njh,nijh->nij", dv / s, e * e) + jnp.einsum("njh,nijh->nij", dm / s, votes)
+            both = 2 * rounded("njh,nijh->nijh", dv / s, e) + (dm / s)[:, None]
+            dweights = rounded("njh,nijh->nij", dv / s, e * e) + rounded("njh,nijh->nij", dm / s, votes)
             dweights = dweights + ds[:, None]
             dvotes = dvotes + weights[..., None] * both
             da = da + jnp.sum(dweights * shares, -1)
@@ -133,16 +134,16 @@ class MatrixCapsules(Layer):
                 pull = (votes - mean[:, None]) / variance[:, None]
                 dvotes = dvotes - dz[..., None] * pull
                 du = jnp.sum(dz, 1) * jax.nn.sigmoid(-u)
-                dm = jnp.einsum("nij,nijh->njh", dz, pull)
+                dm = rounded("nij,nijh->njh", dz, pull)
                 curve = pull * pull - (1 / variance)[:, None]
-                dv = jnp.einsum("nij,nijh->njh", dz, curve) / 2
+                dv = rounded("nij,nijh->njh", dz, curve) / 2
         return dvotes, da, dbeta_u, dbeta_a
 
     def backward(self, params: PyTree, x: Capsule, dy: Capsule) -> tuple[Capsule, PyTree]:
         dvotes, da, dbeta_u, dbeta_a = self.deltas(params, x, dy)
         w = params["w"]
         dvotes = dvotes.reshape(*dvotes.shape[:3], *x[0].shape[2:])  # [N, I, J, P, P]
-        dposes = jnp.einsum("nijac,ijcb->niab", dvotes, w.astype(dvotes.dtype))
+        dposes = rounded("nijac,ijcb->niab", dvotes, w.astype(dvotes.dtype))
         dw = jnp.einsum("nijac,niab->ijcb", dvotes, x[0], preferred_element_type=w.dtype)
         sums = {"beta_u": jnp.sum(dbeta_u, 0, dtype=w.dtype), "beta_a": jnp.sum(dbeta_a, 0, dtype=w.dtype)}
         return (dposes, da), {"w": dw} | sums

@@ -26,6 +26,7 @@ import numpy as np
 from jaxbp.core import Case, Context, Layer, PyTree, Running, Shared, Static, require, shaped
 from jaxbp.errors import InputError
 from jaxbp.layers.batch_norm import Across, along_rows, counted_rows, some_count, total, wide_rows
+from jaxbp.ops.products import rounded
 from jaxbp.ops.spectral_functions import NAMED, product, spectral_backward, spectral_forward, square, symmetric
 
 UNEQUAL = (("hard points", "JAX's derivative of eigh is nan at equal eigenvalues, where this one is exact"),)
@@ -45,11 +46,11 @@ class SecondOrderPool(Layer):
         rows = x.reshape(len(x), -1, x.shape[-1])  # [N, S, C]
         if self.center:
             rows = rows - jnp.mean(rows, 1, keepdims=True)
-        return jnp.einsum("nsi,nsj->nij", rows, rows) / rows.shape[1], (rows, Static(x.shape[1:]))
+        return rounded("nsi,nsj->nij", rows, rows) / rows.shape[1], (rows, Static(x.shape[1:]))
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         rows, shape = cache
-        dx = jnp.einsum("nij,nsj->nsi", 2 * symmetric(dy), rows) / rows.shape[1]
+        dx = rounded("nij,nsj->nsi", 2 * symmetric(dy), rows) / rows.shape[1]
         return dx.reshape(len(dx), *shape.value), {}
 
     @classmethod
