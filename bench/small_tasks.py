@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp import Context, Layer, credit, optim
-from jaxbp.commands import cli
+from jaxbp.commands import cli, compare_credit
 from jaxbp.commands.__main__ import guarded
 from jaxbp.config import load
 from jaxbp.data import Embedded, Logic
@@ -74,19 +74,7 @@ def flowers_or_digits(name: Literal["iris", "digits"]) -> Task:
     return Task(model, SoftmaxCrossEntropy(), splits.train.x, splits.train.y, splits.test.x, splits.test.y)
 
 
-RULES: dict[str, credit.Credit] = {
-    "Backpropagation": credit.Backpropagation(),
-    "FeedbackAlignment": credit.FeedbackAlignment(),
-    "SignSymmetric.uniform": credit.SignSymmetric("uniform"),
-    "SignSymmetric.batch": credit.SignSymmetric("batch"),
-    "SignSymmetric.fixed": credit.SignSymmetric("fixed"),
-    "KolenPollack": credit.KolenPollack(),
-    "WeightMirror": credit.WeightMirror(),
-    "DirectFeedbackAlignment": credit.DirectFeedbackAlignment(),
-    "ErrorSplit.weights": credit.ErrorSplit("weights"),
-    "ErrorSplit.transpose": credit.ErrorSplit("transpose"),
-    "PredictiveCoding": credit.PredictiveCoding(),
-    "EquilibriumPropagation": credit.EquilibriumPropagation(),
+RULES = compare_credit.RULES | {
     "DifferenceTargetPropagation": credit.DifferenceTargetPropagation(),
     "ForwardForward": credit.ForwardForward(),
     "ForwardGradient": credit.ForwardGradient(),

@@ -37,12 +37,7 @@ from jaxbp.data import DataConfig, Splits
 from jaxbp.errors import InputError, unknown
 from jaxbp.losses import Loss, Penalty
 from jaxbp.models import LayerModel, ModelConfig
-from jaxbp.optim import (
-    FirstOrder,
-    Objective,
-    OptimizerConfig,
-    noise_meter,
-)  # this import defines the optimizers that JSON names
+from jaxbp.optim import Objective, OptimizerConfig, noise_meter  # this import defines the optimizers that JSON names
 from jaxbp.run import Run as Run
 from jaxbp.typed import Typed, describe, field_types, fits, meanings, missing_fields, parse, spell
 from jaxbp.wrappers import computed_in
@@ -112,8 +107,7 @@ class Config(Typed):
     @property
     def is_plain(self) -> bool:
         """Whether a step's direction is the gradient as it is, a sum over rows."""
-        private = isinstance(self.optimizer, FirstOrder) and self.optimizer.private is not None
-        return isinstance(self.credit, Backpropagation) and not private
+        return isinstance(self.credit, Backpropagation) and not self.optimizer.is_private
 
     def build_optimizer(self, steps: int, spec: PyTree) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, after a noise meter where the run measures the noise scale."""

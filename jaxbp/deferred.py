@@ -52,9 +52,6 @@ class Defer(Wrapper):
     def letters(self) -> Letters:
         return self.inner.letters
 
-    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        return self.inner.init(key, spec)
-
     def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[Deferred, None]:
         if isinstance(self.inner, SoftCap):
             return replace(x, soft_cap=self.inner.cap), None

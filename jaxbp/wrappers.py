@@ -69,8 +69,14 @@ class Wrapper(Layer):
         """Whether the layer inside does."""
         return self.inner.couples_batch
 
+    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
+        return self.inner.init(key, spec)
+
     def init_state(self, spec: PyTree) -> PyTree:
         return self.inner.init_state(spec)
+
+    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
+        return self.inner.next_state(state, cache)
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,6 @@ class Keep(Wrapper):
     """`inner` with a `Kept` for its cache. index: a number for whoever wraps, such as the forward order."""
 
     index: int = 0
-
-    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        return self.inner.init(key, spec)
 
     def forward(self, params: PyTree, x: PyTree, ctx: Context = Context()) -> tuple[PyTree, PyTree]:
         y, cache = self.inner.forward(params, x, ctx)
@@ -123,9 +126,6 @@ class Shift(Wrapper):
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[PyTree, PyTree]:
         dx, grads = self.inner.backward(params["inner"], cache, dy)
         return dx, {"inner": grads, "shift": dy.astype(params["shift"].dtype)}
-
-    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        return self.inner.next_state(state, cache)
 
 
 @dataclass(frozen=True)

@@ -77,12 +77,13 @@ def exists(place: str) -> bool:
     """Whether a place is there: a test in its file, a heading on its page, a command, a file."""
     if place.startswith("jaxbp:"):
         return place.removeprefix("jaxbp:") in COMMANDS
-    name, sign, part = re.fullmatch(r"([^:#]*)(::|#|)(.*)", place).groups()  # type: ignore[union-attr]
+    name, _, test = place.partition("::")
+    name, _, part = name.partition("#")
     if not (ROOT / name).is_file():
         return False
-    if sign == "::":
-        return f"\ndef {part}(" in text(ROOT / name)
-    return not sign or part in map(anchor, re.findall(r"^#+ (.*)$", text(ROOT / name), re.MULTILINE))
+    if test:
+        return f"\ndef {test}(" in text(ROOT / name)
+    return not part or part in map(anchor, re.findall(r"^#+ (.*)$", text(ROOT / name), re.MULTILINE))
 
 
 def faults(row: Row) -> list[str]:

@@ -103,6 +103,3 @@ class Gathered(Wrapper):
     def backward(self, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         dx, grads = self.inner.backward(jax.tree.map(Shard.gather, params, is_leaf=is_shard), cache, dy)
         return dx, jax.tree.map(Shard.scatter, params, grads, is_leaf=is_shard)
-
-    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        return self.inner.next_state(state, cache)

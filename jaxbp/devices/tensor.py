@@ -58,9 +58,6 @@ class Split(Wrapper):
         """Those of the layer inside."""
         return self.inner.letters
 
-    def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        return self.inner.init(key, spec)
-
     def cuts(self, params: PyTree) -> PyTree:
         """Like the parameters: a Cut of each."""
 
@@ -96,9 +93,6 @@ class Split(Wrapper):
     def backward(self, params: PyTree, cache: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         dx, grads = self.own(params).backward(params, cache, dy)
         return (dx if self.letter == self.letters.input else jax.lax.psum(dx, TENSOR)), grads
-
-    def next_state(self, state: PyTree, cache: PyTree) -> PyTree:
-        return self.inner.next_state(state, cache)
 
 
 @dataclass(frozen=True)

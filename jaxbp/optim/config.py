@@ -26,6 +26,11 @@ class OptimizerConfig(Typed, ABC):
 
     second_order: ClassVar[bool] = True  # needs more than a gradient, and so the whole batch at once
 
+    @property
+    def is_private(self) -> bool:
+        """Whether every example's gradient is clipped, so that gradients of parts of a batch do not add up to its."""
+        return False
+
     @abstractmethod
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, with update(grads, state, params, value=loss, batch=, ctx=)."""

@@ -51,6 +51,10 @@ class FirstOrder(OptimizerConfig):
         if self.groups and not any(group.learning_rate_factor for group in self.groups):
             raise InputError(f"{type(self).__name__}: groups must not freeze all parameters")
 
+    @property
+    def is_private(self) -> bool:
+        return self.private is not None
+
     @abstractmethod
     def core(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
         """The optimizer itself, without clipping, groups and plateau."""

@@ -18,7 +18,6 @@ from jaxbp.layers import Recurrent
 from jaxbp.layers.recurrent import with_carry
 from jaxbp.losses import Loss, MulticlassHinge, SoftmaxCrossEntropy
 from jaxbp.machine import device_memory
-from jaxbp.optim import FirstOrder
 from jaxbp.training.feeds import AHEAD, epochs_at_once
 from jaxbp.training.folder import OVER
 from jaxbp.training.run import Trained
@@ -40,7 +39,10 @@ def batch_specs(splits: Splits, rows: int) -> Batch:
 
 
 def check_fit(config: Config, model: Layer, splits: Splits) -> None:
-    """Raises InputError where data, model, loss, penalty and batch do not fit together. It computes nothing."""
+    """Raises InputError where data, model, loss, penalty and batch do not fit together.
+
+    It computes nothing; only an optimizer that asks for certain targets has them read.
+    """
     rows = config.run.batch_size or len(splits.train)
     if rows > len(splits.train):
         raise InputError(f"run.batch_size is {rows}, but the training part has {len(splits.train)} examples")
@@ -140,16 +142,15 @@ def check_optimizer(config: Config, model: Layer, params: PyTree, batch: Batch) 
     """Raises InputError where an optimizer that looks into the model does not fit it. The step is traced, not run."""
     optimizer = config.optimizer
     measured = config.run.noise_scale_every is not None
-    private = isinstance(optimizer, FirstOrder) and optimizer.private is not None
-    if not (optimizer.second_order or private or measured):
+    if not (optimizer.second_order or optimizer.is_private or measured):
         return
+    own = "optimizer.private" if optimizer.is_private else type(optimizer).__name__
+    who = "run.noise_scale_every" if measured else own
     if config.run.dtype != "float32":
-        who = "run.noise_scale_every" if measured else "optimizer.private" if private else type(optimizer).__name__
         raise InputError(f"{who} sums products of its own, which needs run.dtype=float32, got {config.run.dtype}")
     if config.run.micro_batches > 1 and (optimizer.second_order or measured):
-        who = "run.noise_scale_every" if measured else type(optimizer).__name__
         raise InputError(f"{who} takes the whole batch: run.micro_batches must be 1, got {config.run.micro_batches}")
-    if measured and private:
+    if measured and optimizer.is_private:
         raise InputError("run.noise_scale_every must be None where gradients are clipped and noisy: optimizer.private")
 
     update = first_update(config, model, 1, batch["x"])
@@ -168,8 +169,8 @@ def check_credit(config: Config, model: Layer, params: PyTree, batch: Batch) -> 
     name = type(config.credit).__name__
     if isinstance(config.credit, Backpropagation):
         return
-    if optimizer.second_order or (isinstance(optimizer, FirstOrder) and optimizer.private):
-        what = "optimizer.private" if isinstance(optimizer, FirstOrder) else type(optimizer).__name__
+    if optimizer.second_order or optimizer.is_private:
+        what = "optimizer.private" if optimizer.is_private else type(optimizer).__name__
         raise InputError(f"credit={name} goes with an optimizer that takes a direction alone, not with {what}")
     if config.run.noise_scale_every is not None:
         raise InputError(f"credit={name} gives no gradient of the loss: run.noise_scale_every must be None")
