@@ -65,7 +65,7 @@ def test_what_asks_for_more_than_a_gradient_has_the_losses_of_one_device(name, t
     config = replace_keys(CONFIGS["dense"], {"run.micro_batches": 1, "model.dropout": 0.0} | PARTED[name])
     try:
         session, state = session_of(config, tmp_path)
-    except InputError as error:
+    except jaxbp.InputError as error:
         pytest.skip(f"not for this net: {error}")
     alone = losses(session, state, 8)
     session, state = session_of(on(config, 4, 2), tmp_path)
