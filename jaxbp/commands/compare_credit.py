@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -40,16 +40,19 @@ from jaxbp.errors import unknown
 from jaxbp.files import write_json, write_whole
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.machine import machine
-from jaxbp.models import CNN, MLP, FeedbackMLP, ModelConfig
+from jaxbp.models import FeedbackMLP, LayerModel, ModelConfig
 from jaxbp.optim import SGD, Cosine
 from jaxbp.training.loop import NotFinite, train
 from jaxbp.training.report.curves import Row, new_figure, save_figure
 from jaxbp.typed import Count, Positive, Typed, parse
 
+HE = "w_init='he_normal'"
 NETS: dict[str, ModelConfig] = {
-    "dense": MLP(outputs=10, hidden=(500,), activation="relu", w_init="he_normal"),
-    "lenet": CNN(
-        outputs=10, channels=(6, 16), padding=(2, 0), hidden=(120, 84), activation="tanh", w_init="glorot_normal"
+    "dense": LayerModel(f"Chain(Flatten(), Dense(500, {HE}), BatchNorm(), ReLU(), Dropout(0.3), Dense(10, {HE}))"),
+    "lenet": LayerModel(
+        f"Chain(Conv(6, (5, 5), padding=((2, 2), (2, 2)), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), "
+        f"Conv(16, (5, 5), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), Flatten(), "
+        f"Dense(120, {HE}), BatchNorm(), ReLU(), Dense(84, {HE}), BatchNorm(), ReLU(), Dense(10, {HE}))"
     ),
     "feedback": FeedbackMLP(outputs=10, hidden=(500,)),
 }
@@ -68,6 +71,7 @@ RULES: dict[str, Credit] = {
     "ForwardForward": ForwardForward(threshold=2.0),
     "EquilibriumPropagation": EquilibriumPropagation(),
 }
+GROWTH = 3.0  # of the upper weights by the end of a run: the size at which backward weights that stay are drawn
 HEAD = """| rule | test error, % | seeds | cosine to the gradient | processor seconds a run | learning rate |
 |---|---|---|---|---|---|"""
 STEADY = ("Backpropagation", "EquilibriumPropagation")  # the rules of the net that settles
@@ -80,7 +84,7 @@ class Options(Typed):
     Args:
         workdir: the folder of all the runs
         path: folder with MNIST's four files
-        net: dense: 784-500-10; lenet: LeNet-5; feedback: 784-500-10 that settles, for EquilibriumPropagation
+        net: dense: 784-500-10; lenet: LeNet-5, both with batch normalization; feedback: 784-500-10 that settles
         rules: names of rules, separated by commas; None: all that are defined for the net
         rates: learning rates that are tried, separated by commas
         tries: epochs of the runs that try a rate
@@ -92,10 +96,10 @@ class Options(Typed):
     path: str
     net: Literal["dense", "lenet", "feedback"] = "dense"
     rules: str | None = None
-    rates: str = "0.1,0.2"
+    rates: str = "0.05,0.1,0.2"
     tries: Count = 3
     seeds: Count = 5
-    epochs: Count = 12
+    epochs: Count = 15
 
 
 def main(words: Sequence[str]) -> int:
@@ -119,13 +123,14 @@ def main(words: Sequence[str]) -> int:
 
 def configured(options: Options, name: str, rate: float, seed: int, epochs: int) -> Config:
     """The config of one run."""
+    rule = RULES[name]
     return Config(
         data=Mnist(path=options.path, image=options.net == "lenet", validation_fraction=1 / 6),
         model=NETS[options.net],
         loss=SoftmaxCrossEntropy(),
         optimizer=SGD(learning_rate=rate, momentum=0.9, schedule=Cosine()),
         run=Run(epochs=epochs, batch_size=128, seed=seed, evaluate_every=epochs),
-        credit=RULES[name],
+        credit=replace(rule, scale=GROWTH) if isinstance(rule, FeedbackAlignment | SignSymmetric) else rule,
     )
 
 

@@ -129,10 +129,11 @@ class PredictiveCoding(Credit):
     ) -> tuple:
         """The values v_l settle; predictions and derivatives go with them."""
         x, *between = values
+        first = stage_forward(stages[0], params, x, ctx)  # what the data predict is the same in every step
 
         def errors_of(between: tuple) -> tuple[list, list]:
-            inputs = (x, *between)
-            passes = [stage_forward(stage, params, v, ctx) for stage, v in zip(stages, inputs, strict=True)]
+            others = [stage_forward(stage, params, v, ctx) for stage, v in zip(stages[1:], between, strict=True)]
+            passes = [first, *others]
             errors = [y - v for (y, _), v in zip(passes, between, strict=False)]
             return [cache for _, cache in passes], [*errors, top(passes[-1][0])]
 
