@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -32,6 +32,7 @@ from jaxbp.credit import (
     ForwardForward,
     KolenPollack,
     PredictiveCoding,
+    Relaxer,
     SignSymmetric,
     WeightMirror,
 )
@@ -54,7 +55,9 @@ NETS: dict[str, ModelConfig] = {
         f"Conv(16, (5, 5), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), Flatten(), "
         f"Dense(120, {HE}), BatchNorm(), ReLU(), Dense(84, {HE}), BatchNorm(), ReLU(), Dense(10, {HE}))"
     ),
-    "feedback": FeedbackMLP(outputs=10, hidden=(500,)),
+    "feedback": FeedbackMLP(
+        outputs=10, hidden=(500,), feedback=0.1, activation="tanh", relaxer=Relaxer(rate=0.5, tolerance=1e-3)
+    ),
 }
 RULES: dict[str, Credit] = {
     "Backpropagation": Backpropagation(),
@@ -71,9 +74,16 @@ RULES: dict[str, Credit] = {
     "ForwardForward": ForwardForward(threshold=2.0),
     "EquilibriumPropagation": EquilibriumPropagation(),
 }
-GROWTH = 3.0  # of the upper weights by the end of a run: the size at which backward weights that stay are drawn
-HEAD = """| rule | test error, % | seeds | cosine to the gradient | processor seconds a run | learning rate |
-|---|---|---|---|---|---|"""
+GROWTH = 3.0  # of the upper weights in a run: backward weights that keep their size start with that of the end
+FITTED: dict[str, Credit] = {  # to these nets
+    "FeedbackAlignment": FeedbackAlignment(GROWTH),
+    "SignSymmetric.uniform": SignSymmetric("uniform", GROWTH),
+    "SignSymmetric.batch": SignSymmetric("batch", GROWTH),
+    "SignSymmetric.fixed": SignSymmetric("fixed", GROWTH),
+    "PredictiveCoding": PredictiveCoding(relaxer=Relaxer(rate=0.05, tolerance=1e-4)),
+}
+HEAD = """| rule | test error, % | seeds | epochs | cosine to the gradient | processor seconds a run | learning rate |
+|---|---|---|---|---|---|---|"""
 STEADY = ("Backpropagation", "EquilibriumPropagation")  # the rules of the net that settles
 
 
@@ -105,12 +115,11 @@ class Options(Typed):
 def main(words: Sequence[str]) -> int:
     """Compares what the words say, and returns the exit status."""
     options = cli.read_all(Options, words)
-    defined = [name for name in RULES if (name in STEADY) == (options.net == "feedback") or name == "Backpropagation"]
-    rules = defined if options.rules is None else options.rules.split(",")
+    rules = defined(options.net) if options.rules is None else options.rules.split(",")
     rates = parse("--rates", options.rates, tuple[Positive, ...])
     for name in rules:
-        if name not in defined:
-            raise unknown(f"credit rule of the net {options.net}:", name, defined)
+        if name not in defined(options.net):
+            raise unknown(f"credit rule of the net {options.net}:", name, defined(options.net))
     splits = configured(options, rules[0], 0.1, 0, 1).load_data()
     path = Path(options.workdir) / f"{options.net}.json"
     rows = {row["rule"]: row for row in json.loads(path.read_text())["rows"]} if path.is_file() else {}
@@ -121,16 +130,20 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def defined(net: str) -> list[str]:
+    """The names of the rules that are defined for a net."""
+    return [name for name in RULES if (name in STEADY) == (net == "feedback") or name == "Backpropagation"]
+
+
 def configured(options: Options, name: str, rate: float, seed: int, epochs: int) -> Config:
     """The config of one run."""
-    rule = RULES[name]
     return Config(
         data=Mnist(path=options.path, image=options.net == "lenet", validation_fraction=1 / 6),
         model=NETS[options.net],
         loss=SoftmaxCrossEntropy(),
         optimizer=SGD(learning_rate=rate, momentum=0.9, schedule=Cosine()),
         run=Run(epochs=epochs, batch_size=128, seed=seed, evaluate_every=epochs),
-        credit=replace(rule, scale=GROWTH) if isinstance(rule, FeedbackAlignment | SignSymmetric) else rule,
+        credit=FITTED.get(name, RULES[name]),
     )
 
 
@@ -196,6 +209,6 @@ def markdown(rows: Sequence[Row]) -> str:
     """Lines of a table: the test error with its standard deviation over the seeds, the cosine, the cost, the rate."""
     return "\n".join(
         f"| `{row['rule']}` | {fmean(row['test']):.2f} +- {pstdev(row['test']):.2f} | {len(row['test'])} | "
-        f"{row['cosine']:.2f} | {row['processor_seconds']:.0f} | {row['rate']:g} |"
+        f"{row['epochs']} | {row['cosine']:.2f} | {row['processor_seconds']:.0f} | {row['rate']:g} |"
         for row in rows
     )
