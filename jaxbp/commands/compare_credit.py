@@ -51,9 +51,9 @@ HE = "w_init='he_normal'"
 NETS: dict[str, ModelConfig] = {
     "dense": LayerModel(f"Chain(Flatten(), Dense(500, {HE}), BatchNorm(), ReLU(), Dropout(0.3), Dense(10, {HE}))"),
     "lenet": LayerModel(
-        f"Chain(Conv(6, (5, 5), padding=((2, 2), (2, 2)), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), "
-        f"Conv(16, (5, 5), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), Flatten(), "
-        f"Dense(120, {HE}), BatchNorm(), ReLU(), Dense(84, {HE}), BatchNorm(), ReLU(), Dense(10, {HE}))"
+        f"Chain(Conv(20, (5, 5), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), "
+        f"Conv(50, (5, 5), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), "
+        f"Flatten(), Dense(500, {HE}), BatchNorm(), ReLU(), Dense(10, {HE}))"
     ),
     "feedback": FeedbackMLP(
         outputs=10, hidden=(500,), feedback=0.1, activation="tanh", relaxer=Relaxer(rate=0.5, tolerance=1e-3)
@@ -94,7 +94,7 @@ class Options(Typed):
     Args:
         workdir: the folder of all the runs
         path: folder with MNIST's four files
-        net: dense: 784-500-10; lenet: LeNet-5, both with batch normalization; feedback: 784-500-10 that settles
+        net: dense: 784-500-10; lenet: Caffe's LeNet, both with batch normalization; feedback: 784-500-10 that settles
         rules: names of rules, separated by commas; None: all that are defined for the net
         rates: learning rates that are tried, separated by commas
         tries: epochs of the runs that try a rate
