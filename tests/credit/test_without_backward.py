@@ -13,7 +13,7 @@ from jaxbp.credit import hebbian, hopfield
 from jaxbp.credit.inversion import inverse
 from jaxbp.errors import InputError
 from jaxbp.optim import Objective
-from jaxbp.optim.gradient_free import Point
+from jaxbp.training.step import initial_state, make_step
 from tests.support.marks import but_at_night
 
 pytestmark = pytest.mark.slow
@@ -219,17 +219,21 @@ def test_a_search_solves_xor_and_counts_its_evaluations(name):
 
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
 def test_a_search_asks_as_often_as_it_says(search):
-    """Each call of the loss is counted while it runs."""
+    """Two steps of training; each forward pass of the net is counted while it runs."""
     calls = []
 
-    def f(w):
-        jax.debug.callback(lambda: calls.append(1))
-        return jnp.sum(w * w)
+    class Counted(jaxbp.Dense):
+        def forward(self, params, x, ctx):
+            jax.debug.callback(lambda: calls.append(1))
+            return super().forward(params, x, ctx)
 
-    w = jnp.ones(5)
-    jax.jit(lambda: search.search(Point(f, w, f(w), KEY, jnp.array(True)), search.start(w)))()
+    model, loss, spec = Counted(1), jaxbp.SquaredError(), jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    optimizer = search.build(2, Objective(model, loss, (), spec))
+    step = jax.jit(make_step(search.gradient(model, loss), optimizer))
+    batch = {"x": jnp.eye(4), "y": jnp.ones((4, 1)), "mask": jnp.ones(4)}
+    state = step(step(initial_state(model, optimizer, spec, 0), batch), batch)
     jax.effects_barrier()
-    assert len(calls) == search.evaluations(5)
+    assert len(calls) == state.optimizer.evaluations == 2 * search.evaluations(5)
 
 
 # --- both ways -------------------------------------------------------------------------------------------------------
