@@ -217,10 +217,10 @@ def test_a_search_solves_xor_and_counts_its_evaluations(name):
     assert figures["evaluations"] == 30_000 // EVALUATIONS[name] * EVALUATIONS[name]
 
 
-@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-def test_a_search_asks_as_often_as_it_says(search):
+@pytest.mark.parametrize("name", but_at_night(SEARCHES, *(SEARCHES.keys() - {"FiniteDifferences", "SPSA"})))
+def test_a_search_asks_as_often_as_it_says(name):
     """Two steps of training; each forward pass of the net is counted while it runs."""
-    calls = []
+    search, calls = SEARCHES[name], []
 
     class Counted(jaxbp.Dense):
         def forward(self, params, x, ctx):
