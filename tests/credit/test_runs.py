@@ -94,8 +94,8 @@ def test_xor_from_twenty_seeds_in_one_program(name):
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", XOR_RULES)
 def test_a_net_among_others_learns_what_it_learns_alone(name):
-    """Three steps under vmap over seeds, within the rounding of another program."""
-    start, step = small_tasks.learning(small_tasks.entry("xor", name))
+    """Three steps under vmap over seeds, within rounding, which Adam would blow up where a gradient is nearly zero."""
+    start, step = small_tasks.learning(replace(small_tasks.entry("xor", name), optimizer=optim.SGD(0.5)))
     three = lambda seed: step(step(step(start(seed)))).params
     together, alone = jax.jit(jax.vmap(three))(jnp.arange(4)), jax.jit(three)(2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[2], b, rtol=1e-4, atol=1e-5), together, alone)
