@@ -80,6 +80,10 @@ def test_a_killed_run_ends_with_the_same_bytes(rule, tmp_path, monkeypatch):
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 
+def test_the_small_tasks_have_every_rule():
+    assert {type(rule) for rule in small_tasks.RULES.values()} == {credit.Backpropagation, *map(type, KEYS)}
+
+
 XOR_RULES = [name for name in small_tasks.names("xor") if name in small_tasks.RULES]
 
 
