@@ -150,7 +150,7 @@ def run(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_evaluation_leaves_pictures_in_the_run_folder(run):
     command("evaluate.py", f"--run={run}")
-    for name in ("filters", "activations", "mistakes", "confusion"):
+    for name in ("filters", "weights", "activations", "mistakes", "confusion"):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -190,7 +190,7 @@ def test_the_report_of_two_seeds(tmp_path, capsys):
         "Confusion",
         "Calibration",
         "Worst examples",
-        "First weights",
+        "Weights",
         "Size of the",
     ):
         assert text in html, text
