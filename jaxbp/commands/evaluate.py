@@ -3,9 +3,9 @@
     jaxbp evaluate [DIR] [--config.data.path=FOLDER]
 
 Every part gets a line. The test part of a classification also gets a table, confusion.png and calibration.png. A
-network on images also gets weights.png, and as [H, W, C] filters.png, activations.png of the first test image and
-mistakes.png. scores.json has all numbers. Token files get a line for each part alone, of as many training windows as test windows. The files go into the
-run folder. Of the run's config only the data can change.
+network on images also gets weights.png. Where they are [H, W, C] it gets filters.png, activations.png of the first
+test image, and mistakes.png too. scores.json has all numbers. Token files get a line for each part alone, of as many
+training windows as test windows. The files go into the run folder. Of the run's config only the data can change.
 """
 
 from __future__ import annotations

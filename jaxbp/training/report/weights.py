@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MOST_PANELS = 12
 MOST = 512  # rows, and columns, of one heat map
 MEANING = (
-    "The rows of a matrix are its units, the columns their inputs. Red is above 0, blue below. Weights on the pixels of an "
-    "image are a tile for each unit, each in its own grey scale."
+    "The rows of a matrix are its units, the columns their inputs. Red is above 0, blue below. "
+    "Weights on the pixels of an image are a tile for each unit, each in its own grey scale."
 )
 
 
@@ -49,7 +49,7 @@ def weight_parts(params: PyTree, x: np.ndarray) -> list[Part]:
 
 
 def weight_panels(params: PyTree, x: np.ndarray) -> list[Panel]:
-    """The first matrices w [O, I] of the parameters. The first whose I is the size of an image has its rows as images."""
+    """The first matrices w [O, I] of the parameters. The first whose I is the size of an image has images as rows."""
     shape = image_shape(x)
     panels: list[Panel] = []
     for keys, w in jax.tree_util.tree_leaves_with_path(params):
