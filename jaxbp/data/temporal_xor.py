@@ -13,7 +13,7 @@ from jaxbp.typed import Count, Range, Seed
 
 @dataclass(frozen=True)
 class TemporalXor(DataConfig):
-    """x [N, length, 1], bits in a row: two at random, then their xor, and so on; y [N, length, 1], the bit that follows.
+    """x [N, length, 1], bits in a row: two at random, their xor, and so on; y [N, length, 1], the bits that follow.
 
     Only the third bits can be predicted, at the steps 1, 4, 7 ... from 0, and in the test part only those steps count.
     At the others no output has a mean squared error below 1/4, that of always saying 1/2.
