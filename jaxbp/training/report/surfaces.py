@@ -134,7 +134,7 @@ def boundary_figure(
         marks += numbered(
             together, draw_lines(together, sides, moment.scores, str(0.85 - 0.85 * age), 0.6 + 1.4 * age), i + 1, marks
         )
-    together.set_title("the lines of all panels, from pale to dark", fontsize=9)
+    together.set_title("the lines of all panels, from pale to dark", fontsize=9, pad=14)
     curve.plot(range(1, len(moments) + 1), [moment.right for moment in moments.values()], ".-", color="black")
     curve.locator_params(axis="x", integer=True)
     curve.set(xlabel="panel", ylabel="share of the points that is right", ylim=(0, 1.05))
