@@ -24,6 +24,7 @@ from jaxbp.data import (
     Reber,
     Reconstruction,
     Rows,
+    TemporalXor,
     Text,
     Tokens,
 )
@@ -198,6 +199,7 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     },
     Reber(examples=50, test_examples=20): {"embedded": False, "examples": 51, "test_examples": 21, "seed": 1},
     Adding(examples=50, test_examples=20): {"length": 50, "examples": 51, "test_examples": 21, "seed": 1},
+    TemporalXor(examples=5, test_examples=3): {"length": 50, "examples": 6, "test_examples": 4, "seed": 1},
     Encoder(): {"size": 7},
     Rows(((0.0, 1.0), (2.0, 3.0)), ((0.0,), (1.0,)), ("a", "b")): {
         "x": ((0.0, 1.0), (2.0, 4.0)),
