@@ -67,6 +67,7 @@ OTHER = {  # key: another value, which must change what training leaves
     "run.evaluate_every": 2,
     "run.micro_batches": 2,
     "run.patience": 1,
+    "run.stop_at_loss": 10.0,
     "run.checkpoint_seconds": 1e6,
     "run.keep_checkpoints": 3,
     "run.noise_scale_every": 5,
