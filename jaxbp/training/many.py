@@ -110,8 +110,8 @@ class Outcome:
                 self.failed = f"{name} not finite at step {row['step']}"
                 return
         self.rows.append(row)
-        if self.run.patience is not None and (self.best is None or row["validation_loss"] < self.best["validation_loss"]):
-            self.best = row
+        if self.run.patience is not None:
+            self.best = min(self.best or row, row, key=lambda row: row["validation_loss"])
 
 
 def run_many(plans: Sequence[Plan], splits: Splits, bar: tqdm) -> list[Outcome]:

@@ -67,7 +67,6 @@ OTHER = {  # key: another value, which must change what training leaves
     "run.evaluate_every": 2,
     "run.micro_batches": 2,
     "run.patience": 1,
-    "run.stop_at_loss": 10.0,
     "run.checkpoint_seconds": 1e6,
     "run.keep_checkpoints": 3,
     "run.noise_scale_every": 5,
@@ -86,6 +85,7 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.mesh.data": "losses must not depend on the devices; tests/devices",
     "run.mesh.fsdp": "losses must not depend on the devices; tests/devices",
     "run.mesh.tensor": "losses must not depend on the devices; tests/devices",
+    "run.stop_at_loss": "a run only ends sooner; tests/training/test_what_a_run_says.py",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {

@@ -107,7 +107,8 @@ def test_a_run_that_reaches_its_end_says_whose_weights_it_keeps(tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_a_run_stops_at_a_training_loss_also_when_it_is_resumed(tmp_path, capsys):
+def test_a_run_stops_at_a_training_loss_also_when_it_is_resumed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxbp.training.loop.draw", lambda session, rows: None)  # no report
     config = small(epochs=200, stop_at_loss=0.5)
     train(replace(config, run=replace(config.run, epochs=1)), tmp_path)
     assert "stopped" not in capsys.readouterr().out
