@@ -86,6 +86,7 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.mesh.data": "losses must not depend on the devices; tests/devices",
     "run.mesh.fsdp": "losses must not depend on the devices; tests/devices",
     "run.mesh.tensor": "losses must not depend on the devices; tests/devices",
+    "run.stop_at_loss": "a run only ends sooner; tests/training/test_what_a_run_says.py",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {
