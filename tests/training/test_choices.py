@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 import jaxbp
-from bench.choices import Comparison, Line, over_choices, over_epochs, places_and_points, runs, table
+from bench import choices
+from bench.choices import Comparison, Line, over_choices, over_epochs, places_and_points, table
 from bench.comparisons import COMPARISONS, LENET_192
 from jaxbp.check import assert_model
-from jaxbp.config import load, replace_keys
+from jaxbp.config import load
 from jaxbp.core import Context
-from jaxbp.models import MLP
 from jaxbp.training.many import Outcome
 from tests.support.paths import ROOT
+
+RATE = "optimizer.learning_rate"
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -25,18 +27,20 @@ def test_every_choice_makes_a_config_of_its_own(name):
     assert len({point.config for point in points}) == len(points)
 
 
-@pytest.mark.slow
-def test_outcomes_stand_at_their_places():
-    config = replace_keys(load(ROOT / "configs/xor.py"), {"run.epochs": 2, "run.evaluate_every": 1})
-    rates = {rate: {"optimizer.learning_rate": rate} for rate in (1e-9, 0.5)}
-    comparison = Comparison(config, {"xor": rates}, "rate", ("train_loss",), seeds=2)
-    outcomes, _ = runs(comparison, config)
-    first, second = (np.array([[row["train_loss"] for row in o.rows] for o in outcomes["xor", rate]]) for rate in rates)
-    assert first.shape == second.shape == (2, 2)
-    np.testing.assert_allclose(first[:, 1], first[:, 0], rtol=1e-6)  # which moves nothing
-    np.testing.assert_allclose(second[:, 0], first[:, 0], rtol=1e-6)  # the same start from the same seed
-    assert (np.abs(second[:, 1] - first[:, 1]) > 1e-3).all()
-    assert first[0, 0] != first[1, 0]
+def test_outcomes_stand_at_their_places(monkeypatch):
+    """Runs of one program go at once, here both rates of each seed; each run is given back as its rate and seed."""
+    config = load(ROOT / "configs/xor.py")
+    comparison = Comparison(config, {"xor": {0.5: {RATE: 0.5}, 0.1: {RATE: 0.1}}}, "rate", seeds=2)
+    kinds = lambda points, data, at_once: [
+        [(point, point.config) for point in points if point.config.run.seed == s] for s in (1, 0)
+    ]
+    monkeypatch.setattr(choices, "grouped", kinds)
+    monkeypatch.setattr(
+        choices, "run_many", lambda configs, splits, bar: [(c.optimizer.learning_rate, c.run.seed) for c in configs]
+    )
+    outcomes, seconds = choices.runs(comparison, config)
+    assert outcomes == {("xor", 0.5): [(0.5, 1), (0.5, 0)], ("xor", 0.1): [(0.1, 1), (0.1, 0)]}
+    assert seconds.keys() == outcomes.keys()
 
 
 def outcome(*losses, failed=None):
@@ -68,6 +72,7 @@ def newton(x, t, l2):
     return w
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(), (8,)], ids=str)
 def test_a_last_sigmoid_unit_is_logistic_regression_on_what_lies_below(hidden):
     """Its gradient is zero where Newton's method and scikit-learn end, on the inputs or on hidden activations."""
@@ -75,25 +80,26 @@ def test_a_last_sigmoid_unit_is_logistic_regression_on_what_lies_below(hidden):
 
     config = load(ROOT / "configs/logistic.py")
     part = config.load_data().train
+    x, t = part.x.astype(float), part.y.astype(float)
+    draw = np.random.default_rng(0)
+    below = {"w": draw.normal(size=(*hidden, 30)) / 6, "b": draw.normal(size=hidden)}
+    features = np.tanh(x @ below["w"].T + below["b"]) if hidden else x
+    w = newton(features, t, config.penalty.l2)
+    last = {"w": w[None, :-1], "b": w[-1:]}
+    layers = [jaxbp.Dense(8), jaxbp.Tanh(), jaxbp.Dense(1)] if hidden else [jaxbp.Dense(1)]
+    params = {"00_dense": below, "01_tanh": {}, "02_dense": last} if hidden else {"00_dense": last}
     with jax.enable_x64(True):
-        x, t = jnp.asarray(part.x, float), jnp.asarray(part.y, float)
-        model = MLP(outputs=1, hidden=hidden, activation="tanh").build()
-        params = jax.tree.map(lambda p: p.astype(float), model.init(jax.random.key(0), x))
-        below = jaxbp.Chain(model.layers[:-1])
-        features = np.asarray(below.forward(params, x, Context())[0])
-        w = newton(features, np.asarray(t), config.penalty.l2)
-        head = f"{len(model.layers) - 1:02d}_dense"
-        params[head] = {"w": jnp.asarray(w[None, :-1]), "b": jnp.asarray(w[-1:])}
-        objective = jaxbp.optim.Objective(model, config.loss, (config.penalty,))
-        slopes = objective.gradient()(params, jaxbp.batch(x, t[:, None])).grads[head]
+        model = jaxbp.Chain(*layers)
+        gradient = jaxbp.optim.Objective(model, config.loss, (config.penalty,)).gradient()
+        slopes = jax.jit(gradient)(params, jaxbp.batch(x, t[:, None])).grads[list(params)[-1]]
     np.testing.assert_allclose(np.concatenate([slopes["w"][0], slopes["b"]]), 0, atol=1e-12)
-    peer = LogisticRegression(tol=1e-8, max_iter=1000).fit(features, np.asarray(t))
+    peer = LogisticRegression(tol=1e-8, max_iter=1000).fit(features, t)
     np.testing.assert_allclose(w, [*peer.coef_[0], *peer.intercept_], atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("inputs", "init", "least", "largest"),
-    [(2, "uniform", 0.1, 0.25), (64, "uniform", 0, 1e-3), (784, "uniform", 0, 0), (784, "glorot_normal", 0.15, 0.25)],
+    [(2, "uniform", 0.1, 0.25), (784, "uniform", 0, 0), (784, "glorot_normal", 0.15, 0.25)],
 )
 def test_weights_from_0_to_1_saturate_a_wide_layer(inputs, init, least, largest):
     """Their sum over I inputs in [0, 1] is about I / 4. The slope of a sigmoid there is exp(-I / 4), at last zero."""
