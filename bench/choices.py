@@ -146,15 +146,18 @@ def table(label: str, lines: Mapping[str, Line]) -> str:
 
 
 def draw(comparison: Comparison, label: str, lines: Mapping[str, Line], path: Path) -> None:
-    """A small picture: numbers along an axis, names side by side."""
+    """A small picture: numbers as lines, names as points side by side."""
     figure = new_figure(4.2, 3)
     axes = figure.subplots()
+    named = any(isinstance(x, str) for line in lines.values() for x in line.x)
+    form = {"linestyle": "none"} if named else {"linewidth": 1}
     for name, (x, means, deviations, _) in lines.items():
-        axes.errorbar(x, means, deviations, marker="o", markersize=3, linewidth=1, capsize=2, label=name)
-    axes.set_xscale(comparison.scales[0])
-    axes.set_yscale(comparison.scales[1])
-    if any(isinstance(x, str) for line in lines.values() for x in line.x):
+        axes.errorbar(x, means, deviations, marker="o", markersize=3, capsize=2, label=name, **form)
+    if named:
         axes.tick_params(axis="x", labelrotation=30)
+    else:
+        axes.set_xscale(comparison.scales[0])
+    axes.set_yscale(comparison.scales[1])
     axes.set_xlabel(label, fontsize=8)
     axes.set_ylabel(", ".join(comparison.metrics).replace("_", " "), fontsize=8)
     axes.tick_params(labelsize=7)
