@@ -45,6 +45,7 @@ NAMES = {"line": "slice_1d.png", "plane": "slice_2d.png"}
 ROWS = 1000  # of the training part, for the loss of a slice
 PASSES = 1000  # of the perceptron over the data, where no line parts the classes
 PARTED = Plane("blobs", examples=100, noise=0.6)  # by a line, only just
+EXPERIMENT = "xor"  # where no config is named, of compare, and of perceptron with a key of the config
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Options(Typed):
 
 def main(words: Sequence[str]) -> int:
     """Draws what the words ask for, and returns the exit status."""
-    options, overrides = cli.read(Options, words)
+    options, overrides = cli.read(Options, words, EXPERIMENT)
     of_run = options.kind in ("weight", "line", "plane", "boundary")
     if of_run and options.run is None:
         raise InputError(f"{options.kind} needs --run=DIR, a run folder")
@@ -195,7 +196,7 @@ DRAWN: dict[str, Callable[[Options, Sequence[str]], Figure]] = {
 
 def configured(options: Options, overrides: Sequence[str]) -> Config:
     """The config that the options name, with its overrides."""
-    config = cli.override(cli.load(options.config or "xor"), overrides, options)
+    config = cli.override(cli.load(options.config or EXPERIMENT), overrides, options)
     keep_programs(config)
     return config
 

@@ -307,7 +307,7 @@ def placed(config: Any, model: Layer, spec: PyTree, part: Dataset) -> Placement 
         return None
     check_batch(mesh, spec.shape[0], run.micro_batches, len(part))
     of_whole_parameters = {
-        type(config.optimizer).__name__: config.optimizer.second_order,
+        type(config.optimizer).__name__: not config.optimizer.gradient_alone,
         "run.noise_scale_every": run.noise_scale_every is not None,
         "run.health_every": run.health_every is not None,
         "a credit rule or optimizer.private": not config.is_plain,

@@ -48,7 +48,7 @@ def test_losses_are_those_of_one_device(name, tmp_path):
     assert abs(alone[-1] - alone[0]) > 1e-3
 
 
-OPTIMIZERS = {name: cls for name, cls in kinds_of(OptimizerConfig).items() if cls and cls.second_order}
+OPTIMIZERS = {name: cls for name, cls in kinds_of(OptimizerConfig).items() if cls and not cls.gradient_alone}
 PARTED = {  # what asks more of a batch than its gradient
     "private": {"optimizer": optim.SGD(0.05, private=optim.Private(memory="recomputed")), "run.micro_batches": 2},
     "noise": {"run.noise_scale_every": 3},

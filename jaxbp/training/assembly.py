@@ -1,4 +1,4 @@
-"""The step that a config asks for: gradient, micro-batches, mesh, penalties and optimizer, put together."""
+"""What a config asks for, put together: the parts of its run, and its step on one device or on a mesh."""
 
 from __future__ import annotations
 
