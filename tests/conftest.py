@@ -23,6 +23,8 @@ import matplotlib
 import pytest
 
 from jaxbp.check import guard
+from jaxbp.training.report import curves
+from tests.support.pictures import drawn_once
 from tests.support.programs import forget_modules
 
 matplotlib.use("agg")
@@ -48,6 +50,14 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_runtest_teardown():
     forget_modules()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def curves_once():
+    """Runs of one kind share their picture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw_curves", drawn_once(curves.draw_curves))
+        yield
 
 
 @pytest.fixture
