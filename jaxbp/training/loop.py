@@ -28,6 +28,7 @@ from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.machine import check_devices, machine
 from jaxbp.training import failure
+from jaxbp.training.assembly import assembled, training_step
 from jaxbp.training.ending import draw, last_line
 from jaxbp.training.evaluate import Evaluation, make_evaluation, train_sample
 from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds, waits_for_data
@@ -44,7 +45,6 @@ from jaxbp.training.run import fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
 from jaxbp.training.step import Program, State, Sums, initial_state, is_finite, make_program, prepared
-from jaxbp.training.training_step import assembled, training_step
 from jaxbp.training.writers import Writers, make_writers
 
 AnyFeed = EpochFeed | StreamFeed | MeshFeed

@@ -19,6 +19,7 @@ from jaxbp.config import Config
 from jaxbp.core import PyTree
 from jaxbp.data import Dataset, Splits
 from jaxbp.run import Run
+from jaxbp.training.assembly import assembled, training_step
 from jaxbp.training.evaluate import evaluation_sums, in_chunks, means, train_sample
 from jaxbp.training.feeds import calls, make_feeds, on_device, rounds
 from jaxbp.training.fit import batch_specs
@@ -26,7 +27,6 @@ from jaxbp.training.numbers import Traced, together
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.language import bits_per_byte
 from jaxbp.training.step import Feed, State, initial_state, make_program
-from jaxbp.training.training_step import assembled, training_step
 
 
 @dataclass(frozen=True, eq=False)

@@ -149,6 +149,14 @@ def test_boxes_that_are_refused_in_one_line(setting, text):
         forward(**setting)
 
 
+def test_under_jit_the_error_ends_in_that_line_and_jax_logs_no_other(caplog):
+    with pytest.raises(
+        RuntimeError, match=r"(?m)^InputError: BlackBox: features is 4, but the function answers \[3, 5\]$"
+    ):
+        jax.block_until_ready(jax.jit(lambda: forward(features=4))())
+    assert not caplog.records
+
+
 def test_a_structure_that_does_not_fit_is_refused_before_any_call():
     with pytest.raises(jaxbp.InputError, match="BlockDiagonal: needs multiples of 3 blocks, got 5 outputs"):
         jaxbp.BlackBox(np.tanh, 5, structures.BlockDiagonal(3)).init(jax.random.key(0), jaxbp.shaped(3, 6))
