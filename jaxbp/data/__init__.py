@@ -34,6 +34,7 @@ from jaxbp.data.reconstruction import Encoder, Reconstruction
 from jaxbp.data.rows import Rows
 from jaxbp.data.sources import Streamed
 from jaxbp.data.table import Table
+from jaxbp.data.temporal_xor import TemporalXor
 from jaxbp.data.text import Text
 from jaxbp.data.tokens import Tokens
 
@@ -70,6 +71,7 @@ __all__ = [
     "Streamed",
     "Table",
     "Tabular",
+    "TemporalXor",
     "Text",
     "Tokens",
     "cross_validation",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbp.data import Characters, Function
+from jaxbp.data import Characters, Function, TemporalXor
 from jaxbp.data.characters import CLASSES
 from jaxbp.data.function import FUNCTIONS
 from jaxbp.errors import InputError
@@ -91,6 +91,16 @@ def test_function_noise_has_the_standard_deviation_asked_for():
 def test_function_points_depend_on_the_seed():
     first, second = (Function("sine", seed=seed).load() for seed in (0, 1))
     assert not np.isin(first.train.x, [*second.train.x, *second.test.x]).any()
+
+
+@pytest.mark.parametrize("length", [3, 7])
+def test_every_third_bit_is_the_xor_of_the_two_before(length):
+    splits = TemporalXor(length=length, examples=200, test_examples=2).load()
+    bits = np.concatenate([splits.train.x[:, :1], splits.train.y], 1)[..., 0]
+    np.testing.assert_array_equal(splits.train.x[:, 1:], splits.train.y[:, :-1])
+    np.testing.assert_array_equal(bits[:, 2::3], (bits[:, :-2:3] + bits[:, 1:-1:3]) % 2)
+    assert abs(bits.mean(0) - 0.5).max() < 0.15
+    np.testing.assert_array_equal(splits.test.mask, np.tile(np.arange(length) % 3 == 1, (2, 1)))
 
 
 @pytest.mark.parametrize(

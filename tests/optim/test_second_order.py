@@ -148,6 +148,7 @@ SECOND_ORDER = {  # config: its keys' other values, each of which must change wh
     optim.NaturalGradient(): {"learning_rate": 0.1, "damping": 0.1},
     optim.AdaptiveNaturalGradient(): {"learning_rate": 0.1, "damping": 0.1, "rate": 0.5},
     optim.LBFGS(): {"memory_size": 2},
+    optim.VariableRate(4.0): {"learning_rate": 0.1, "momentum": 0.5, "tolerance": 1.0, "cut": 0.5, "growth": 1.2},
     optim.KFAC(): {
         "damping": 0.1,
         "adaptation": 0.5,
