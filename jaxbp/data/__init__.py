@@ -37,6 +37,8 @@ from jaxbp.data.table import Table
 from jaxbp.data.temporal_xor import TemporalXor
 from jaxbp.data.text import Text
 from jaxbp.data.tokens import Tokens
+from jaxbp.data.tones import Tones
+from jaxbp.data.wrong_labels import WrongLabels
 
 __all__ = [
     "Adding",
@@ -74,6 +76,8 @@ __all__ = [
     "TemporalXor",
     "Text",
     "Tokens",
+    "Tones",
+    "WrongLabels",
     "cross_validation",
     "epoch_order",
 ]

@@ -35,6 +35,17 @@ def test_sangers_rows_are_the_leading_eigenvectors_in_the_order_of_pca():
     np.testing.assert_allclose(jnp.linalg.norm(w, axis=1), 1, rtol=1e-3)
 
 
+def test_sangers_rule_takes_mixed_factors_apart():
+    """Independent factors of different variance, turned: each output follows one of them and none of the others."""
+    random = np.random.default_rng(1)
+    factors = random.uniform(-1, 1, size=(5000, 3)) * [3, 2, 1]
+    x = factors @ np.linalg.qr(random.normal(size=(3, 3)))[0]
+    x -= x.mean(0)
+    w = jax.lax.fori_loop(0, 300, lambda i, w: w + 0.1 * hebbian.sanger(w, x), random.normal(size=(3, 3)) / 10)
+    correlations = np.corrcoef(factors.T, w @ x.T)[:3, 3:]
+    np.testing.assert_allclose(abs(correlations), np.eye(3), atol=0.1)
+
+
 UNIT = jaxbp.Chain(jaxbp.Flatten(), jaxbp.Dense(1))
 
 

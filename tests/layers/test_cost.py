@@ -193,6 +193,16 @@ def test_a_tangent_and_an_adjoint_use_what_forward_has_computed(name):
     assert counts(tangent) == counts(jax.linear_transpose(tangent, y)) == derivative
 
 
+@pytest.mark.parametrize("layer", [jaxbp.Tanh(), jaxbp.Sigmoid()], ids=str)
+def test_the_slope_of_a_layer_is_made_of_its_output(layer):
+    """Forward calls one exponential or hyperbolic tangent for each number, backward none."""
+    y = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    calls = lambda f, *arguments: jax.jit(f).lower(*arguments).cost_analysis().get("transcendentals", 0)
+    assert calls(lambda x: layer.forward({}, x)[0], y) == 1000
+    assert calls(lambda y, dy: layer.backward({}, y, dy)[0], y, y) == 0
+    assert operations(lambda y, dy: layer.backward({}, y, dy)[0], y, y) == 3000
+
+
 def test_a_product_has_three_operations_in_its_tangent_and_two_in_its_adjoint():
     """dz = da b + a db, and back a delta times b and times a."""
     y = jax.ShapeDtypeStruct((1000,), jnp.float32)
