@@ -109,9 +109,14 @@ def with_counts(layer, shape, counts):
 def test_batch_norm_with_counts_is_the_vjp_of_its_own_forward(strict, layer, shape):
     """Deltas in rows that do not count too: their outputs depend on the statistics."""
     params, x, dy, ctx = with_counts(layer, shape, jnp.arange(7) % 3 != 1)
-    _, cache = layer.forward(params, x, ctx)
-    dx, grads = layer.backward(params, cache, dy)
-    truth = jax.vjp(lambda params, x: layer.forward(params, x, ctx)[0], params, x)[1](dy)
+
+    @jax.jit
+    def both(params, x, dy):
+        _, cache = layer.forward(params, x, ctx)
+        truth = jax.vjp(lambda params, x: layer.forward(params, x, ctx)[0], params, x)[1](dy)
+        return layer.backward(params, cache, dy), truth
+
+    (dx, grads), truth = both(params, x, dy)
     assert worst((grads, dx), truth) <= FLOAT64_TOLERANCE
     assert not np.any(dx[1])
 
@@ -227,9 +232,10 @@ def test_batch_norm_in_evaluation_has_per_example_gradients(strict, norm):
         value, _ = SquaredError().forward(model.forward(params, x[None], ctx)[0], y[None], jnp.ones(1))
         return value
 
-    gradients = jax.vmap(jax.grad(loss), (None, 0, 0))(params, x, batch["y"])
+    gradients = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0)))(params, x, batch["y"])
     truth = jax.tree.map(lambda g: jnp.sum(jnp.square(g).reshape(5, -1), 1), gradients)
-    assert worst(per_example.squared_norms(model, SquaredError())(params, batch, ctx), truth) <= FLOAT64_TOLERANCE
+    norms = jax.jit(per_example.squared_norms(model, SquaredError()))(params, batch, ctx)
+    assert worst(norms, truth) <= FLOAT64_TOLERANCE
     y, cache = model.forward(params, x, ctx)
     examples = model.sweep(jaxbp.rules.example_gradients, params, cache, y - batch["y"])[1]
     assert worst(examples, gradients) <= FLOAT64_TOLERANCE
