@@ -24,8 +24,11 @@ from jaxbp.data import (
     Reber,
     Reconstruction,
     Rows,
+    TemporalXor,
     Text,
     Tokens,
+    Tones,
+    WrongLabels,
 )
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
 from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, FeedbackMLP, LayerModel, ResNet, TransformerEncoder, ViT
@@ -88,6 +91,7 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.mesh.data": "losses must not depend on the devices; tests/devices",
     "run.mesh.fsdp": "losses must not depend on the devices; tests/devices",
     "run.mesh.tensor": "losses must not depend on the devices; tests/devices",
+    "run.stop_at_loss": "a run only ends sooner; tests/training/test_what_a_run_says.py",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {
@@ -201,6 +205,16 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     },
     Reber(examples=50, test_examples=20): {"embedded": False, "examples": 51, "test_examples": 21, "seed": 1},
     Adding(examples=50, test_examples=20): {"length": 50, "examples": 51, "test_examples": 21, "seed": 1},
+    TemporalXor(examples=5, test_examples=3): {"length": 50, "examples": 6, "test_examples": 4, "seed": 1},
+    Tones(examples=5, test_examples=3): {
+        "tones": 5,
+        "length": 50,
+        "noise": 0.1,
+        "examples": 6,
+        "test_examples": 4,
+        "seed": 1,
+    },
+    WrongLabels(Embedded("wine"), 0.2): {"data": Embedded("iris"), "share": 0.3, "seed": 1},
     Encoder(): {"size": 7},
     Rows(((0.0, 1.0), (2.0, 3.0)), ((0.0,), (1.0,)), ("a", "b")): {
         "x": ((0.0, 1.0), (2.0, 4.0)),
