@@ -257,12 +257,13 @@ class GlobalMaxPool(Layer):
         x = x.reshape(len(x), -1, x.shape[-1])  # [N, S, C]
         # reduce_window, since jnp.max would share the delta among equal entries in its own derivative
         y = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, x.shape[1], 1), (1, 1, 1), "VALID")
-        first = jnp.min(jnp.where(x < y, x.shape[1], indices(x.shape[1])), 1)  # argmax takes ten times as long
+        beyond = np.int32(x.shape[1])
+        first = jnp.min(jnp.where(x < y, beyond, indices(x.shape[1])), 1)  # argmax takes ten times as long
         return y[:, 0], (first, spatial)
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         first, spatial = cache
-        dx = jnp.where(first[:, None] == indices(prod(spatial.value)), dy[:, None], 0)
+        dx = jnp.where(first[:, None] == indices(prod(spatial.value)), dy[:, None], jnp.zeros((), dy.dtype))
         return dx.reshape(len(dy), *spatial.value, dy.shape[-1]), {}
 
     @classmethod
