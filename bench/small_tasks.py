@@ -2,6 +2,7 @@
 
     python -m bench.small_tasks [--task=xor|iris|digits] [--only=NAME,NAME] [--seeds=20] [--json=FILE]
 
+A line of the table is name | figure | evaluations of the loss | processor seconds of all seeds, compilation included.
 Each step sees the whole training part. xor: 1,000 steps of Adam for every credit rule, and 30,000 evaluations of the
 loss for every search; the share of seeds whose outputs, or probabilities, all end within 0.1 of their targets. iris
 and digits: backpropagation beside the searches, 30,000 evaluations each, where a step of backpropagation counts as
@@ -26,17 +27,19 @@ from jaxbp.commands import cli, compare_credit
 from jaxbp.commands.__main__ import guarded
 from jaxbp.config import load
 from jaxbp.data import Embedded, Logic
+from jaxbp.errors import unknown
 from jaxbp.files import write_json
 from jaxbp.losses import Loss, SoftmaxCrossEntropy, SquaredError
 from jaxbp.machine import provenance
-from jaxbp.models import MLP, FeedbackMLP, ModelConfig
+from jaxbp.models import MLP, RNN, FeedbackMLP, ModelConfig
 from jaxbp.optim import Adam, Objective
 from jaxbp.optim.gradient_free import GradientFree
-from jaxbp.training.step import initial_state, make_step
+from jaxbp.training.step import State, initial_state, make_step
 from jaxbp.typed import Count, Typed
 
 BUDGET = 30_000  # evaluations of the loss
 STEPS = 1000  # of a credit rule on xor
+Name = Literal["xor", "iris", "digits"]
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,21 @@ class Task:
     test_y: np.ndarray
 
 
-def xor(rule: credit.Credit | None = None) -> Task:
-    """configs/xor.py; with the net, form of the data and loss that a rule needs where it needs others."""
+def xor(net: str) -> Task:
+    """configs/xor.py, or another net for it, with the form of the data and the loss that it needs."""
     config = load(Path(__file__).parent.parent / "configs/xor.py")
     part = Logic("xor").load().train
     x, y, loss = part.x, part.y, config.loss
     model: ModelConfig = config.model
-    if isinstance(rule, credit.EquilibriumPropagation):
-        model, loss = FeedbackMLP(outputs=1, hidden=(4,)), SquaredError()
-    elif isinstance(rule, credit.DifferenceTargetPropagation):
-        model = MLP(1, (4, 4), "tanh", "sigmoid", w_init="glorot_normal")  # one hidden layer has no inverse to learn
-    elif isinstance(rule, credit.ForwardForward):
+    if net == "steady":
+        relaxer = credit.Relaxer(rate=0.3, tolerance=1e-5, steps=100)  # a net that never settles costs all of them
+        model, loss = FeedbackMLP(outputs=1, hidden=(4,), feedback=0.1, relaxer=relaxer), SquaredError()
+    elif net == "deep":
+        model = MLP(1, (4, 4), "tanh", "sigmoid", w_init="glorot_normal")
+    elif net == "classes":
         model, loss, y = MLP(outputs=2, hidden=(16,)), SoftmaxCrossEntropy(), y[:, 0].astype(np.int32)
+    elif net == "sequence":  # a bit at each step, and the answer after the last
+        model, x = RNN(outputs=1, hidden=(4,), cell="simple", output="last"), x[..., None]
     return Task(model.build(), loss, x, y, x, y)
 
 
@@ -75,10 +81,25 @@ def flowers_or_digits(name: Literal["iris", "digits"]) -> Task:
 
 
 RULES = compare_credit.RULES | {
+    "ContrastiveHebbian": credit.ContrastiveHebbian(),
     "DifferenceTargetPropagation": credit.DifferenceTargetPropagation(),
     "ForwardForward": credit.ForwardForward(),
     "ForwardGradient": credit.ForwardGradient(),
     "NoisyEM": credit.NoisyEM(),
+    "RealTime": credit.RealTime(),
+    "EProp": credit.EProp(),
+    "Backpropagation.steady": credit.Backpropagation(),
+    "Backpropagation.sequence": credit.Backpropagation(),
+}
+NETS = {  # for xor, of those that have another net than configs/xor.py
+    "ContrastiveHebbian": "steady",
+    "EquilibriumPropagation": "steady",
+    "Backpropagation.steady": "steady",
+    "DifferenceTargetPropagation": "deep",  # one hidden layer has no inverse to learn
+    "ForwardForward": "classes",
+    "RealTime": "sequence",
+    "EProp": "sequence",
+    "Backpropagation.sequence": "sequence",
 }
 SEARCHES: dict[str, dict[str, GradientFree]] = {
     "xor": {
@@ -109,75 +130,95 @@ SEARCHES: dict[str, dict[str, GradientFree]] = {
 RATE = {"xor": 0.05, "iris": 0.01, "digits": 0.01}  # Adam's, for backpropagation and the credit rules
 
 
-def trained(task: Task, rule: credit.Credit, search: optim.OptimizerConfig, steps: int, seeds: int) -> tuple[Any, Any]:
-    """-> (the outputs of the test part, how often the search asked for the loss), a row for every seed."""
+@dataclass(frozen=True)
+class Entry:
+    """A credit rule or a search on a task."""
+
+    task: Task
+    rule: credit.Credit
+    optimizer: optim.OptimizerConfig
+    steps: int
+
+
+def names(task: Name) -> list[str]:
+    """Of all rules and searches of a task."""
+    return [*(RULES if task == "xor" else ("Backpropagation",)), *SEARCHES[task]]
+
+
+def entry(name: Name, title: str) -> Entry:
+    """The rule or search `title` on the task `name`. Raises InputError for a title that is not there."""
+    if title not in names(name):
+        raise unknown(f"rule or search of {name}:", title, names(name))
+    task = xor(NETS.get(title, "perceptron")) if name == "xor" else flowers_or_digits(name)
+    if title in RULES:
+        return Entry(task, RULES[title], Adam(learning_rate=RATE[name]), STEPS if name == "xor" else BUDGET // 3)
+    weights = sum(w.size for w in jax.tree.leaves(jax.eval_shape(task.model.init, jax.random.key(0), task.x)))
+    search = SEARCHES[name][title]
+    return Entry(task, credit.Backpropagation(), search, BUDGET // search.evaluations(weights))
+
+
+def learning(entry: Entry) -> tuple[Callable[[Any], State], Callable[[State], State]]:
+    """-> (from a seed to the state before the first step, from a state to the next)."""
+    task, rule, search = entry.task, entry.rule, entry.optimizer
     spec = jax.ShapeDtypeStruct(task.x.shape, jnp.float32)
-    optimizer = search.build(steps, Objective(task.model, task.loss, (), spec))
-    free = isinstance(search, GradientFree)
-    gradient = search.gradient(task.model, task.loss) if free else rule.gradient(task.model, task.loss)
-    step = make_step(gradient, optimizer, credit=rule)
+    optimizer = search.build(entry.steps, Objective(task.model, task.loss, (), spec))
+    source = search if isinstance(search, GradientFree) else rule
+    step = make_step(source.gradient(task.model, task.loss), optimizer, credit=rule)
     batch = {"x": jnp.asarray(task.x), "y": jnp.asarray(task.y), "mask": jnp.ones(len(task.x))}
+    start = lambda seed: initial_state(task.model, optimizer, spec, seed, credit=rule)
+    return start, lambda state: step(state, batch)
+
+
+def outputs(task: Task, state: State, x: np.ndarray) -> jax.Array:
+    """Of the net as it stands."""
+    return task.model.forward(state.params, jnp.asarray(x), Context(state=state.model, train=False))[0]
+
+
+def solved(task: Task, y: jax.Array) -> jax.Array:
+    """Whether every output, or the probability of every label, is within 0.1 of its target."""
+    if isinstance(task.loss, SoftmaxCrossEntropy):
+        return jnp.all(jnp.take_along_axis(jax.nn.softmax(y), task.test_y[:, None], 1) > 0.9)
+    return jnp.all(jnp.abs(y - task.test_y) < 0.1)
+
+
+def wrong(task: Task, y: jax.Array) -> jax.Array:
+    """The share of the test part that a net gets wrong, in percent."""
+    return 100 * jnp.mean(jnp.argmax(y, -1) != task.test_y)
+
+
+MEASURES = {"xor": solved, "iris": wrong, "digits": wrong}
+
+
+def row(name: Name, title: str, seeds: int) -> dict[str, Any]:
+    """What a rule or search reaches on a task: mean and spread over the seeds, and what it cost.
+
+    The steps of other rules than backpropagation are worth no fixed number of evaluations: theirs are None.
+    """
+    subject = entry(name, title)
+    start, step = learning(subject)
 
     def run(seed: Any) -> tuple[jax.Array, jax.Array]:
-        state = initial_state(task.model, optimizer, spec, seed, credit=rule)
-        state = jax.lax.fori_loop(0, steps, lambda i, s: step(s, batch), state)
-        y, _ = task.model.forward(state.params, jnp.asarray(task.test_x), Context(state=state.model, train=False))
-        return y, state.optimizer.evaluations if free else jnp.int32(3 * steps)
+        """-> (the figure, how often the search asked for the loss)."""
+        state = jax.lax.fori_loop(0, subject.steps, lambda _, state: step(state), start(seed))
+        asked = state.optimizer.evaluations if isinstance(subject.optimizer, GradientFree) else 3 * subject.steps
+        return MEASURES[name](subject.task, outputs(subject.task, state, subject.task.test_x)), jnp.int32(asked)
 
-    return jax.device_get(jax.jit(jax.vmap(run))(jnp.arange(seeds)))
-
-
-def solved(task: Task, outputs: np.ndarray) -> np.ndarray:
-    """For each seed whether every output, or the probability of every label, is within 0.1 of its target."""
-    if isinstance(task.loss, SoftmaxCrossEntropy):
-        probability = np.asarray(jax.nn.softmax(outputs))[:, np.arange(len(task.test_y)), task.test_y]
-        return np.all(probability > 0.9, 1)
-    return np.all(np.abs(outputs - task.test_y) < 0.1, (1, 2))
-
-
-def wrong(task: Task, outputs: np.ndarray) -> np.ndarray:
-    """For each seed the share of the test part that it gets wrong, in percent."""
-    return 100 * (outputs.argmax(-1) != task.test_y).mean(-1)
-
-
-Row = dict[str, Any]
-
-
-def row(name: str, figures: np.ndarray, evaluations: int, seconds: float) -> Row:
+    before = time.process_time()
+    figures, evaluations = jax.device_get(jax.jit(jax.vmap(run))(jnp.arange(seeds)))
     return {
-        "name": name,
+        "name": title,
         "mean": float(np.mean(figures)),
         "spread": float(np.std(figures)),
-        "evaluations": evaluations,
-        "processor_seconds": round(seconds, 1),
+        "evaluations": int(evaluations[0]) if title in (*SEARCHES[name], "Backpropagation") else None,
+        "processor_seconds": round(time.process_time() - before, 1),
     }
 
 
-def rows_of(options: Options, measure: Callable[[Task, np.ndarray], np.ndarray]) -> list[Row]:
-    """A row for each rule and search of the task."""
-    name = options.task
-    rules = RULES if name == "xor" else {"Backpropagation": RULES["Backpropagation"]}
-    entries: dict[str, credit.Credit | GradientFree] = {**rules, **SEARCHES[name]}
-    rows = []
-    for title in options.only.split(",") if options.only else entries:
-        entry = entries[title]
-        search = entry if isinstance(entry, GradientFree) else None
-        rule = entry if isinstance(entry, credit.Credit) else credit.Backpropagation()
-        task = xor(rule) if name == "xor" else flowers_or_digits(name)
-        weights = sum(w.size for w in jax.tree.leaves(jax.eval_shape(task.model.init, jax.random.key(0), task.x)))
-        steps = BUDGET // search.evaluations(weights) if search else STEPS if name == "xor" else BUDGET // 3
-        start = time.process_time()
-        outputs, evaluations = trained(task, rule, search or Adam(learning_rate=RATE[name]), steps, options.seeds)
-        figures = measure(task, outputs)
-        rows.append(row(title, figures, int(evaluations[0]), time.process_time() - start))
-        print(markdown(rows[-1], name), flush=True)
-    return rows
-
-
-def markdown(row: Row, task: str) -> str:
+def markdown(row: dict[str, Any], task: Name) -> str:
     """A line of the table."""
     figure = f"{100 * row['mean']:.0f} %" if task == "xor" else f"{row['mean']:.1f} +- {row['spread']:.1f}"
-    return f"| `{row['name']}` | {figure} | {row['evaluations']:,} | {row['processor_seconds']} |"
+    evaluations = "" if row["evaluations"] is None else f"{row['evaluations']:,}"
+    return f"| `{row['name']}` | {figure} | {evaluations} | {row['processor_seconds']} |"
 
 
 @dataclass(frozen=True)
@@ -191,7 +232,7 @@ class Options(Typed):
         json: also write machine and rows to this file
     """
 
-    task: Literal["xor", "iris", "digits"] = "xor"
+    task: Name = "xor"
     only: str | None = None
     seeds: Count = 20
     json: cli.OutputFile | None = None
@@ -200,7 +241,10 @@ class Options(Typed):
 def main(words: Sequence[str]) -> int:
     """Prints the table of a task, and returns the exit status."""
     options = cli.read_all(Options, words)
-    rows = rows_of(options, solved if options.task == "xor" else wrong)
+    rows = []
+    for title in options.only.split(",") if options.only else names(options.task):
+        rows.append(row(options.task, title, options.seeds))
+        print(markdown(rows[-1], options.task), flush=True)
     if options.json:
         write_json(Path(options.json), {"facts": provenance(), "rows": rows})
     return 0

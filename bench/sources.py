@@ -26,11 +26,11 @@ from jaxbp.commands.__main__ import guarded
 from jaxbp.config import Config
 from jaxbp.data import ArrayFiles, Dataset, Splits
 from jaxbp.machine import provenance
+from jaxbp.training.assembly import training_step
 from jaxbp.training.evaluate import make_evaluation
 from jaxbp.training.feeds import make_feeds
 from jaxbp.training.fit import batch_spec
 from jaxbp.training.step import initial_state, make_program
-from jaxbp.training.training_step import training_step
 from jaxbp.typed import Positive, Typed
 
 ROOT = Path(__file__).parent.parent

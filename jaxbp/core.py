@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxbp.errors import InputError
 from jaxbp.factors import Factors
-from jaxbp.letters import Letters
+from jaxbp.letters import Letters, first_entry
 
 PyTree = Any
 Batch = dict[str, PyTree]  # "x" [N, ...], "y" (the targets), "weight" (shape of the per-item losses)
@@ -67,11 +67,7 @@ class Context:
         if self.split is None:
             return self.own_rows(draw, shape)
         whole = self.own_rows(draw, (*shape[:-1], shape[-1] * jax.lax.psum(1, self.split)))
-        return jax.lax.dynamic_slice_in_dim(whole, self.first(shape[-1]), shape[-1], -1)
-
-    def first(self, count: int) -> jax.Array | int:
-        """The number of the first entry that this device has, where each has `count` of them."""
-        return 0 if self.split is None else jax.lax.axis_index(self.split) * count
+        return jax.lax.dynamic_slice_in_dim(whole, first_entry(self.split, shape[-1]), shape[-1], -1)
 
     def counted(self, batch: Batch) -> tuple[PyTree, Context]:
         """-> (the batch's x, this context with `counts`): a row counts where any of its weights is not 0.

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import jax
+
 
 @dataclass(frozen=True)
 class Letters:
@@ -46,3 +48,11 @@ class Letters:
         """Whether a product leads from the entries of the input to those of the output."""
         ends = {self.input, self.output}
         return len(ends - {""}) == 2 and any(ends <= set(letters) for letters in self.params.values())
+
+
+def first_entry(axis: str | None, count: int) -> jax.Array | int:
+    """The number of the first entry of a shared dimension that this device has, where each of `axis` has `count`.
+
+    axis: of a mesh; None: one device has all entries.
+    """
+    return 0 if axis is None else jax.lax.axis_index(axis) * count

@@ -23,6 +23,7 @@ class Run(Typed):
         steps_per_call: steps in one call of the compiled program; results do not depend on it
         micro_batches: equal parts that a batch is computed in, to save memory; a divisor of batch_size
         patience: evaluations without a better validation loss before the run stops; None: never
+        stop_at_loss: the run stops at an evaluation whose training loss is this or lower; None: never
         checkpoint_seconds: time between checkpoints; 0 writes one after every call
         keep_checkpoints: how many checkpoints stay, the newest
         noise_scale_every: steps between measurements of the gradient noise scale; None: never
@@ -43,6 +44,7 @@ class Run(Typed):
     steps_per_call: Count = 100
     micro_batches: Count = 1
     patience: Count | None = None
+    stop_at_loss: float | None = None
     checkpoint_seconds: NotNegative = 60.0
     keep_checkpoints: Count = 2
     noise_scale_every: Count | None = None
@@ -58,3 +60,12 @@ class Run(Typed):
         super().__post_init__()
         if self.batch_size is not None and self.batch_size % self.micro_batches:
             raise InputError(f"Run: micro_batches must divide batch_size={self.batch_size}, got {self.micro_batches}")
+
+    def is_over(self, train_loss: float, waited: int) -> bool:
+        """Whether the run ends early at an evaluation of this training loss, the last `waited` without a better one."""
+        out_of_patience = self.patience is not None and waited >= self.patience
+        return out_of_patience or self.reaches(train_loss)
+
+    def reaches(self, train_loss: float) -> bool:
+        """Whether the training loss is low enough to stop at."""
+        return self.stop_at_loss is not None and train_loss <= self.stop_at_loss

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 from jaxbp.errors import InputError, unknown
 
@@ -84,10 +85,15 @@ class Typed:
                 raise InputError(f"{type(self).__name__}: {name} must be {spell(kind, in_python=True)}, got {value!r}")
 
 
+_TYPES: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()  # of classes; those of a config file may go
+
+
 def field_types(cls: type) -> dict[str, Any]:
-    """Field name -> type, with its range."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {name: kind for name, kind in hints.items() if get_origin(kind) is not ClassVar}
+    """Field name -> type, with its range. They are read once for each class, for that takes half a millisecond."""
+    if cls not in _TYPES:
+        hints = get_type_hints(cls, include_extras=True)
+        _TYPES[cls] = {name: kind for name, kind in hints.items() if get_origin(kind) is not ClassVar}
+    return _TYPES[cls]
 
 
 def missing_fields(cls: type, values: Iterable[str]) -> list[str]:

@@ -23,6 +23,9 @@ import matplotlib
 import pytest
 
 from jaxbp.check import guard
+from jaxbp.training.report import curves
+from tests.support.pictures import drawn_once
+from tests.support.programs import forget_modules
 
 matplotlib.use("agg")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -43,6 +46,18 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("nightly")])
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
     items.sort(key=lambda item: item.path.name not in ("test_resume.py", "test_commands.py"))
+
+
+def pytest_runtest_teardown():
+    forget_modules()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def curves_once():
+    """Runs of one kind share their picture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw_curves", drawn_once(curves.draw_curves))
+        yield
 
 
 @pytest.fixture

@@ -67,9 +67,10 @@ def guarded(command: Callable[[Sequence[str]], int], words: Sequence[str] | None
     except OSError as error:
         line = told(error)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        _, is_ours, text = str(error).rpartition("\nInputError: ")  # raised where JAX calls a function on the host
+        if isinstance(error, RuntimeError) and not is_ours and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        line = f"out of memory: {LESS_MEMORY} ({str(error).partition(chr(10))[0]})"
+        line = text if is_ours else f"out of memory: {LESS_MEMORY} ({str(error).partition(chr(10))[0]})"
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
         line = "interrupted"

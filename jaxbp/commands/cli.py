@@ -38,11 +38,12 @@ OutputFile = Annotated[str, NewFile()]
 Options = TypeVar("Options", bound=Typed)
 
 
-def read(cls: type[Options], words: Sequence[str]) -> tuple[Options, list[str]]:
+def read(cls: type[Options], words: Sequence[str], experiment: str = "") -> tuple[Options, list[str]]:
     """The command's options, and the words that are none of them.
 
-    --help prints the text of the module of `cls`, the options, and every key of a config, and ends the command. Raises
-    InputError for a bad value, and for an option that is required and not there.
+    --help prints the text of the module of `cls`, the options, and every key of a config, and ends the command.
+    experiment: whose keys these are where the option `config` is None. Raises InputError for a bad value, and for an
+    option that is required and not there.
     """
     types = field_types(cls)
     values: dict[str, Any] = {}
@@ -59,7 +60,7 @@ def read(cls: type[Options], words: Sequence[str]) -> tuple[Options, list[str]]:
             raise InputError(f"{option} needs a value: {option}=VALUE")
         values[name] = parse(option, text if equals else "true", types[name])
     if HELP & set(others):
-        _show_help(cls, values, [word for word in others if word not in HELP])
+        _show_help(cls, values, [word for word in others if word not in HELP], experiment)
         raise SystemExit(0)
     if missing := missing_fields(cls, values):
         raise InputError(f"--{missing[0]} is missing: --{missing[0]}=VALUE (--help shows all options)")
@@ -117,11 +118,11 @@ def _takes(option: str, word: str, types: dict[str, Any]) -> bool:
     return "=" not in option or not word.endswith(".py")
 
 
-def _show_help(cls: type[Typed], values: dict[str, Any], words: Sequence[str]) -> None:
+def _show_help(cls: type[Typed], values: dict[str, Any], words: Sequence[str], experiment: str) -> None:
     values = {field.name: values.get(field.name, field.default) for field in fields(cls)}
     config = None
-    if "config" in values:  # where it is None, the command has experiments of its own: every experiment has these keys
-        config = configuration.override(load(values["config"] or "xor"), words, _names(cls))
+    if "config" in values:
+        config = configuration.override(load(values["config"] or experiment), words, _names(cls))
     print(sys.modules[cls.__module__].__doc__)
     for name, kind in field_types(cls).items():
         print(describe(f"--{name}", meanings(cls)[name], values[name], spell(kind)))

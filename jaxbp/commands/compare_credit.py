@@ -32,6 +32,7 @@ from jaxbp.credit import (
     ForwardForward,
     KolenPollack,
     PredictiveCoding,
+    Relaxer,
     SignSymmetric,
     WeightMirror,
 )
@@ -40,18 +41,23 @@ from jaxbp.errors import unknown
 from jaxbp.files import write_json, write_whole
 from jaxbp.losses import SoftmaxCrossEntropy
 from jaxbp.machine import machine
-from jaxbp.models import CNN, MLP, FeedbackMLP, ModelConfig
+from jaxbp.models import FeedbackMLP, LayerModel, ModelConfig
 from jaxbp.optim import SGD, Cosine
 from jaxbp.training.loop import NotFinite, train
 from jaxbp.training.report.curves import Row, new_figure, save_figure
 from jaxbp.typed import Count, Positive, Typed, parse
 
+HE = "w_init='he_normal'"
 NETS: dict[str, ModelConfig] = {
-    "dense": MLP(outputs=10, hidden=(500,), activation="relu", w_init="he_normal"),
-    "lenet": CNN(
-        outputs=10, channels=(6, 16), padding=(2, 0), hidden=(120, 84), activation="tanh", w_init="glorot_normal"
+    "dense": LayerModel(f"Chain(Flatten(), Dense(500, {HE}), BatchNorm(), ReLU(), Dropout(0.3), Dense(10, {HE}))"),
+    "lenet": LayerModel(
+        f"Chain(Conv(6, (5, 5), padding=((2, 2), (2, 2)), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), "
+        f"Conv(16, (5, 5), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), Flatten(), "
+        f"Dense(120, {HE}), BatchNorm(), ReLU(), Dense(84, {HE}), BatchNorm(), ReLU(), Dense(10, {HE}))"
     ),
-    "feedback": FeedbackMLP(outputs=10, hidden=(500,)),
+    "feedback": FeedbackMLP(
+        outputs=10, hidden=(500,), feedback=0.1, activation="tanh", relaxer=Relaxer(rate=0.5, tolerance=1e-3)
+    ),
 }
 RULES: dict[str, Credit] = {
     "Backpropagation": Backpropagation(),
@@ -68,8 +74,16 @@ RULES: dict[str, Credit] = {
     "ForwardForward": ForwardForward(threshold=2.0),
     "EquilibriumPropagation": EquilibriumPropagation(),
 }
-HEAD = """| rule | test error, % | seeds | cosine to the gradient | processor seconds a run | learning rate |
-|---|---|---|---|---|---|"""
+GROWTH = 3.0  # of the upper weights in a run: backward weights that keep their size start with that of the end
+FITTED: dict[str, Credit] = {  # to these nets
+    "FeedbackAlignment": FeedbackAlignment(GROWTH),
+    "SignSymmetric.uniform": SignSymmetric("uniform", GROWTH),
+    "SignSymmetric.batch": SignSymmetric("batch", GROWTH),
+    "SignSymmetric.fixed": SignSymmetric("fixed", GROWTH),
+    "PredictiveCoding": PredictiveCoding(relaxer=Relaxer(rate=0.05, tolerance=1e-4)),
+}
+HEAD = """| rule | test error, % | seeds | epochs | cosine to the gradient | processor seconds a run | learning rate |
+|---|---|---|---|---|---|---|"""
 STEADY = ("Backpropagation", "EquilibriumPropagation")  # the rules of the net that settles
 
 
@@ -80,7 +94,7 @@ class Options(Typed):
     Args:
         workdir: the folder of all the runs
         path: folder with MNIST's four files
-        net: dense: 784-500-10; lenet: LeNet-5; feedback: 784-500-10 that settles, for EquilibriumPropagation
+        net: dense: 784-500-10; lenet: LeNet-5, both with batch normalization; feedback: 784-500-10 that settles
         rules: names of rules, separated by commas; None: all that are defined for the net
         rates: learning rates that are tried, separated by commas
         tries: epochs of the runs that try a rate
@@ -92,21 +106,20 @@ class Options(Typed):
     path: str
     net: Literal["dense", "lenet", "feedback"] = "dense"
     rules: str | None = None
-    rates: str = "0.1,0.2"
+    rates: str = "0.05,0.1,0.2"
     tries: Count = 3
     seeds: Count = 5
-    epochs: Count = 12
+    epochs: Count = 15
 
 
 def main(words: Sequence[str]) -> int:
     """Compares what the words say, and returns the exit status."""
     options = cli.read_all(Options, words)
-    defined = [name for name in RULES if (name in STEADY) == (options.net == "feedback") or name == "Backpropagation"]
-    rules = defined if options.rules is None else options.rules.split(",")
+    rules = defined(options.net) if options.rules is None else options.rules.split(",")
     rates = parse("--rates", options.rates, tuple[Positive, ...])
     for name in rules:
-        if name not in defined:
-            raise unknown(f"credit rule of the net {options.net}:", name, defined)
+        if name not in defined(options.net):
+            raise unknown(f"credit rule of the net {options.net}:", name, defined(options.net))
     splits = configured(options, rules[0], 0.1, 0, 1).load_data()
     path = Path(options.workdir) / f"{options.net}.json"
     rows = {row["rule"]: row for row in json.loads(path.read_text())["rows"]} if path.is_file() else {}
@@ -117,6 +130,11 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def defined(net: str) -> list[str]:
+    """The names of the rules that are defined for a net."""
+    return [name for name in RULES if (name in STEADY) == (net == "feedback") or name == "Backpropagation"]
+
+
 def configured(options: Options, name: str, rate: float, seed: int, epochs: int) -> Config:
     """The config of one run."""
     return Config(
@@ -125,7 +143,7 @@ def configured(options: Options, name: str, rate: float, seed: int, epochs: int)
         loss=SoftmaxCrossEntropy(),
         optimizer=SGD(learning_rate=rate, momentum=0.9, schedule=Cosine()),
         run=Run(epochs=epochs, batch_size=128, seed=seed, evaluate_every=epochs),
-        credit=RULES[name],
+        credit=FITTED.get(name, RULES[name]),
     )
 
 
@@ -191,6 +209,6 @@ def markdown(rows: Sequence[Row]) -> str:
     """Lines of a table: the test error with its standard deviation over the seeds, the cosine, the cost, the rate."""
     return "\n".join(
         f"| `{row['rule']}` | {fmean(row['test']):.2f} +- {pstdev(row['test']):.2f} | {len(row['test'])} | "
-        f"{row['cosine']:.2f} | {row['processor_seconds']:.0f} | {row['rate']:g} |"
+        f"{row['epochs']} | {row['cosine']:.2f} | {row['processor_seconds']:.0f} | {row['rate']:g} |"
         for row in rows
     )

@@ -3,9 +3,9 @@
     jaxbp evaluate [DIR] [--config.data.path=FOLDER]
 
 Every part gets a line. The test part of a classification also gets a table, confusion.png and calibration.png. A
-network on images also gets filters.png, activations.png of the first test image, and mistakes.png. scores.json has all
-numbers. Token files get a line for each part alone, of as many training windows as test windows. The files go into the
-run folder. Of the run's config only the data can change.
+network on images also gets weights.png. Where they are [H, W, C] it gets filters.png, activations.png of the first
+test image, and mistakes.png too. scores.json has all numbers. Token files get a line for each part alone, of as many
+training windows as test windows. The files go into the run folder. Of the run's config only the data can change.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from jaxbp.training.report import pictures
 from jaxbp.training.report.curves import as_text
 from jaxbp.training.report.language import bits_per_byte
 from jaxbp.training.report.scores import Classification, Regression, draw, measure
+from jaxbp.training.report.weights import draw_weights
 from jaxbp.training.run import Trained, fingerprint, load
 from jaxbp.typed import Count, Typed
 
@@ -86,6 +87,8 @@ def main(words: Sequence[str]) -> int:
     print(*lines, sep="\n", flush=True)  # before anything is written, for a folder that takes nothing
     if isinstance(scores, Classification):
         draw(scores, folder)
+    if pictures.image_shape(splits.test.x):
+        draw_weights(run.params, splits.test.x, folder / "weights.png")
     if splits.test.x.ndim == 4:
         draw_images(folder, run, splits, y)
     overwrite(folder / "scores.json", as_json(report))

@@ -3,7 +3,7 @@
     jaxbp report RUN [RUN ...] [--out=FILE]
 
 Every run leaves a report.html. This command adds what needs the data: scores with intervals, confusion, calibration,
-worst examples, first weights, and whether data are mixed and apart. Runs that differ only in their seed share a curve
+worst examples, weights, and whether data are mixed and apart. Runs that differ only in their seed share a curve
 with its spread. The file opens anywhere, makes no request, and can be mailed.
 """
 

@@ -45,6 +45,7 @@ NAMES = {"line": "slice_1d.png", "plane": "slice_2d.png"}
 ROWS = 1000  # of the training part, for the loss of a slice
 PASSES = 1000  # of the perceptron over the data, where no line parts the classes
 PARTED = Plane("blobs", examples=100, noise=0.6)  # by a line, only just
+EXPERIMENT = "xor"  # where no config is named, of compare, and of perceptron with a key of the config
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Options(Typed):
 
 def main(words: Sequence[str]) -> int:
     """Draws what the words ask for, and returns the exit status."""
-    options, overrides = cli.read(Options, words)
+    options, overrides = cli.read(Options, words, EXPERIMENT)
     of_run = options.kind in ("weight", "line", "plane", "boundary")
     if of_run and options.run is None:
         raise InputError(f"{options.kind} needs --run=DIR, a run folder")
@@ -109,8 +110,11 @@ def perceptron(options: Options, overrides: Sequence[str]) -> Figure:
     print(f"{len(path) - 1} corrections; w1, w2, b = {', '.join(f'{w:.4g}' for w in path[-1])}")
     sides, places = plane_places(x, options.points)
     stops = np.unique(np.rint(1 + np.linspace(0, 1, options.frames) ** 2 * (len(path) - 2)).astype(int))
-    frames = {f"after correction {i}": places @ path[i, :2] + path[i, 2] > 0 for i in stops}
-    return pictures.boundary_figure(x, classes, sides, frames, "The line of a perceptron, step by step")
+    above = lambda i, x: x @ path[i, :2] + path[i, 2]
+    scores = lambda i: np.stack([-above(i, places), above(i, places)], -1)
+    right = lambda i: float(np.mean((above(i, x) > 0) == classes))
+    moments = {f"after correction {i}": pictures.Moment(scores(i), right(i)) for i in stops}
+    return pictures.boundary_figure(x, classes, sides, moments, "The line of a perceptron, step by step")
 
 
 def weight(options: Options, _: Sequence[str]) -> Figure:
@@ -155,11 +159,14 @@ def boundary(options: Options, _: Sequence[str]) -> Figure:
     sides, places = plane_places(x, options.points)
     predict = make_prediction(run.model)
     steps, way = Retrace.of(run.config, splits).weights(options.frames, early=True)
-    frames = {}
+    moments = {}
     for step, weights in zip(steps, way, strict=True):
-        y = predict(weights["params"], weights["model"], places.reshape(-1, 2))
-        frames[f"step {step}"] = predicted_class(y, run.config.loss.threshold).reshape(places.shape[:2])
-    return pictures.boundary_figure(x, classes, sides, frames)
+        y = predict(weights["params"], weights["model"], np.concatenate([places.reshape(-1, 2), x]))
+        threshold = run.config.loss.threshold
+        right = float(np.mean(predicted_class(y[-len(x) :], threshold) == classes))
+        scores = np.concatenate([threshold - y, y - threshold], -1) if y.shape[-1] == 1 else y
+        moments[f"step {step}"] = pictures.Moment(scores[: -len(x)].reshape(*places.shape[:2], -1), right)
+    return pictures.boundary_figure(x, classes, sides, moments)
 
 
 def plane_places(x: np.ndarray, points: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -195,7 +202,7 @@ DRAWN: dict[str, Callable[[Options, Sequence[str]], Figure]] = {
 
 def configured(options: Options, overrides: Sequence[str]) -> Config:
     """The config that the options name, with its overrides."""
-    config = cli.override(cli.load(options.config or "xor"), overrides, options)
+    config = cli.override(cli.load(options.config or EXPERIMENT), overrides, options)
     keep_programs(config)
     return config
 

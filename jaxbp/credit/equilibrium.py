@@ -91,8 +91,10 @@ class Contrast(Credit):
 def pulled(net: FeedbackNet, params: PyTree, x: jax.Array, free: States, pull: Callable) -> States:
     """The steady state, from the free one on, of the net whose output is pull(output now, the free net's next one)."""
 
+    motion = net.motion(params, x, Context())
+
     def step(states: States) -> States:
-        after, _ = net.step(params, states, x, Context())
+        after = motion(states)
         return (*after[:-1], pull(states[-1], after[-1]))
 
     return net.relaxer.settle(step, free).or_nan()

@@ -69,16 +69,18 @@ class SignSymmetric(OtherWeights):
 
     Args:
         magnitudes: uniform: the mean |W| of the first W; batch: drawn anew at every step; fixed: drawn once
+        scale: of the magnitudes, in units of those of the first W
     """
 
     magnitudes: Literal["uniform", "batch", "fixed"] = "uniform"
+    scale: Positive = 1.0
 
     def init_state(self, key: jax.Array, params: PyTree, model: Layer, spec: PyTree) -> PyTree:
         weights = link_weights(type(self).__name__, model, params, spec)
         if self.magnitudes == "fixed":
-            return jax.tree.map(jnp.abs, drawn_like(key, weights, 1.0))
+            return jax.tree.map(jnp.abs, drawn_like(key, weights, self.scale))
         mean = jnp.mean if self.magnitudes == "uniform" else lambda size: jnp.sqrt(jnp.mean(size * size))
-        return jax.tree.map(lambda w: mean(jnp.abs(w)), weights)
+        return jax.tree.map(lambda w: self.scale * mean(jnp.abs(w)), weights)
 
     def backward_weights(self, weights: PyTree, kept: PyTree, ctx: Context) -> PyTree:
         if self.magnitudes == "batch":

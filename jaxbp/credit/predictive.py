@@ -1,6 +1,6 @@
 """Predictive coding: layers settle between what is predicted of them and what they are to predict.
 
-A chain is cut into stages before every layer with parameters. v_l is what goes into stage l + 1, f_l a stage:
+A chain is cut into stages before every layer with parameters but norms. v_l is what goes into stage l + 1, f_l a stage:
 
     d_l = f_l(v_l-1) - v_l                           the error of a prediction;  d_L = nudge dL/dy at the output
     v_l += rate (d_l - J_l+1^T d_l+1)                falls down sum_l |d_l|^2 / 2 + nudge L
@@ -24,6 +24,7 @@ from jaxbp.backprop import Result
 from jaxbp.compose import Chain
 from jaxbp.core import Batch, Context, Layer, PyTree, entry
 from jaxbp.credit.config import Carried, Credit, example_weights, parted
+from jaxbp.credit.links import UNLINKED, Kinds
 from jaxbp.credit.relax import Relaxer
 from jaxbp.errors import InputError
 from jaxbp.losses import Loss
@@ -32,13 +33,17 @@ from jaxbp.typed import Positive
 Stage = list[tuple[int, str, Layer]]
 
 
-def stages_of(rule: str, model: Layer, params: PyTree) -> list[Stage]:
-    """The layers of a chain, cut before every one with parameters but the first. Raises InputError for no Chain."""
+def stages_of(rule: str, model: Layer, params: PyTree, joined: Kinds = ()) -> list[Stage]:
+    """The layers of a chain, cut before every one with parameters but the first, and but those of the kinds `joined`.
+
+    Raises InputError for what is no Chain.
+    """
     if not isinstance(model, Chain):
         raise InputError(f"{rule} is defined for a Chain, got {type(model).__name__}")
     stages: list[Stage] = [[]]
     for i, name, layer in model.named():
-        if params[name] and any(params[own] for _, own, _ in stages[-1]):
+        begins = params[name] and not isinstance(layer, joined)
+        if begins and any(params[own] for _, own, _ in stages[-1]):
             stages.append([])
         stages[-1].append((i, name, layer))
     return stages
@@ -90,7 +95,7 @@ class PredictiveCoding(Credit):
             own, kept = parted(ctx.state)
             x, ctx = replace(ctx, state=own).counted(batch)
             target = entry(batch, "y")
-            stages = stages_of(type(self).__name__, model, params)
+            stages = stages_of(type(self).__name__, model, params, UNLINKED)  # values before a norm would be stiff
             values, caches = [x], []
             for stage in stages:
                 y, cache = stage_forward(stage, params, values[-1], ctx)
@@ -129,10 +134,11 @@ class PredictiveCoding(Credit):
     ) -> tuple:
         """The values v_l settle; predictions and derivatives go with them."""
         x, *between = values
+        first = stage_forward(stages[0], params, x, ctx)  # what the data predict is the same in every step
 
         def errors_of(between: tuple) -> tuple[list, list]:
-            inputs = (x, *between)
-            passes = [stage_forward(stage, params, v, ctx) for stage, v in zip(stages, inputs, strict=True)]
+            others = [stage_forward(stage, params, v, ctx) for stage, v in zip(stages[1:], between, strict=True)]
+            passes = [first, *others]
             errors = [y - v for (y, _), v in zip(passes, between, strict=False)]
             return [cache for _, cache in passes], [*errors, top(passes[-1][0])]
 

@@ -11,6 +11,7 @@ state or an adjoint that does not settle is nan, so that a training step stops b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -42,9 +43,13 @@ class Steady(Layer):
         """-> (ds, dx, grads) of one step: linear in ds."""
         raise NotImplementedError
 
+    def motion(self, params: PyTree, x: jax.Array, ctx: Context) -> Callable[[States], States]:
+        """s -> f(s, x)."""
+        return lambda states: self.step(params, states, x, ctx)[0]
+
     def settle(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> Settled:
         """The steady state, and how well it has settled."""
-        return self.relaxer.settle(lambda s: self.step(params, s, x, ctx)[0], self.start(x))
+        return self.relaxer.settle(self.motion(params, x, ctx), self.start(x))
 
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
         states, cache = self.step(params, self.settle(params, x, ctx).or_nan(), x, ctx)
@@ -143,15 +148,23 @@ class FeedbackNet(Steady):
         return tuple(jnp.zeros((len(x), width), x.dtype) for width in self.features)
 
     def step(self, params: PyTree, states: States, x: jax.Array, ctx: Context) -> tuple[States, PyTree]:
+        after = self.motion(params, x, ctx)(states)
+        return after, (x, states, after)
+
+    def motion(self, params: PyTree, x: jax.Array, ctx: Context) -> Callable[[States], States]:
         f, _ = FROM_OUTPUT[self.activation]
         layers = [params[name] for name in sorted(params)]
-        after = []
-        for k, (below, layer) in enumerate(zip((x, *states[:-1]), layers, strict=True)):
-            z = jnp.einsum("ni,oi->no", below, layer["w"].astype(x.dtype)) + layer["b"].astype(x.dtype)
-            if k + 1 < len(layers):
-                z = f(z + self.feedback * jnp.einsum("no,oi->ni", states[k + 1], layers[k + 1]["w"].astype(x.dtype)))
-            after.append(z)
-        return tuple(after), (x, states, tuple(after))
+        weights = [layer["w"].astype(x.dtype) for layer in layers]
+        from_below = lambda k, below: jnp.einsum("ni,oi->no", below, weights[k]) + layers[k]["b"].astype(x.dtype)
+        from_x = from_below(0, x)  # the same in every step
+
+        def step(states: States) -> States:
+            z = [from_x, *(from_below(k + 1, below) for k, below in enumerate(states[:-1]))]
+            above = [jnp.einsum("no,oi->ni", s, w) for s, w in zip(states[1:], weights[1:], strict=True)]
+            hidden = [f(own + self.feedback * heard) for own, heard in zip(z, above, strict=False)]
+            return (*hidden, z[-1])
+
+        return step
 
     def step_backward(self, params: PyTree, cache: PyTree, ds: States) -> tuple[States, jax.Array, PyTree]:
         x, states, after = cache

@@ -34,8 +34,11 @@ from jaxbp.data.reconstruction import Encoder, Reconstruction
 from jaxbp.data.rows import Rows
 from jaxbp.data.sources import Streamed
 from jaxbp.data.table import Table
+from jaxbp.data.temporal_xor import TemporalXor
 from jaxbp.data.text import Text
 from jaxbp.data.tokens import Tokens
+from jaxbp.data.tones import Tones
+from jaxbp.data.wrong_labels import WrongLabels
 
 __all__ = [
     "Adding",
@@ -70,8 +73,11 @@ __all__ = [
     "Streamed",
     "Table",
     "Tabular",
+    "TemporalXor",
     "Text",
     "Tokens",
+    "Tones",
+    "WrongLabels",
     "cross_validation",
     "epoch_order",
 ]

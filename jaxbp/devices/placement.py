@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxbp.backprop import Result
@@ -139,6 +140,19 @@ class Placement:
     def settled(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """`step` with a state whose arrays lie where they lay before it."""
         return lambda state, batch: jax.lax.with_sharding_constraint(step(state, batch), self.state_shardings(state))
+
+    def whole(self, optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+        """`optimizer` with whole parameters on every device: they share what it asks of the batch.
+
+        In jax 0.10.2 the compiler's own partition writes wrong numbers where a flat vector of split parameters has an
+        entry changed, as searches do.
+        """
+        gathered = lambda tree: jax.lax.with_sharding_constraint(tree, self.everywhere)
+
+        def update(grads: PyTree, state: PyTree, params: PyTree, **extra: Any) -> tuple[PyTree, PyTree]:
+            return gathered(optimizer.update(*gathered((grads, state, params)), **extra))
+
+        return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
     def check_optimizer(self, kept: PyTree) -> None:
         """Raises InputError where an optimizer keeps arrays in which the entries of a device cannot be told."""
@@ -307,7 +321,7 @@ def placed(config: Any, model: Layer, spec: PyTree, part: Dataset) -> Placement 
         return None
     check_batch(mesh, spec.shape[0], run.micro_batches, len(part))
     of_whole_parameters = {
-        type(config.optimizer).__name__: config.optimizer.second_order,
+        type(config.optimizer).__name__: not config.optimizer.gradient_alone,
         "run.noise_scale_every": run.noise_scale_every is not None,
         "run.health_every": run.health_every is not None,
         "a credit rule or optimizer.private": not config.is_plain,

@@ -17,6 +17,7 @@ from jaxbp.layers.activations import (
     Step,
     Tanh,
 )
+from jaxbp.layers.algebra import AlgebraDense
 from jaxbp.layers.attention import Attention
 from jaxbp.layers.batch_norm import BatchNorm, BatchNormReLU
 from jaxbp.layers.black_box import BlackBox
@@ -53,6 +54,7 @@ __all__ = [
     "SELU",
     "Activation",
     "Add",
+    "AlgebraDense",
     "Attention",
     "AveragePool",
     "BatchNorm",

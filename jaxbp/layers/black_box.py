@@ -9,6 +9,7 @@ of the main one, as many as inputs for a full matrix. Only the entries of J that
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import jax
@@ -30,7 +31,7 @@ class BlackBox(Layer):
     Banded(1, 1), Toeplitz(), or what jaxbp.sensing.find gives; None for a full matrix. central: two calls for each
     direction, with an error of about 1e-10 instead of 1e-8. step: of the differences; see jaxbp.sensing.directional.
     Raises InputError for a structure that is no table or does not fit, and for another x. An answer of another shape
-    is met when f is called: it raises InputError too, which under jit is the cause in JAX's own error.
+    is met when f is called: it raises InputError too, which under jit is the last line of JAX's own error.
     """
 
     f: Function
@@ -123,8 +124,14 @@ def on_host(f: Function, width: int, x: jax.Array) -> jax.Array:
         x = jax.lax.bitcast_convert_type(x, jnp.uint32)
     shape = (len(x), width, 2) if is_wide else (len(x), width)
     spec = jax.ShapeDtypeStruct(shape, x.dtype)
+    logging.getLogger("jax._src.callback").addFilter(is_of_jax)
     y = jax.pure_callback(call, spec, x, vmap_method="expand_dims")
     return jax.lax.bitcast_convert_type(y, jnp.float64) if is_wide else y
+
+
+def is_of_jax(record: logging.LogRecord) -> bool:
+    """Whether JAX should log a failed call: an InputError stands in the error that it raises, too."""
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
 
 
 def chain(x: np.ndarray) -> np.ndarray:

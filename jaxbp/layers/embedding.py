@@ -22,7 +22,7 @@ from jaxbp.core import Case, Context, Layer, PyTree, require, shaped
 from jaxbp.errors import InputError
 from jaxbp.factors import Factors, Sharing, over_leading_axes, register_factors
 from jaxbp.inits import Initializer, initializer
-from jaxbp.letters import Letters
+from jaxbp.letters import Letters, first_entry
 
 PRODUCT = 4096
 
@@ -131,7 +131,7 @@ class Embedding(Layer):
         if ctx.split is None:
             rows = params["w"].at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
             return rows.astype(self.dtype or rows.dtype), ids
-        own = ids - ctx.first(len(params["w"]))  # the others have the rows of the other ids
+        own = ids - first_entry(ctx.split, len(params["w"]))  # the others have the rows of the other ids
         rows = params["w"].at[own].get(mode="fill", fill_value=0, wrap_negative_indices=False)
         exists = (ids >= 0) & (ids < self.vocabulary)
         return jnp.where(exists[..., None], rows, jnp.nan).astype(self.dtype or rows.dtype), own

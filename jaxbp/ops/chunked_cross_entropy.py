@@ -31,6 +31,7 @@ from jax import lax
 
 from jaxbp.core import wide
 from jaxbp.errors import InputError
+from jaxbp.letters import first_entry
 from jaxbp.ops.products import rounded
 
 BLOCK = 2**19  # numbers of dw that grow together: 2 MiB in float32
@@ -63,10 +64,6 @@ class Form:
     def all_classes(self, own: int) -> int:
         """V, where this device has `own` of them."""
         return own if self.axis is None else own * lax.psum(1, self.axis)
-
-    def first(self, own: int) -> jax.Array | int:
-        """This device's first class."""
-        return 0 if self.axis is None else lax.axis_index(self.axis) * own
 
     def summed(self, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """Sums over this device's classes -> over all."""
@@ -164,7 +161,9 @@ def scored(
             return items, classes
         best = jnp.max(z, 1)
         count = form.all_classes(len(w))
-        own = jnp.where(best == form.largest(best), classes + jnp.asarray(form.first(len(w)), classes.dtype), count)
+        own = jnp.where(
+            best == form.largest(best), classes + jnp.asarray(first_entry(form.axis, len(w)), classes.dtype), count
+        )
         return items, lax.pmin(own, form.axis)
 
     results = lax.map(of_chunk, in_chunks(form.chunk, target.shape, x, target))
@@ -202,7 +201,7 @@ def losses(
     z = jnp.einsum("si,oi->so", x, w.astype(x.dtype), preferred_element_type=wide(x).dtype)
     z = capped(form, z if b is None else z + b.astype(z.dtype)[None])
     top = form.largest(jnp.max(z, -1))
-    classes = target if form.axis is None else target - form.first(len(w))
+    classes = target if form.axis is None else target - first_entry(form.axis, len(w))
     classes = jnp.where(classes < 0, len(w), classes)  # JAX would count negative ones from the end
     row = lambda a: a.at[classes].get(mode="fill", fill_value=jnp.nan if form.axis is None else 0)
     own = jnp.einsum("si,si->s", x, row(w).astype(x.dtype), preferred_element_type=z.dtype)
@@ -226,7 +225,7 @@ def deltas(form: Form, z: jax.Array, log_total: jax.Array, target: jax.Array, we
     """dz [S, V] of one chunk."""
     s = form.label_smoothing
     weight = weight.astype(z.dtype)[:, None]
-    is_own = lax.broadcasted_iota(target.dtype, z.shape, 1) == target[:, None] - form.first(z.shape[1])
+    is_own = lax.broadcasted_iota(target.dtype, z.shape, 1) == target[:, None] - first_entry(form.axis, z.shape[1])
     slope = weight * (1 + 2 * form.z_loss * log_total)[:, None] if form.z_loss else weight
     dz = slope * jnp.exp(z - log_total[:, None]) - jnp.where(is_own, weight * (1 - s), 0)
     if s:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxbp.core import require, wide
 from jaxbp.errors import InputError, unknown
+from jaxbp.letters import first_entry
 from jaxbp.ops.score_bias import entries
 
 Form = Literal["auto", "stored", "chunked", "kernel"]
@@ -119,7 +120,7 @@ class Weighting:
         kept = jax.vmap(draw)(seeds)
         if self.axis is None:
             return kept
-        return jax.lax.dynamic_slice_in_dim(kept, jax.lax.axis_index(self.axis) * shape[1], shape[1], 1)
+        return jax.lax.dynamic_slice_in_dim(kept, first_entry(self.axis, shape[1]), shape[1], 1)
 
     def dropped(self, weights: jax.Array, kept: jax.Array | None) -> jax.Array:
         """m times the weights."""

@@ -27,6 +27,7 @@ from jaxbp.optim.objective import Objective
 from jaxbp.optim.one_layer import Adaline, DeltaRule, Perceptron
 from jaxbp.optim.private import Private
 from jaxbp.optim.schedules import Constant, Cosine, Schedule
+from jaxbp.optim.variable_rate import VariableRate
 
 __all__ = [
     "KFAC",
@@ -62,6 +63,7 @@ __all__ = [
     "RandomSearch",
     "Schedule",
     "SignSearch",
+    "VariableRate",
     "kfac",
     "levenberg_marquardt",
     "natural_gradient",

@@ -24,7 +24,7 @@ Array = jax.Array | np.ndarray
 class OptimizerConfig(Typed, ABC):
     """The base of every optimizer's config."""
 
-    second_order: ClassVar[bool] = True  # needs more than a gradient, and so the whole batch at once
+    gradient_alone: ClassVar[bool] = False  # needs nothing but the gradient; else it takes the whole batch at once
 
     @property
     def is_private(self) -> bool:

@@ -37,7 +37,7 @@ class FirstOrder(OptimizerConfig):
         private: clips every example's gradient and adds noise
     """
 
-    second_order: ClassVar[bool] = False
+    gradient_alone: ClassVar[bool] = True
     learning_rate: Positive = 0.1
     schedule: Schedule = Constant()
     clip_value: Positive | None = None

@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import jax
 import numpy as np
-import optax
 
 from jaxbp.analysis.record import Record, Row, recorder
 from jaxbp.backprop import item_weights, penalized
 from jaxbp.core import Layer, PyTree, path_name
-from jaxbp.credit.config import Swept, carrying, parted
+from jaxbp.credit.config import Swept, carrying
 from jaxbp.page.setting import Setting
 from jaxbp.rules import Rule
+from jaxbp.training.step import updated
 
 PENALTY = "penalty/"  # begins the names of a penalty's rows
 
@@ -82,14 +82,8 @@ def stepper(start: Setting) -> Callable[[PyTree, PyTree, PyTree], tuple[PyTree, 
 
     @jax.jit
     def step(params: PyTree, memory: PyTree, kept: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        ctx = carrying(start.ctx, kept)
-        result = gradient(params, start.batch, ctx)
-        kept = parted(result.state)[1]
-        updates, memory = optimizer.update(
-            result.grads, memory, params, value=result.value, batch=start.batch, ctx=start.ctx
-        )
-        updates, kept = credit.update(updates, params, kept)
-        return optax.apply_updates(params, updates), memory, kept
+        result = gradient(params, start.batch, carrying(start.ctx, kept))
+        return updated(result, optimizer, credit, params, memory, start.batch, start.ctx)
 
     return step
 

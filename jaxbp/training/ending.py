@@ -31,10 +31,15 @@ def draw(session: Session, rows: list[Row]) -> None:
     write_report(session.folder.path, to_json(session.config), facts)
 
 
-def kept_weights(session: Session, last: int, best: Row) -> str:
-    """The last line of a run with patience: whether it stopped early, and whose weights it keeps."""
+def last_line(session: Session, last: Row, kept: Row) -> str:
+    """Why a run stopped early, where it did, and with patience whose weights it keeps."""
     run = session.config.run
-    stopped = f"stopped early after epoch {last} of {run.epochs}, {run.patience} evaluations without a better loss; "
-    loss = curves.as_text(best["validation_loss"])
-    kept = f"kept the weights of epoch {best['epoch']}, whose validation loss of {loss} is the lowest"
-    return (stopped if session.facts["finished"] else "") + kept
+    parts = []
+    if session.facts["finished"]:
+        loss = f"a training loss of {curves.as_text(last['train_loss'])}, at most run.stop_at_loss={run.stop_at_loss}"
+        reason = loss if run.reaches(last["train_loss"]) else f"{run.patience} evaluations without a better loss"
+        parts.append(f"stopped early after epoch {last['epoch']} of {run.epochs}, {reason}")
+    if run.patience is not None:
+        loss = curves.as_text(kept["validation_loss"])
+        parts.append(f"kept the weights of epoch {kept['epoch']}, whose validation loss of {loss} is the lowest")
+    return "; ".join(parts)

@@ -142,13 +142,13 @@ def check_optimizer(config: Config, model: Layer, params: PyTree, batch: Batch) 
     """Raises InputError where an optimizer that looks into the model does not fit it. The step is traced, not run."""
     optimizer = config.optimizer
     measured = config.run.noise_scale_every is not None
-    if not (optimizer.second_order or optimizer.is_private or measured):
+    if optimizer.gradient_alone and not (optimizer.is_private or measured):
         return
     own = "optimizer.private" if optimizer.is_private else type(optimizer).__name__
     who = "run.noise_scale_every" if measured else own
     if config.run.dtype != "float32":
         raise InputError(f"{who} sums products of its own, which needs run.dtype=float32, got {config.run.dtype}")
-    if config.run.micro_batches > 1 and (optimizer.second_order or measured):
+    if config.run.micro_batches > 1 and (measured or not optimizer.gradient_alone):
         raise InputError(f"{who} takes the whole batch: run.micro_batches must be 1, got {config.run.micro_batches}")
     if measured and optimizer.is_private:
         raise InputError("run.noise_scale_every must be None where gradients are clipped and noisy: optimizer.private")
@@ -169,7 +169,7 @@ def check_credit(config: Config, model: Layer, params: PyTree, batch: Batch) -> 
     name = type(config.credit).__name__
     if isinstance(config.credit, Backpropagation):
         return
-    if optimizer.second_order or optimizer.is_private:
+    if optimizer.is_private or not optimizer.gradient_alone:
         what = "optimizer.private" if optimizer.is_private else type(optimizer).__name__
         raise InputError(f"credit={name} goes with an optimizer that takes a direction alone, not with {what}")
     if config.run.noise_scale_every is not None:

@@ -39,6 +39,7 @@ FILES = (
     "confusion.png",
     "calibration.png",
     "filters.png",
+    "weights.png",
     "activations.png",
     "mistakes.png",
     "deltas.png",

@@ -28,7 +28,8 @@ from jaxbp.errors import InputError
 from jaxbp.files import append_line
 from jaxbp.machine import check_devices, machine
 from jaxbp.training import failure
-from jaxbp.training.ending import draw, kept_weights
+from jaxbp.training.assembly import assembled, training_step
+from jaxbp.training.ending import draw, last_line
 from jaxbp.training.evaluate import Evaluation, make_evaluation, train_sample
 from jaxbp.training.feeds import EpochFeed, StreamFeed, calls, make_feeds, rounds, waits_for_data
 from jaxbp.training.fit import batch_spec
@@ -44,7 +45,6 @@ from jaxbp.training.run import fingerprint
 from jaxbp.training.samples import Sampler, make_sampler
 from jaxbp.training.signals import Cause, Interrupted, leave, numbers, say, signals
 from jaxbp.training.step import Program, State, Sums, initial_state, is_finite, make_program, prepared
-from jaxbp.training.training_step import assembled, training_step
 from jaxbp.training.writers import Writers, make_writers
 
 AnyFeed = EpochFeed | StreamFeed | MeshFeed
@@ -173,11 +173,11 @@ def train(
         team.agree(None)  # process 0 has written all
         rows = curves.read_metrics(folder.metrics)
         draw(session, rows)
-    if config.run.patience is None:
-        return rows[-1]
-    best = min(rows, key=lambda row: row["validation_loss"])
-    print(kept_weights(session, rows[-1]["epoch"], best), flush=True)
-    return best
+    has_patience = config.run.patience is not None
+    kept = min(rows, key=lambda row: row["validation_loss"]) if has_patience else rows[-1]
+    if has_patience or session.facts["finished"]:
+        print(last_line(session, rows[-1], kept), flush=True)
+    return kept
 
 
 def new_session(config: Config, splits: Splits, folder: RunFolder, team: Team = ALONE) -> tuple[Session, State]:
@@ -349,14 +349,14 @@ def evaluated(session: Session, state: State, epoch: int, speed: float) -> tuple
         append_line(session.folder.metrics, json.dumps(row))
         append_line(session.folder.path / "timing.jsonl", json.dumps(timing))
         session.writers.write(int(state.step), row | timing)
-    patience = session.config.run.patience
+    run = session.config.run
     facts = session.facts
-    if patience is not None:
+    if run.patience is not None:
         if facts["best_loss"] is None or row["validation_loss"] < facts["best_loss"]:
             session.best = jax.tree.map(jnp.copy, state.weights)
             facts |= {"best_loss": row["validation_loss"], "waited": 0}
         else:
             facts["waited"] += 1
-        facts["finished"] = facts["waited"] >= patience
+    facts["finished"] = run.is_over(row["train_loss"], facts["waited"])
     cleared = replace(state, loss_sum=jnp.zeros_like(state.loss_sum), examples=jnp.zeros_like(state.examples))
-    return cleared, curves.line(row, session.config.run.epochs, speed, pace)
+    return cleared, curves.line(row, run.epochs, speed, pace)

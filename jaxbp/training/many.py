@@ -18,6 +18,8 @@ from tqdm import tqdm
 from jaxbp.config import Config
 from jaxbp.core import PyTree
 from jaxbp.data import Dataset, Splits
+from jaxbp.run import Run
+from jaxbp.training.assembly import assembled, training_step
 from jaxbp.training.evaluate import evaluation_sums, in_chunks, means, train_sample
 from jaxbp.training.feeds import calls, make_feeds, on_device, rounds
 from jaxbp.training.fit import batch_specs
@@ -25,7 +27,6 @@ from jaxbp.training.numbers import Traced, together
 from jaxbp.training.report.curves import Row
 from jaxbp.training.report.language import bits_per_byte
 from jaxbp.training.step import Feed, State, initial_state, make_program
-from jaxbp.training.training_step import assembled, training_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ class Outcome:
     well. best: the row of the lowest validation loss, of a run with patience.
     """
 
-    patience: int | None
+    run: Run
     rows: list[Row] = field(default_factory=list)
     failed: str | None = None
     best: Row | None = None
@@ -97,7 +98,7 @@ class Outcome:
     def ended(self) -> bool:
         """Whether the run needs no further step."""
         waited = len(self.rows) - 1 - self.rows.index(self.best) if self.best else 0
-        return self.failed is not None or (self.patience is not None and waited >= self.patience)
+        return self.failed is not None or (bool(self.rows) and self.run.is_over(self.rows[-1]["train_loss"], waited))
 
     def add(self, row: Row, finite: bool) -> None:
         """The row of an evaluation; `finite`: whether the state was, after the step of the row."""
@@ -109,8 +110,8 @@ class Outcome:
                 self.failed = f"{name} not finite at step {row['step']}"
                 return
         self.rows.append(row)
-        if self.patience is not None and (self.best is None or row["validation_loss"] < self.best["validation_loss"]):
-            self.best = row
+        if self.run.patience is not None:
+            self.best = min(self.best or row, row, key=lambda row: row["validation_loss"])
 
 
 def run_many(plans: Sequence[Plan], splits: Splits, bar: tqdm) -> list[Outcome]:
@@ -121,7 +122,7 @@ def run_many(plans: Sequence[Plan], splits: Splits, bar: tqdm) -> list[Outcome]:
     seeds = [plan.config.run.seed for plan in plans]
     feeds = [make_feeds(train, seed, run.shuffle, rows, run.epochs) for seed in seeds]
     evaluate = Evaluations(plans, splits)
-    outcomes = [Outcome(run.patience) for _ in plans]
+    outcomes = [Outcome(run) for _ in plans]
     initial, numbers = together([plan.initial for plan in plans])
     states = jax.jit(jax.vmap(initial))(numbers, jnp.array(seeds, jnp.uint32))
     program = make_programs(plans)

@@ -18,9 +18,9 @@ from jaxbp.core import PyTree
 from jaxbp.data import Splits
 from jaxbp.errors import InputError
 from jaxbp.optim import FirstOrder, OptaxSchedule
+from jaxbp.training.assembly import assembled, training_step
 from jaxbp.training.feeds import make_feeds
 from jaxbp.training.step import State, initial_state, make_program
-from jaxbp.training.training_step import assembled, training_step
 
 SMOOTH = 0.9  # of the mean loss that the finder looks at, how much each step keeps
 WIDTH = 1  # decade of rates over which its slope is fitted, for single steps are noise

@@ -103,15 +103,11 @@ def make_step(
         examples = counted(batch)
         inputs, ctx = prepared(state, batch, augment)
         result = gradient(state.params, inputs, carrying(ctx, state.credit))
-        model, kept = parted(result.state)
+        model, _ = parted(result.state)
         finite = is_finite((result.value, result.grads))
 
         def update() -> State:
-            updates, moments = optimizer.update(
-                result.grads, state.optimizer, state.params, value=result.value, batch=inputs, ctx=ctx
-            )
-            updates, after = credit.update(updates, state.params, kept)
-            params = optax.apply_updates(state.params, updates)
+            params, moments, kept = updated(result, optimizer, credit, state.params, state.optimizer, inputs, ctx)
             return State(
                 state.step + 1,
                 params,
@@ -120,8 +116,8 @@ def make_step(
                 state.key,
                 state.loss_sum + result.value * examples,
                 state.examples + examples,
-                is_finite((params, model, after)),
-                after,
+                is_finite((params, model, kept)),
+                kept,
                 state.scaling and state.scaling.after_finite(),
             )
 
@@ -133,6 +129,21 @@ def make_step(
         return jax.lax.cond(finite, update, keep)
 
     return step
+
+
+def updated(
+    result: Result,
+    optimizer: optax.GradientTransformation,
+    credit: Credit,
+    params: PyTree,
+    moments: PyTree,
+    batch: Batch,
+    ctx: Context,
+) -> tuple[PyTree, PyTree, PyTree]:
+    """(parameters, what the optimizer keeps, what the credit rule keeps) after the step of this `result`."""
+    updates, moments = optimizer.update(result.grads, moments, params, value=result.value, batch=batch, ctx=ctx)
+    updates, kept = credit.update(updates, params, parted(result.state)[1])
+    return optax.apply_updates(params, updates), moments, kept
 
 
 def skipped(state: State, scaling: Scaling, value: jax.Array, examples: jax.Array) -> State:

@@ -60,6 +60,34 @@ def test_the_residual_part_is_sparse_in_blocks():
     np.testing.assert_array_equal(residual != 0, may_differ)
 
 
+def test_gauss_newton_has_its_minimum_elsewhere_unless_the_residuals_vanish():
+    """Both models of the loss have the gradient g, and curvatures G and G + S. Their minima are the steps p with
+    G p = -g and (G + S) q = -g, so that G (p - q) = S q: the same only in the limit of residuals that are 0."""
+    model = jaxbp.Chain((jaxbp.Dense(1), jaxbp.Tanh(), jaxbp.Dense(1)))
+    x, ones = jnp.linspace(-1.5, 1.5, 5)[:, None], jnp.ones((1, 1))
+    params = {"00_dense": {"b": 0.5 * ones[0], "w": ones}, "01_tanh": {}, "02_dense": {"b": 0 * ones[0], "w": ones}}
+    residuals = jnp.array([[-2.0], [-0.5], [0.5], [-1.0], [2.0]])
+
+    @jax.jit
+    def of_size(size):
+        """(G, S, p, q) where the outputs are off by `size` times the residuals."""
+        off = jaxbp.batch(x, model.forward(params, x)[0] - size * residuals)
+        g = ravel_pytree(jaxbp.value_and_grad(model, SquaredError())(params, off).grads)[0]
+        parts = exact_hessian.stagewise(model, SquaredError())(params, off)
+        steps = [-jnp.linalg.solve(matrix, g) for matrix in (parts.gauss_newton, sum(parts))]
+        return *parts, *steps
+
+    gauss_newton, residual, p, q = of_size(1.0)
+    assert worst(gauss_newton @ (p - q), residual @ q) <= 1e-9
+    assert jnp.linalg.norm(p - q) > 0.5 * jnp.linalg.norm(p)
+    assert jnp.linalg.eigvalsh(gauss_newton)[0] > 0 > jnp.linalg.eigvalsh(gauss_newton + residual)[0]
+    gaps = []
+    for size in (1e-4, 1e-5):
+        *_, p, q = of_size(size)
+        gaps.append(float(jnp.linalg.norm(p - q) / jnp.linalg.norm(p)))
+    np.testing.assert_allclose(gaps[0] / gaps[1], 10, rtol=0.1)
+
+
 @pytest.mark.parametrize("between", [jaxbp.LayerNorm(), jaxbp.Softmax()], ids=["LayerNorm", "Softmax"])
 def test_other_models_are_refused(between):
     model = jaxbp.Chain((jaxbp.Dense(2), between, jaxbp.Dense(2)))

@@ -36,6 +36,7 @@ NEEDED = {  # words of what a kind cannot be without
     "Logic": ["operator=xor"],
     "Parquet": ["path=x.parquet"],
     "Rows": ["x=0,1;1,0", "y=0;1"],
+    "WrongLabels": ["data=Logic", "data.operator=xor", "share=0.5"],
 }
 FIELDS = ("data", "model", "loss", "optimizer", "optimizer.schedule", "optimizer.plateau", "optimizer.private")
 

@@ -84,6 +84,9 @@ def test_what_a_picture_shows(run, capsys):
         f"step {step}" for step in (0, 1, 5, 11, 20)
     ]
     panels = perceptron(read("perceptron"), []).axes
+    together, right = panels[-2:]
+    assert len(together.collections) == 5  # a line for each panel
+    assert right.lines[0].get_ydata()[-1] == 1 > right.lines[0].get_ydata()[0]
     assert panels[0].get_title() == "after correction 1"
     corrections = int(capsys.readouterr().out.split()[0])
     assert panels[4].get_title() == f"after correction {corrections}"

@@ -45,6 +45,7 @@ def told(capsys, status, *words):
             2,
             "out of memory: lower run.batch_size, raise run.micro_batches, or",
         ),
+        (RuntimeError("INTERNAL: CpuCallback error: ...\nInputError: features is 3"), 2, "features is 3"),
         (OSError(28, "No space left on device"), 2, "standard output: No space left on device"),
         (OSError(2, "No such file", "a\nb"), 2, "a b: No such file"),
         (OSError(2, "No such file", b"\xff"), 2, "\\udcff: No such file"),
@@ -73,6 +74,23 @@ def test_another_error_of_the_device_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(train, "main", fail)
     with pytest.raises(RuntimeError, match="odd"):
         main(["train"])
+
+
+def test_ctrl_c_while_the_command_still_imports_is_quiet():
+    code = """if True:
+        import os, signal, sys
+        import jaxbp_command
+
+        class Interrupt:
+            def find_spec(name, path, target=None):
+                if name == "jax":
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupt)
+        sys.exit(jaxbp_command.main())
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_errors_that_nobody_can_read_change_no_status(monkeypatch):

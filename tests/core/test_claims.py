@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxbp
-from jaxbp import Chain, Context, Dense, Sigmoid, SquaredError, Step, Tanh
+from jaxbp import AveragePool, Chain, Context, Conv, Dense, Sigmoid, SquaredError, Step, Tanh
 from jaxbp.scalar import Value
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("float64")]
@@ -125,3 +125,42 @@ def test_a_gaussians_negative_log_likelihood_is_squared_error():
     batch = jaxbp.batch(jnp.asarray(y), jnp.asarray(t))
     value = jaxbp.value_and_grad(jaxbp.Identity(), SquaredError("half_sum"))({}, batch).value
     np.testing.assert_allclose(value, np.mean(likelihood) - np.log(2 * np.pi), rtol=1e-12)
+
+
+def test_the_receptive_field_of_a_unit_is_where_its_gradient_is_not_zero():
+    """Each layer adds (kernel - 1) times the product of the strides before it: 1 + 4 + 1 + 2 x 2 = 10 pixels a side."""
+    net = Chain(Conv(2, (5, 5)), AveragePool((2, 2)), Conv(3, (3, 3)))
+    x = jnp.asarray(draw(1, 16, 16, 1))
+    params = in_float64(net, x)
+    y, cache = net.forward(params, x, Context())
+    unit = jnp.zeros_like(y).at[0, 4, 4, 0].set(1.0)
+    rows, columns = (np.unique(indices) for indices in np.nonzero(net.backward(params, cache, unit)[0][0, ..., 0]))
+    np.testing.assert_array_equal(rows, np.arange(4, 14))
+    np.testing.assert_array_equal(columns, np.arange(4, 14))
+
+
+def test_random_fourier_features_estimate_the_kernel_of_their_spectral_density():
+    """Rahimi and Recht 2007: E cos(w'x + b) cos(w'y + b) = exp(-|x - y|^2 / 2) / 2 for normal w and uniform b."""
+    features, points = 100_000, draw(4, 3) / 2
+    layer = Dense(features)
+    params = {
+        "w": jnp.asarray(draw(features, 3)),
+        "b": jnp.asarray(2 * np.pi * np.random.default_rng(0).random(features)),
+    }
+    z = np.cos(np.asarray(layer.forward(params, jnp.asarray(points), Context())[0]))
+    kernel = np.exp(-np.sum((points[:, None] - points) ** 2, -1) / 2)
+    assert abs(2 * z @ z.T / features - kernel).max() < 4 / np.sqrt(features)
+
+
+def test_a_graphs_matrix_of_neighbours_is_upper_triangular_in_the_order_of_its_nodes():
+    """A_jk is 1 where k reads j; entry jk of (I - A)^-1 counts the paths from j to k, as a gradient of sums does."""
+    names = ("x", "a", "b", "c", "d")
+    reads = {"a": ("x",), "b": ("x", "a"), "c": ("a", "b"), "d": ("b", "c", "x")}
+    sums = {name: jaxbp.Add() if len(inputs) > 1 else jaxbp.Identity() for name, inputs in reads.items()}
+    graph = jaxbp.Graph(tuple(jaxbp.Node(name, sums[name], inputs) for name, inputs in reads.items()), ("x",))
+    matrix = np.array([[names[j] in reads.get(k, ()) for k in names] for j in range(5)], float)
+    assert not np.tril(matrix).any()
+    params = graph.init(jax.random.key(0), jnp.ones((1, 1)))
+    _, cache = graph.forward(params, jnp.ones((1, 1)), Context())
+    dx, _ = graph.backward(params, cache, jnp.ones((1, 1)))
+    assert dx[0, 0] == np.linalg.inv(np.eye(5) - matrix)[0, 4]

@@ -297,7 +297,7 @@ def test_eprop_refuses_gates_that_reset_what_other_units_hear():
 
 KEYS = {  # rule: its keys' other values, each of which must change what three steps lead to
     credit.FeedbackAlignment(): {"scale": 2.0},
-    credit.SignSymmetric(): {"magnitudes": "fixed"},
+    credit.SignSymmetric(): {"magnitudes": "fixed", "scale": 2.0},
     credit.KolenPollack(): {"decay": 0.1, "scale": 2.0},
     credit.WeightMirror(): {"rate": 0.5, "scale": 2.0},
     credit.DirectFeedbackAlignment(): {"scale": 2.0},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbp.data import Characters, Function
+from jaxbp.data import Characters, Embedded, Function, TemporalXor, Tones, WrongLabels
 from jaxbp.data.characters import CLASSES
 from jaxbp.data.function import FUNCTIONS
 from jaxbp.errors import InputError
@@ -93,9 +93,38 @@ def test_function_points_depend_on_the_seed():
     assert not np.isin(first.train.x, [*second.train.x, *second.test.x]).any()
 
 
+@pytest.mark.parametrize("length", [3, 7])
+def test_every_third_bit_is_the_xor_of_the_two_before(length):
+    splits = TemporalXor(length=length, examples=200, test_examples=2).load()
+    bits = np.concatenate([splits.train.x[:, :1], splits.train.y], 1)[..., 0]
+    np.testing.assert_array_equal(splits.train.x[:, 1:], splits.train.y[:, :-1])
+    np.testing.assert_array_equal(bits[:, 2::3], (bits[:, :-2:3] + bits[:, 1:-1:3]) % 2)
+    assert abs(bits.mean(0) - 0.5).max() < 0.15
+    np.testing.assert_array_equal(splits.test.mask, np.tile(np.arange(length) % 3 == 1, (2, 1)))
+
+
+def test_a_tone_has_its_frequency():
+    train = Tones(tones=4, length=80, noise=0.1).load().train
+    strongest = np.abs(np.fft.rfft(train.x[..., 0])).argmax(-1)  # cycles in 80 samples
+    np.testing.assert_array_equal(strongest, (train.y + 1) * 8)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_training_labels_is_wrong(share):
+    right, noisy = (data.load() for data in (Embedded("digits"), WrongLabels(Embedded("digits"), share)))
+    wrong = right.train.y != noisy.train.y
+    assert wrong.sum() == round(share * len(wrong))
+    assert np.bincount(noisy.train.y[wrong], minlength=10).min() >= wrong.sum() / 20
+    np.testing.assert_array_equal(right.train.x, noisy.train.x)
+    np.testing.assert_array_equal(right.test.y, noisy.test.y)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: WrongLabels(Function("sine"), 0.1).load(), "^WrongLabels: data must have classes"),
+        (lambda: WrongLabels(Characters(one_hot=True), 0.1).load(), "^WrongLabels: data must have classes"),
+        (lambda: Tones(tones=1), "tones must be an integer of at least 2, got 1$"),
         (lambda: Function("sin"), r"^unknown Function name 'sin'; did you mean 'sine'"),
         (lambda: Function("sine", examples=1), "examples must be an integer of at least 2, got 1$"),
         (lambda: Function("sine", low=1, high=1), "low must be below high, got 1 and 1$"),

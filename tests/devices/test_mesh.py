@@ -20,7 +20,7 @@ from jaxbp.commands import rate
 from jaxbp.commands.__main__ import main
 from jaxbp.config import kinds_of, replace_keys
 from jaxbp.core import Context, cast
-from jaxbp.credit import Credit
+from jaxbp.credit import Credit, PredictiveCoding
 from jaxbp.devices.mesh import AXES, MeshShape, check_batch
 from jaxbp.devices.placement import ROWS, WHOLE, Placement
 from jaxbp.devices.report import collectives, device_bytes
@@ -48,30 +48,44 @@ def test_losses_are_those_of_one_device(name, tmp_path):
     assert abs(alone[-1] - alone[0]) > 1e-3
 
 
-OPTIMIZERS = {name: cls for name, cls in kinds_of(OptimizerConfig).items() if cls and cls.second_order}
+OPTIMIZERS = {name: cls for name, cls in kinds_of(OptimizerConfig).items() if cls and not cls.gradient_alone}
 PARTED = {  # what asks more of a batch than its gradient
     "private": {"optimizer": optim.SGD(0.05, private=optim.Private(memory="recomputed")), "run.micro_batches": 2},
     "noise": {"run.noise_scale_every": 3},
     **{f"credit-{name}": {"credit": cls()} for name, cls in kinds_of(Credit).items() if cls and not cls.exact},
     **{f"optimizer-{name}": {"optimizer": cls()} for name, cls in OPTIMIZERS.items()},
 }
-PARTED_IN_CI = ("credit-FeedbackAlignment",)
+PARTED |= {  # with the defaults it does not settle on this net, diverges, or is sensitive to one unit in the last place
+    "credit-PredictiveCoding": {"credit": PredictiveCoding(), "model.activation": "tanh"},
+    "optimizer-NaturalGradient": {"optimizer": optim.NaturalGradient(0.01)},
+    "optimizer-GaussNewton": {"optimizer": optim.GaussNewton(damping=0.1)},
+}
+AMPLIFIED = {  # rounding in float32: a small difference is divided by a small number, or a sign is taken
+    *("credit-SignSymmetric", "credit-PredictiveCoding", "optimizer-FiniteDifferences", "optimizer-GaussNewton"),
+    *("optimizer-NaturalGradient", "optimizer-Newton", "optimizer-SPSA"),
+}
+PRECISIONS = {
+    **{f"{name}-float32": (keys, "float32", 1e-6) for name, keys in PARTED.items() if name not in AMPLIFIED},
+    **{f"{name}-float64": (keys, "float64", 1e-8) for name, keys in PARTED.items()},
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", but_at_night(PARTED, *(name for name in PARTED if name not in PARTED_IN_CI)))
+@pytest.mark.parametrize("name", but_at_night(PRECISIONS, *(PRECISIONS.keys() - {"credit-FeedbackAlignment-float32"})))
 def test_what_asks_for_more_than_a_gradient_has_the_losses_of_one_device(name, tmp_path):
     """Privacy, with the noise of one device, credit rules, and optimizers of second order or without a gradient."""
-    config = replace_keys(CONFIGS["dense"], {"run.micro_batches": 1, "model.dropout": 0.0} | PARTED[name])
-    try:
-        session, state = session_of(config, tmp_path)
-    except jaxbp.InputError as error:
-        pytest.skip(f"not for this net: {error}")
-    alone = losses(session, state, 8)
-    session, state = session_of(on(config, 4, 2), tmp_path)
-    shared = losses(session, state, 8)
+    keys, dtype, tolerance = PRECISIONS[name]
+    config = replace_keys(CONFIGS["dense"], {"run.micro_batches": 1, "model.dropout": 0.0} | keys)
+    with jax.enable_x64(dtype == "float64"):
+        try:
+            session, state = session_of(config, tmp_path)
+        except jaxbp.InputError as error:
+            pytest.skip(f"not for this net: {error}")
+        alone = losses(session, state, 8, dtype)
+        session, state = session_of(on(config, 4, 2), tmp_path)
+        shared = losses(session, state, 8, dtype)
     print(f"{name}: {np.max(np.abs(shared / alone - 1)):.1e}")
-    np.testing.assert_allclose(shared, alone, rtol=1e-6)
+    np.testing.assert_allclose(shared, alone, rtol=tolerance)
     assert abs(alone[-1] - alone[0]) > 1e-4
 
 

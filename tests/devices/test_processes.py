@@ -19,9 +19,8 @@ from jaxbp.config import replace_keys, to_json
 from jaxbp.credit import WeightMirror
 from jaxbp.devices.mesh import MeshShape
 from jaxbp.training.loop import Session, train
-from tests.support import steps
+from tests.support import steps, wide
 from tests.support.meshes import CONFIGS, losses, on, session_of
-from tests.support.paths import ROOT
 from tests.support.processes import ended, free_port, python, start, start_both
 from tests.support.runs import weights
 
@@ -163,18 +162,25 @@ def config_file(folder, config):
 def test_a_run_goes_on_on_other_devices_and_processes(name, tmp_path):
     """Killed on 8 devices and gone on with on 1 and on 2 x 4 processes; killed on these, and gone on with on 8 and 1.
 
-    Every row is that of the run that nobody killed, to 1e-6.
+    Every row is that of the run that nobody killed, to 1e-6; of the convolutional config in float64, to 1e-9.
     """
+    if name == "convolution":  # in float32 a rounded number takes another turn in the last epoch
+        with wide.float64_runs():
+            check_resumption(name, tmp_path, ("-m", "tests.support.wide"), 1e-9)
+    else:
+        check_resumption(name, tmp_path, ("-m",), 1e-6)
+
+
+def check_resumption(name, tmp_path, under, tolerance):
+    """Raises where a resumed run has other rows. under: the words that run a module."""
     config = on(CONFIGS[name], 4, 2, epochs=4, evaluate_every=1, checkpoint_seconds=0.0)
     one = replace(config, run=replace(config.run, mesh=MeshShape()))
     file = config_file(tmp_path, config)
     train(config, tmp_path / "whole")
-    script = str(ROOT / "tests/support/killed.py")
-    killed = python(
-        tmp_path, script, str(tmp_path / "config.json"), str(tmp_path / "devices"), "evaluated", "2", devices=8
-    )
+    words = (str(tmp_path / "config.json"), str(tmp_path / "devices"), "evaluated", "2")
+    killed = python(tmp_path, *under, "tests.support.killed", *words, devices=8)
     assert ended(killed)[0] == -signal.SIGKILL
-    team = start_both(tmp_path / "processes", config=file)
+    team = start_both(tmp_path / "processes", config=file, under=under)
     wait_for_rows(tmp_path / "processes", 2)
     team[1].kill()
     assert [status for status, _, _ in map(ended, team)] == [1, -signal.SIGKILL]
@@ -183,7 +189,7 @@ def test_a_run_goes_on_on_other_devices_and_processes(name, tmp_path):
         folder = runs[begun, goes_on] = tmp_path / f"{begun}-then-{goes_on}"
         shutil.copytree(tmp_path / begun, folder)
         if goes_on == "processes":
-            for status, _, error in map(ended, start_both(folder, config=file)):
+            for status, _, error in map(ended, start_both(folder, config=file, under=under)):
                 assert status == 0, error
         else:
             train(one if goes_on == "one" else config, folder)
@@ -191,7 +197,7 @@ def test_a_run_goes_on_on_other_devices_and_processes(name, tmp_path):
     for (begun, goes_on), folder in runs.items():
         difference = np.max(np.abs(figures(folder) / expected - 1))
         print(f"{name}, from {begun} to {goes_on}: largest relative difference {difference:.1e}")
-        assert difference < 1e-6
+        assert difference < tolerance
 
 
 def figures(folder, file="metrics.jsonl"):

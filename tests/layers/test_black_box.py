@@ -84,6 +84,22 @@ def test_an_unknown_structure_is_found(calls, noise):
     np.testing.assert_allclose(sensed, slope[slope != 0], rtol=1e-7)
 
 
+@pytest.mark.parametrize("noise", [1e-8, 1e-4])
+def test_noise_of_a_box_passes_in_proportion_and_averages_out(noise):
+    """Answers with noise of deviation s give entries with sqrt(2) s / h, and the mean of k Jacobians sqrt(k) less."""
+    draw = np.random.default_rng(2)
+    size, step = 200, 2.0**-6
+    matrix = draw.normal(size=(size, size)) * (np.abs(np.subtract.outer(np.arange(size), np.arange(size))) <= 1)
+    box = Calls(lambda x: x @ matrix.T + noise * draw.normal(size=(len(x), size)), keep=0)  # asks again every time
+    rows, columns = np.nonzero(structures.Banded(1, 1).table(size, size)[1])
+    x = draw.uniform(-1, 1, (1, size))
+    index = structures.Banded(1, 1).table(size, size)[0][rows, columns]
+    sensed = [sense(box, x, structures.Banded(1, 1), size, step=step)[0][index] for _ in range(16)]
+    error = lambda jacobian: np.sqrt(np.mean((jacobian - matrix[rows, columns]) ** 2)) * step / noise
+    assert error(sensed[0]) == pytest.approx(2**0.5, rel=0.1)
+    assert error(np.mean(sensed, 0)) == pytest.approx(2**0.5 / 4, rel=0.1)
+
+
 def test_calls_are_counted_and_remembered():
     f = Calls(lambda x: x**2, keep=2)
     x = np.arange(6.0).reshape(2, 3)
@@ -131,6 +147,14 @@ def forward(width=5, features=5, structure=None, f=np.tanh, shape=(3,)):
 def test_boxes_that_are_refused_in_one_line(setting, text):
     with pytest.raises(jaxbp.InputError, match=text):
         forward(**setting)
+
+
+def test_under_jit_the_error_ends_in_that_line_and_jax_logs_no_other(caplog):
+    with pytest.raises(
+        RuntimeError, match=r"(?m)^InputError: BlackBox: features is 4, but the function answers \[3, 5\]$"
+    ):
+        jax.block_until_ready(jax.jit(lambda: forward(features=4))())
+    assert not caplog.records
 
 
 def test_a_structure_that_does_not_fit_is_refused_before_any_call():

@@ -157,6 +157,60 @@ def test_an_expression_of_the_derivative_swells_and_both_passes_do_not():
     assert passes[2] - passes[1] == passes[1] - passes[0]
 
 
+def test_a_formed_jacobian_costs_as_many_gradients_as_there_are_outputs():
+    """The Jacobian of 100 outputs in 1.6 million weights times a delta: 160 million products with sums. The product of
+    delta and inputs that it comes to: 1.6 million."""
+    outputs, inputs = 100, 16_000
+    layer = jaxbp.Dense(outputs, bias=False)
+    w, x, delta = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((outputs, inputs), (1, inputs), (1, outputs)))
+    jacobian = jax.ShapeDtypeStruct((outputs, outputs * inputs), jnp.float32)
+    assert operations(jnp.matmul, delta, jacobian) == 2 * 160_000_000
+    assert operations(lambda w, x, delta: layer.backward({"w": w}, x, delta)[1], w, x, delta) == 2 * 1_600_000
+
+
+PRIMITIVES = {  # function: (operations, calls of such as exp) for each number, and those of its tangent and its adjoint
+    "exp": (jnp.exp, (0, 1), (1, 0)),  # one product with the value that is there
+    "sin": (jnp.sin, (0, 1), (1, 0)),  # one product with the cosine that is kept
+    "tanh": (jnp.tanh, (0, 1), (3, 0)),
+    "1 / y": (lambda y: 1 / y, (1, 0), (2, 0)),
+}
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_a_tangent_and_an_adjoint_use_what_forward_has_computed(name):
+    """However many operations exp takes on the processor, its derivative takes one product."""
+    f, forward, derivative = PRIMITIVES[name]
+    y = jnp.linspace(0.1, 1.0, 1000)
+
+    def counts(f):
+        cost = jax.jit(f).lower(y).cost_analysis()
+        return tuple(cost.get(kind, 0) / len(y) for kind in ("flops", "transcendentals"))
+
+    tangent = jax.linearize(f, y)[1]
+    assert counts(f) == forward
+    assert counts(tangent) == counts(jax.linear_transpose(tangent, y)) == derivative
+
+
+@pytest.mark.parametrize("layer", [jaxbp.Tanh(), jaxbp.Sigmoid()], ids=str)
+def test_the_slope_of_a_layer_is_made_of_its_output(layer):
+    """Forward calls one exponential or hyperbolic tangent for each number, backward none."""
+    y = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    calls = lambda f, *arguments: jax.jit(f).lower(*arguments).cost_analysis().get("transcendentals", 0)
+    assert calls(lambda x: layer.forward({}, x)[0], y) == 1000
+    assert calls(lambda y, dy: layer.backward({}, y, dy)[0], y, y) == 0
+    assert operations(lambda y, dy: layer.backward({}, y, dy)[0], y, y) == 3000
+
+
+def test_a_product_has_three_operations_in_its_tangent_and_two_in_its_adjoint():
+    """dz = da b + a db, and back a delta times b and times a."""
+    y = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    along = lambda a, b, da, db: jax.jvp(jnp.multiply, (a, b), (da, db))[1]
+    back = lambda a, b, dz: jax.vjp(jnp.multiply, a, b)[1](dz)
+    assert operations(jnp.multiply, y, y) == 1000
+    assert operations(along, y, y, y, y) == 3000
+    assert operations(back, y, y, y) == 2000
+
+
 @pytest.mark.nightly
 def test_ten_thousand_steps_of_time_fit_in_the_memory_of_some_hundreds():
     """With keep="sqrt" a hundred times the steps take 15 times the memory."""

@@ -148,6 +148,7 @@ SECOND_ORDER = {  # config: its keys' other values, each of which must change wh
     optim.NaturalGradient(): {"learning_rate": 0.1, "damping": 0.1},
     optim.AdaptiveNaturalGradient(): {"learning_rate": 0.1, "damping": 0.1, "rate": 0.5},
     optim.LBFGS(): {"memory_size": 2},
+    optim.VariableRate(4.0): {"learning_rate": 0.1, "momentum": 0.5, "tolerance": 1.0, "cut": 0.5, "growth": 1.2},
     optim.KFAC(): {
         "damping": 0.1,
         "adaptation": 0.5,
@@ -172,7 +173,7 @@ SECOND_ORDER = {  # config: its keys' other values, each of which must change wh
 
 def test_every_second_order_optimizer_and_key_is_in_the_table():
     configs = [kind for kind in vars(optim).values() if isinstance(kind, type) and issubclass(kind, OptimizerConfig)]
-    keys = {kind: {field.name for field in fields(kind)} for kind in configs if kind.second_order}
+    keys = {kind: {field.name for field in fields(kind)} for kind in configs if not kind.gradient_alone}
     del keys[OptimizerConfig], keys[optim.GradientFree]
     assert keys == {type(config): others.keys() for config, others in SECOND_ORDER.items()}
 

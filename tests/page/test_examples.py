@@ -112,7 +112,17 @@ def branching():
     return error * error / 2, {"03_sigmoid": [j, k]}, deltas | {"04_dense/w": [error * j, error * k]}
 
 
-GOLDEN |= {"chain": chain(), "branching": branching()}
+def digit_two():
+    """The 2 wishes to go up, all others down, and the farther a neuron is away the more."""
+    outputs, target = np.array([0.5, 0.8, 0.2, 0.9, 0.4, 0.6, 0.9, 0.1, 0.2, 0.1]), np.arange(10) == 2
+    wishes = np.array([-1.0, -1.6, 1.6, -1.8, -0.8, -1.2, -1.8, -0.2, -0.4, -0.2])
+    delta = -wishes * outputs * (1 - outputs)
+    w = np.arange(40).reshape(10, 4) % 7 / 4 - 0.75
+    of_weights = {"00_dense": delta, "00_dense/w": np.outer(delta, [0.9, 0.1, 0.6, 0.0]).ravel(), "x": delta @ w}
+    return sum((outputs - target) ** 2), {"01_sigmoid": outputs}, of_weights | {"01_sigmoid": -wishes}
+
+
+GOLDEN |= {"chain": chain(), "branching": branching(), "digit_two": digit_two()}
 
 
 def begun(name, examples=1):

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxbp import optim
 from jaxbp.config import Config, Run
+from jaxbp.core import cast
 from jaxbp.data import Adding, Embedded, Text
 from jaxbp.devices.mesh import MeshShape
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy, SquaredError
@@ -59,13 +60,15 @@ def session_of(config: Config, folder) -> tuple[Session, State]:
     return new_session(config, config.load_data(), RunFolder(folder))
 
 
-def losses(session: Session, state: State, steps: int) -> np.ndarray:
-    """The loss of each of the first steps."""
+def losses(session: Session, state: State, steps: int, dtype: str = "float32") -> np.ndarray:
+    """The loss of each of the first steps, computed in `dtype` from the weights and data that float32 has."""
     feed = session.feeds()(0, -(-steps // session.steps))
+    state = cast(state, dtype)
     values = []
     for first in range(steps):
-        state, (loss_sum, examples, _) = session.program(state, *feed.call(first, 1), np.int32(1))
+        part, index = feed.call(first, 1)
+        state, (loss_sum, examples, _) = session.program(state, cast(part, dtype), index, np.int32(1))
         values.append(float(loss_sum) / float(examples))
-        zero = jax.device_put(np.float32(0), state.loss_sum.sharding)
+        zero = jax.device_put(np.zeros((), dtype), state.loss_sum.sharding)
         state = replace(state, loss_sum=zero, examples=zero + 0)
     return np.array(values)

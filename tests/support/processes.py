@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.support.paths import ROOT
 
@@ -16,16 +18,26 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def start(folder: Path, process: int, port: int, *words: str, config: str | Path = "digits_mlp") -> subprocess.Popen:
-    """One of the two processes of a run; it has four devices, and keeps its programs beside the folder."""
+def start(
+    folder: Path,
+    process: int,
+    port: int,
+    *words: str,
+    config: str | Path = "digits_mlp",
+    under: Sequence[str] = ("-m",),
+) -> subprocess.Popen:
+    """One of the two processes of a run; it has four devices, and keeps its programs beside the folder.
+
+    under: the words that run a module.
+    """
     team = [f"--coordinator=localhost:{port}", "--processes=2", f"--process={process}"]
-    return python(folder.parent, "-m", "jaxbp", "train", str(config), f"--workdir={folder}", *team, *words)
+    return python(folder.parent, *under, "jaxbp", "train", str(config), f"--workdir={folder}", *team, *words)
 
 
-def start_both(folder: Path, *words: str, config: str | Path = "digits_mlp") -> list[subprocess.Popen]:
+def start_both(folder: Path, *words: str, **keys: Any) -> list[subprocess.Popen]:
     """Both processes of a run."""
     port = free_port()
-    return [start(folder, process, port, *words, config=config) for process in (0, 1)]
+    return [start(folder, process, port, *words, **keys) for process in (0, 1)]
 
 
 def python(folder: Path, *words: str, devices: int = 4) -> subprocess.Popen:

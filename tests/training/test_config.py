@@ -111,7 +111,7 @@ ALL_KEYS = {key: (path, kind) for path in FILES for key, kind in keys(load(path)
 SETS = {tuple(key for key, _ in keys(load(path))): path for path in FILES}  # one config for each set of keys
 
 
-@pytest.mark.parametrize("most", [10, pytest.param(None, marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize("most", [10, pytest.param(None, marks=pytest.mark.nightly)], ids=["few", "all"])
 @pytest.mark.parametrize("names", SETS, ids=lambda names: SETS[names].stem)
 def test_a_misspelt_key_is_refused_and_the_right_one_named(names, most):
     """At least 95 of 100 times; the others lie as near to another key, as b is to b1 and b2.

@@ -20,6 +20,7 @@ from jaxbp.models import CNN, ResNet
 from jaxbp.optim import AdamW
 from jaxbp.training.loop import train
 from jaxbp.training.report import pictures
+from jaxbp.training.report.weights import weight_panels
 from jaxbp.training.run import load
 from tests.support.commands import command
 
@@ -150,7 +151,7 @@ def run(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_evaluation_leaves_pictures_in_the_run_folder(run):
     command("evaluate.py", f"--run={run}")
-    for name in ("filters", "activations", "mistakes", "confusion"):
+    for name in ("filters", "weights", "activations", "mistakes", "confusion"):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -162,6 +163,23 @@ def test_kept_outputs_are_the_forward_pass(run):
     y, _ = model.forward(params, x, jaxbp.Context(None, state, train=False))
     assert list(outputs) == list(params)
     np.testing.assert_allclose(list(outputs.values())[-1], y, rtol=1e-5)
+
+
+def test_matrices_are_tiles_on_pixels_and_heat_maps_elsewhere():
+    """The second matrix has as many inputs as the image has pixels too."""
+    draw = np.random.default_rng(0)
+    params = {
+        "00_dense": {"w": draw.normal(size=(36, 36)), "b": np.zeros(36)},
+        "01_dense": {"w": draw.normal(size=(600, 36))},
+    }
+    first, second = weight_panels(params, np.zeros((2, 36)))
+    assert (first.title, first.is_tiles) == ("00_dense/w [36, 36]", True)
+    np.testing.assert_array_equal(first.picture, pictures.tiles(params["00_dense"]["w"].reshape(36, 6, 6)))
+    assert (second.title, second.is_tiles) == ("01_dense/w [600, 36], first 512 x 36", False)
+    np.testing.assert_array_equal(second.picture, params["01_dense"]["w"][:512].astype(np.float32))
+    (colours,) = weight_panels({"w": params["01_dense"]["w"]}, np.zeros((2, 3, 4, 3)))
+    assert colours.is_tiles
+    assert [panel.is_tiles for panel in weight_panels(params, np.zeros((2, 35)))] == [False, False]
 
 
 def test_tiles_keep_every_image_and_stretch_it():

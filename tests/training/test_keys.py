@@ -24,8 +24,11 @@ from jaxbp.data import (
     Reber,
     Reconstruction,
     Rows,
+    TemporalXor,
     Text,
     Tokens,
+    Tones,
+    WrongLabels,
 )
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy
 from jaxbp.models import CNN, GPT, MLP, RNN, TDNN, FeedbackMLP, LayerModel, ResNet, TransformerEncoder, ViT
@@ -41,7 +44,7 @@ BASE = configuration.Config(
     model=MLP(outputs=3, hidden=(8,), dropout=0.1),
     loss=SoftmaxCrossEntropy(),
     optimizer=optim.AdamW(schedule=optim.Cosine(warmup=0.2)),
-    run=configuration.Run(epochs=4, batch_size=16, steps_per_call=3, checkpoint_seconds=0.0, patience=10),
+    run=configuration.Run(epochs=4, batch_size=16, steps_per_call=3, checkpoint_seconds=1e6, patience=10),
     penalty=Penalty(l2=1e-3),
 )
 OTHER = {  # key: another value, which must change what training leaves
@@ -67,7 +70,7 @@ OTHER = {  # key: another value, which must change what training leaves
     "run.evaluate_every": 2,
     "run.micro_batches": 2,
     "run.patience": 1,
-    "run.checkpoint_seconds": 1e6,
+    "run.checkpoint_seconds": 0.0,
     "run.keep_checkpoints": 3,
     "run.noise_scale_every": 5,
     "run.dtype": "bfloat16",
@@ -75,7 +78,10 @@ OTHER = {  # key: another value, which must change what training leaves
     "penalty.l1": 0.1,
     "penalty.paths": ".*",
 }
-TOGETHER = {"run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20}}
+TOGETHER = {
+    "run.patience": {"optimizer.learning_rate": 0.3, "run.epochs": 20},
+    "run.keep_checkpoints": {"run.checkpoint_seconds": 0.0},
+}
 NO_TRACE = {  # keys that leave no trace, on purpose
     "run.steps_per_call": "results must not depend on it; only the speed does",
     "run.sample_every": "only runs on text have samples; tests/training/test_samples.py",
@@ -85,6 +91,7 @@ NO_TRACE = {  # keys that leave no trace, on purpose
     "run.mesh.data": "losses must not depend on the devices; tests/devices",
     "run.mesh.fsdp": "losses must not depend on the devices; tests/devices",
     "run.mesh.tensor": "losses must not depend on the devices; tests/devices",
+    "run.stop_at_loss": "a run only ends sooner; tests/training/test_what_a_run_says.py",
     "run.keep_programs": "programs come from the cache or are compiled anew; tests/commands/test_programs.py",
 }
 TRANSFORMER = {
@@ -198,6 +205,16 @@ DATA = {  # data set: its keys' other values, each of which must change a part o
     },
     Reber(examples=50, test_examples=20): {"embedded": False, "examples": 51, "test_examples": 21, "seed": 1},
     Adding(examples=50, test_examples=20): {"length": 50, "examples": 51, "test_examples": 21, "seed": 1},
+    TemporalXor(examples=5, test_examples=3): {"length": 50, "examples": 6, "test_examples": 4, "seed": 1},
+    Tones(examples=5, test_examples=3): {
+        "tones": 5,
+        "length": 50,
+        "noise": 0.1,
+        "examples": 6,
+        "test_examples": 4,
+        "seed": 1,
+    },
+    WrongLabels(Embedded("wine"), 0.2): {"data": Embedded("iris"), "share": 0.3, "seed": 1},
     Encoder(): {"size": 7},
     Rows(((0.0, 1.0), (2.0, 3.0)), ((0.0,), (1.0,)), ("a", "b")): {
         "x": ((0.0, 1.0), (2.0, 4.0)),
@@ -316,6 +333,5 @@ def test_another_value_changes_something(key, trace_of):
 
 @pytest.mark.slow
 def test_steps_per_call_leaves_no_trace(tmp_path):
-    same = replace(BASE, run=replace(BASE.run, checkpoint_seconds=1e6))
-    other = replace(same, run=replace(same.run, steps_per_call=100))
-    assert trace(same, tmp_path / "a") == trace(other, tmp_path / "b")
+    other = replace(BASE, run=replace(BASE.run, steps_per_call=100))
+    assert trace(BASE, tmp_path / "a") == trace(other, tmp_path / "b")

@@ -113,6 +113,13 @@ def test_regression_by_hand():
     assert json.loads(json.dumps(asdict(scores))) == asdict(scores)
 
 
+@pytest.mark.parametrize("jitter", [0.0, 1e-9])
+def test_a_constant_target_does_not_blow_up_the_explained_share(jitter):
+    target = np.array([[1.0, 5], [3, 5], [5, 5 + jitter]])
+    scores = measure(np.array([[1.0, 4], [2, 5], [6, 5]]), target, SquaredError(), None)
+    assert scores.r2 == pytest.approx(1 - (2 + 1) / 8)
+
+
 @pytest.mark.parametrize(
     ("classes", "loss", "files"),
     [(3, SoftmaxCrossEntropy(), {"confusion.png", "calibration.png"}), (36, MulticlassHinge(), {"confusion.png"})],

@@ -13,6 +13,7 @@ from jaxbp.commands.__main__ import main
 from jaxbp.commands.experiments import EXPERIMENTS
 from jaxbp.config import from_json, replace_keys
 from jaxbp.errors import InputError
+from jaxbp.run import Run
 from jaxbp.training import search as searching
 from jaxbp.training.loop import train
 from jaxbp.training.many import Outcome
@@ -147,13 +148,19 @@ def test_another_search_in_the_folder_has_rows_of_its_own(tmp_path, monkeypatch)
 
 
 def test_patience_ends_a_run_and_keeps_its_best_row():
-    outcome = Outcome(patience=2)
+    outcome = Outcome(Run(9, patience=2))
     for step, loss in enumerate([3.0, 1.0, 2.0, 1.5]):
         assert not outcome.ended
-        outcome.add({"step": step, "validation_loss": loss}, True)
+        outcome.add({"step": step, "train_loss": 1.0, "validation_loss": loss}, True)
     assert outcome.ended
-    assert outcome.row == {"step": 1, "validation_loss": 1.0}
-    outcome = Outcome(None)
+    assert outcome.row == {"step": 1, "train_loss": 1.0, "validation_loss": 1.0}
+    outcome = Outcome(Run(9, stop_at_loss=0.5))
+    for step, loss in enumerate([2.0, 1.0, 0.5]):
+        assert not outcome.ended
+        outcome.add({"step": step, "train_loss": loss}, True)
+    assert outcome.ended
+    assert outcome.row == {"step": 2, "train_loss": 0.5}
+    outcome = Outcome(Run(9))
     outcome.add({"step": 1, "test_loss": 1.0}, True)
     outcome.add({"step": 2, "test_loss": float("nan")}, True)
     assert (outcome.failed, outcome.row) == ("test_loss not finite at step 2", {"step": 1, "test_loss": 1.0})

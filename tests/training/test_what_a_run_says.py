@@ -106,6 +106,24 @@ def test_a_run_that_reaches_its_end_says_whose_weights_it_keeps(tmp_path, capsys
     assert out.startswith(f"kept the weights of epoch {best['epoch']}, whose validation loss")
 
 
+@pytest.mark.slow
+def test_a_run_stops_at_a_training_loss_also_when_it_is_resumed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxbp.training.loop.draw", lambda session, rows: None)  # no report
+    config = small(epochs=200, stop_at_loss=0.5)
+    train(replace(config, run=replace(config.run, epochs=1)), tmp_path)
+    assert "stopped" not in capsys.readouterr().out
+    last = train(config, tmp_path)
+    losses = [row["train_loss"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert losses[-1] <= 0.5 < min(losses[:-1])
+    line = capsys.readouterr().out.splitlines()[-1]
+    loss = as_text(losses[-1])
+    end = f"epoch {last['epoch']} of 200, a training loss of {loss}, at most run.stop_at_loss=0.5"
+    assert line == f"stopped early after {end}"
+    assert last["epoch"] == len(losses) < 200
+    assert train(config, tmp_path) == last  # it knows that it has finished
+    assert capsys.readouterr().out.splitlines()[-1] == line
+
+
 def test_train_accuracy_is_that_of_evenly_spaced_training_examples(tmp_path):
     """The training part of iris is sorted by class: its first rows would be of one class."""
     config = small(epochs=1)

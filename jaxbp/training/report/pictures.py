@@ -105,6 +105,15 @@ def tiles(images: np.ndarray) -> np.ndarray:
     return whole.reshape(rows * whole.shape[1], -1)[:-1, :-1]
 
 
+def image_shape(x: np.ndarray) -> tuple[int, int, int] | None:
+    """(H, W, C) of rows [N, H, W, C], (H, H, 1) of rows [N, H H] with at least 36 entries, or else None."""
+    if x.ndim == 4:
+        height, width, channels = x.shape[1:]
+        return height, width, channels
+    side = int(np.sqrt(x.shape[-1]))
+    return (side, side, 1) if x.ndim == 2 and side >= 6 and side * side == x.shape[-1] else None
+
+
 def shown(image: np.ndarray) -> np.ndarray:
     """[H, W, C] as [H, W, 3], or as [H, W], its first channel."""
     return image if image.shape[-1] == 3 else image[..., 0]

@@ -1,19 +1,17 @@
-"""What a finished run makes of its data, for the report: scores, confusion, calibration, worst examples, weights."""
+"""What a finished run makes of its data, for the report: scores, confusion, calibration, worst examples."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.core import PyTree, path_name
 from jaxbp.data import Dataset, Splits
 from jaxbp.training.evaluate import make_prediction, predicted_class, true_class
 from jaxbp.training.report.curves import as_text, new_figure
 from jaxbp.training.report.page import Part, drawn, shortened
-from jaxbp.training.report.pictures import filter_panels, panels_figure, shown, tiles
+from jaxbp.training.report.pictures import image_shape, shown
 from jaxbp.training.report.scores import (
     Classification,
     Regression,
@@ -87,9 +85,10 @@ def worst_examples(run: Trained, test: Predicted) -> Part:
     else:
         true, predicted = ([shortened(np.array2string(a, precision=4)) for a in b[rows]] for b in (test.data.y, test.y))
     losses = [as_text(value) for value in test.loss[rows]]
-    images = as_images(test.data.x[rows])
+    shape = image_shape(test.data.x)
     picture = ""
-    if images is not None:
+    if shape is not None:
+        images = test.data.x[rows].reshape(-1, *shape)
         figure = new_figure(10, 1.5 * -(-len(rows) // 10))
         grid = figure.subplots(-(-len(rows) // 10), 10, squeeze=False).ravel()
         for axes in grid:
@@ -104,31 +103,3 @@ def worst_examples(run: Trained, test: Predicted) -> Part:
         *zip(map(str, rows), true, predicted, losses, strict=True),
     ]
     return Part("Worst examples", picture, texts=["The test examples of the largest loss."], table=table)
-
-
-def as_images(x: np.ndarray) -> np.ndarray | None:
-    """Rows [N, H, W, C] as they are, rows of a square number of at least 36 entries as [N, H, H, 1]; else None."""
-    if x.ndim == 4:
-        return x
-    side = int(np.sqrt(x.shape[-1]))
-    return x.reshape(-1, side, side, 1) if x.ndim == 2 and side >= 6 and side * side == x.shape[-1] else None
-
-
-def first_weights(params: PyTree, x: np.ndarray) -> Part | None:
-    """The kernels of the convolutions, or else the first matrix of weights: as images where the inputs x can be."""
-    if panels := filter_panels(params):
-        return Part("Kernels", drawn(panels_figure(panels)))
-    for keys, w in jax.tree_util.tree_leaves_with_path(params):
-        if w.ndim == 2:
-            images = as_images(np.asarray(w)) if w.shape[1] == x[0].size else None
-            if images is not None:
-                return Part(f"First weights, {path_name(keys)}", drawn(panels_figure({"": tiles(images[..., 0])})))
-            figure = new_figure(7, 3.5)
-            axes = figure.subplots()
-            picture = axes.imshow(
-                np.asarray(w), aspect="auto", cmap="RdBu_r", vmin=-np.abs(w).max(), vmax=np.abs(w).max()
-            )
-            axes.set(xlabel="input", ylabel="unit")
-            figure.colorbar(picture, ax=axes)
-            return Part(f"First weights, {path_name(keys)}", drawn(figure))
-    return None

@@ -72,7 +72,7 @@ class Regression:
     """Distance to the targets, in the targets' own units."""
 
     rmse: float
-    r2: float  # fraction of the targets' variance that is explained
+    r2: float  # 1 - mean squared error / variance of all targets together, to which one that is constant adds nothing
 
     def __str__(self) -> str:
         return f"RMSE {as_text(self.rmse)}  R^2 {as_text(self.r2)}"
@@ -91,8 +91,7 @@ def measure(
     from sklearn import metrics
 
     if classes is None:
-        rmse = metrics.root_mean_squared_error(target, y)
-        return Regression(float(rmse), float(metrics.r2_score(target, y)))
+        return regression(y.reshape(len(y), -1).astype(np.float64), target.reshape(len(y), -1).astype(np.float64))
     true = true_class(y, target).astype(int)
     predicted = predicted_class(y, loss.threshold).astype(int)
     labels = range(len(classes))
@@ -113,6 +112,14 @@ def measure(
         support=support,
         calibration=None if p is None else calibrate(p, true),
     )
+
+
+def regression(y: np.ndarray, target: np.ndarray) -> Regression:
+    """The scores of outputs [N, O] for targets [N, O]. Where all targets are constant, R^2 is 1 or 0: right or not."""
+    errors = np.mean((y - target) ** 2, 0)
+    variance = np.mean(target.var(0))
+    r2 = 1 - errors.mean() / variance if variance > 0 else float(not errors.any())
+    return Regression(float(np.mean(np.sqrt(errors))), float(r2))
 
 
 def calibrate(p: np.ndarray, true: np.ndarray) -> Calibration:

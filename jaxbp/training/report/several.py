@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxbp.errors import InputError
+from jaxbp.run import Run
 from jaxbp.training.folder import RunFolder, differences
 from jaxbp.training.identity import OLD
 from jaxbp.training.report.curves import as_text, new_figure, scale
@@ -53,14 +54,15 @@ def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def has_ended(evidence: Evidence) -> bool:
-    """Whether a run has made all its epochs, or its patience is at an end."""
+    """Whether a run has made all its epochs, its patience is at an end, or its training loss is low enough."""
     if not evidence.rows:
         return False
     run = evidence.config["run"]
     losses = [row.get("validation_loss", np.inf) for row in evidence.rows]
     waited = len(losses) - 1 - int(np.argmin(losses))
-    patience = run.get("patience")
-    return evidence.rows[-1]["epoch"] >= run["epochs"] or (patience is not None and waited >= patience)
+    early = Run(run["epochs"], patience=run.get("patience"), stop_at_loss=run.get("stop_at_loss"))
+    last = evidence.rows[-1]
+    return last["epoch"] >= run["epochs"] or early.is_over(last["train_loss"], waited)
 
 
 def compared(evidences: Sequence[Evidence], group: Sequence[int]) -> list[int]:

@@ -100,27 +100,70 @@ def contours(figure: Figure, axes: Axes, seen: Slice) -> None:
         figure.colorbar(picture, ax=axes, label="loss", format="%.2g", ticks=levels[::4])
 
 
+class Moment(NamedTuple):
+    """What a net makes of the plane at one moment."""
+
+    scores: np.ndarray  # [A, B, classes]; a place is seen as the class of the highest score
+    right: float  # share of the points that are seen as their class
+
+
 def boundary_figure(
-    x: np.ndarray, classes: np.ndarray, sides: Sequence[np.ndarray], frames: Mapping[str, np.ndarray], title: str = ""
+    x: np.ndarray, classes: np.ndarray, sides: Sequence[np.ndarray], moments: Mapping[str, Moment], title: str = ""
 ) -> Figure:
-    """A panel for each moment: the class [A, B] predicted over the plane, and the points."""
+    """A panel for each moment, with the points; then the lines of all moments in one, and the share that is right."""
     from matplotlib.colors import ListedColormap
 
-    columns = min(len(frames), 4)
-    rows = -(-len(frames) // columns)
-    figure = new_figure(2.5 * columns, 2.6 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    columns = min(len(moments), 4)
+    rows = -(-len(moments) // columns)
+    figure = new_figure(max(2.5 * columns, 8), 2.6 * rows + 4)
+    above, below = figure.subfigures(2, 1, height_ratios=[2.6 * rows, 4])
+    grid = above.subplots(rows, columns, squeeze=False).ravel()
+    together, curve = below.subplots(1, 2)
     colours = ListedColormap([f"C{c % 10}" for c in range(int(classes.max()) + 1)])
-    levels = np.arange(colours.N + 1) - 0.5
-    for axes in grid:
+    for axes in (*grid, together):
         axes.axis("off")
-    for axes, (moment, predicted) in zip(grid, frames.items(), strict=False):
-        axes.contourf(*sides, predicted.T.astype(float), levels, cmap=colours, alpha=0.3)
-        axes.contour(*sides, predicted.T.astype(float), levels[1:-1], colors="black", linewidths=0.8)
+    points(together, x, classes)
+    marks: list[np.ndarray] = []
+    for i, (axes, (name, moment)) in enumerate(zip(grid, moments.items(), strict=False)):
+        seen = moment.scores.argmax(-1).T.astype(float)
+        axes.contourf(*sides, seen, np.arange(colours.N + 1) - 0.5, cmap=colours, alpha=0.3)
         points(axes, x, classes)
-        axes.set_title(moment, fontsize=9)
+        axes.set_title(name, fontsize=9)
+        draw_lines(axes, sides, moment.scores, "black", 0.8)
+        age = (i + 1) / len(moments)
+        marks += numbered(
+            together, draw_lines(together, sides, moment.scores, str(0.85 - 0.85 * age), 0.6 + 1.4 * age), i + 1, marks
+        )
+    together.set_title("the lines of all panels, from pale to dark", fontsize=9, pad=14)
+    curve.plot(range(1, len(moments) + 1), [moment.right for moment in moments.values()], ".-", color="black")
+    curve.locator_params(axis="x", integer=True)
+    curve.set(xlabel="panel", ylabel="share of the points that is right", ylim=(0, 1.05))
+    curve.grid(alpha=0.3)
     figure.suptitle(title)
     return figure
+
+
+def draw_lines(
+    axes: Axes, sides: Sequence[np.ndarray], scores: np.ndarray, colour: str, width: float
+) -> list[np.ndarray]:
+    """The lines between the classes, and for each its first end in the frame [2]."""
+    ends = []
+    for c in range(scores.shape[-1] - 1 if scores.shape[-1] == 2 else scores.shape[-1]):
+        margin = (scores[..., c] - np.delete(scores, c, -1).max(-1)).T
+        if margin.min() < 0 < margin.max():
+            lines = axes.contour(*sides, margin, [0], colors=colour, linewidths=width)
+            ends.append(lines.get_paths()[0].vertices[0])
+    return ends
+
+
+def numbered(axes: Axes, ends: list[np.ndarray], number: int, marks: list[np.ndarray]) -> list[np.ndarray]:
+    """Writes the number at each end that is not too near to the marks; returns those ends."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    near = 0.05 * np.array([right - left, high - low])
+    free = [end for end in ends if all((np.abs(end - mark) > near).any() for mark in marks)]
+    for end in free:
+        axes.annotate(str(number), end, (3, 2), textcoords="offset points", fontsize=8, annotation_clip=False)
+    return free
 
 
 def points(axes: Axes, x: np.ndarray, classes: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from jaxbp.training.report.evidence import DataFacts, Evidence
 from jaxbp.training.report.maps import sentences
 from jaxbp.training.report.of_run import config_table, of_health, provenance_part, summary
 from jaxbp.training.report.page import Part, Section
+from jaxbp.training.report.weights import weight_parts
 from jaxbp.training.run import Trained, load
 
 
@@ -68,8 +69,7 @@ def report_of(
                 scores = {name: predictions.sure_errors(trained, part) for name, part in parts.items()}
                 evidence = replace(evidence, scores=scores)
             tested = predictions.of_test(trained, parts["test"]) if parts else []
-            weights = predictions.first_weights(trained.params, splits.test.x)
-            tested += [weights] if weights else []
+            tested += weight_parts(trained.params, splits.test.x)
         else:
             tested = [Part(texts=[trained])]
     wrong = findings(evidence)

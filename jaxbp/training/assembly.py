@@ -1,4 +1,4 @@
-"""The step that a config asks for: gradient, micro-batches, mesh, penalties and optimizer, put together."""
+"""What a config asks for, put together: the parts of its run, and its step on one device or on a mesh."""
 
 from __future__ import annotations
 
@@ -58,5 +58,7 @@ def training_step(
     gradient = loss_scaled(gradient) if config.run.dtype == "float16" else gradient
     gradient = penalized(gradient, objective.penalties)
     augment = placement.augment(config.data.augment) if placement else config.data.augment
+    if placement and not config.optimizer.gradient_alone:
+        optimizer = placement.whole(optimizer)
     step = make_step(gradient, optimizer, augment, config.credit)
     return placement.settled(step) if placement else step
