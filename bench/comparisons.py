@@ -66,7 +66,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 def values(key: str, choices: Sequence[Any], **shared: Any) -> Choices:
     """A choice for each value of a key; `shared` are further keys, with __ for their dots."""
     others = {name.replace("__", "."): value for name, value in shared.items()}
-    return {choice: {key: choice, **others} for choice in choices}
+    return {choice: {**others, key: choice} for choice in choices}
 
 
 def hidden(widths: Sequence[int], layers: int, **shared: Any) -> Choices:
