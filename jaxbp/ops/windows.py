@@ -81,17 +81,19 @@ class Window:
 
         With g = gcd(stride, dilation), every (stride / g)th tap does, and they are dilation / g of q apart.
         """
-        chosen, axes = [], []
-        sizes = zip(
-            self.space, self.kernel, self.strides, self.padding, self.dilation, self.out, remainder, strict=True
-        )
-        for n, k, s, (low, _), d, o, r in sizes:
+        taps, padding = [], []
+        sizes = zip(self.kernel, self.strides, self.padding, self.dilation, remainder, strict=True)
+        space = tuple(-(-n // s) for n, s in zip(self.space, self.strides, strict=True))
+        dilation = tuple(d // gcd(s, d) for s, d in zip(self.strides, self.dilation, strict=True))
+        for axis, (k, s, (low, _), d, r) in enumerate(sizes):
             first = next((t for t in range(k) if (d * t - low - r) % s == 0), k)
-            step, apart = s // gcd(s, d), d // gcd(s, d)
-            kernel, cells, start = len(range(first, k, step)), -(-n // s), (d * first - low - r) // s
-            chosen.append(slice(first, None, step))
-            axes.append((cells, kernel, 1, (-start, start + o + apart * (kernel - 1) - cells), apart))
-        return tuple(chosen), Window(*zip(*axes, strict=True), self.groups)
+            taps.append(range(first, k, s // gcd(s, d)))
+            start = (d * first - low - r) // s
+            end = start + self.out[axis] + dilation[axis] * (len(taps[-1]) - 1)
+            padding.append((-start, end - space[axis]))
+        kernel = tuple(map(len, taps))
+        slices = tuple(slice(t.start, None, t.step) for t in taps)
+        return slices, Window(space, kernel, self.once, tuple(padding), dilation, self.groups)
 
     @property
     def once(self) -> tuple[int, ...]:
