@@ -66,7 +66,7 @@ AMPLIFIED = {  # rounding in float32: a small difference is divided by a small n
 }
 PRECISIONS = {
     **{f"{name}-float32": (keys, "float32", 1e-6) for name, keys in PARTED.items() if name not in AMPLIFIED},
-    **{f"{name}-float64": (keys, "float64", 1e-8) for name, keys in PARTED.items()},
+    **{f"{name}-float64": (keys, "float64", 1e-9) for name, keys in PARTED.items()},
 }
 
 
