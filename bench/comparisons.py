@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.choices import Choices, Comparison
-from jaxbp import AveragePool, Chain, Conv, Dense, Flatten, SigmaPi, Sigmoid
+from jaxbp import AveragePool, Chain, Conv, Dense, Flatten, GlobalAveragePool, ReLU, SigmaPi, Sigmoid
 from jaxbp.config import Config, Run, load, replace_keys
-from jaxbp.data import Characters, Csv, Embedded, Function, Mnist, Npz, Plane, Rows
+from jaxbp.data import Characters, Csv, Embedded, Function, Mnist, Npz, Plane, Rows, Tones, WrongLabels
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy, SquaredError
-from jaxbp.models import CNN, MLP
+from jaxbp.models import CNN, MLP, RNN
 from jaxbp.optim import SGD, Adam, Cosine
 from jaxbp.training.fold import Fold
 
@@ -66,7 +66,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 def values(key: str, choices: Sequence[Any], **shared: Any) -> Choices:
     """A choice for each value of a key; `shared` are further keys, with __ for their dots."""
     others = {name.replace("__", "."): value for name, value in shared.items()}
-    return {choice: {key: choice, **others} for choice in choices}
+    return {choice: {**others, key: choice} for choice in choices}
 
 
 def hidden(widths: Sequence[int], layers: int, **shared: Any) -> Choices:
@@ -103,6 +103,7 @@ LENET_192 = Chain(
     Flatten(),
     Dense(10, w_init="glorot_normal"),
 )
+TONES = Chain(Conv(8, (9,)), ReLU(), Conv(8, (9,)), ReLU(), GlobalAveragePool(), Dense(4))
 FACES = Config(
     data=Npz("faces.npz", test_fraction=0.25),
     model=MLP(outputs=2),
@@ -238,6 +239,31 @@ COMPARISONS: dict[str, Comparison] = {
             for name, penalty in (("no penalty", Penalty()), ("penalty 0.001", Penalty(l2=1e-3)))
         },
         "pixels of 35 flipped",
+    ),
+    "wrong_labels": Comparison(
+        DIGITS,
+        {
+            name: values("data.share", (0.0, 0.1, 0.2, 0.4, 0.6), data=WrongLabels(DIGITS.data, 0.0), **changes)
+            for name, changes in {
+                "30 epochs": {},
+                "3 epochs": {"run__epochs": 3, "run__evaluate_every": 3},
+                "30 epochs, penalty 0.001": {"penalty": Penalty(l2=1e-3)},
+            }.items()
+        },
+        "share of wrong labels",
+        ("train_accuracy", "test_accuracy"),
+    ),
+    "tones": Comparison(
+        DIGITS,
+        {
+            name: values("data.noise", (0.5, 1.0, 2.0), data=Tones(), model=model, run__batch_size=32)
+            for name, model in {
+                "dense": MLP(outputs=4, hidden=(32,)),
+                "convolutions": TONES,
+                "GRU": RNN(outputs=4, hidden=(32,), cell="gru", output="last"),
+            }.items()
+        },
+        "noise",
     ),
     "size": Comparison(
         DIGITS,

@@ -88,10 +88,11 @@ class Window:
         for n, k, s, (low, _), d, o, r in sizes:
             first = next((t for t in range(k) if (d * t - low - r) % s == 0), k)
             step, apart = s // gcd(s, d), d // gcd(s, d)
-            kernel, cells, start = len(range(first, k, step)), -(-n // s), (d * first - low - r) // s
+            taps, cells, start = len(range(first, k, step)), -(-n // s), (d * first - low - r) // s
             chosen.append(slice(first, None, step))
-            axes.append((cells, kernel, 1, (-start, start + o + apart * (kernel - 1) - cells), apart))
-        return tuple(chosen), Window(*zip(*axes, strict=True), self.groups)
+            axes.append((cells, taps, (-start, start + o + apart * (taps - 1) - cells), apart))
+        space, kernel, padding, dilation = zip(*axes, strict=True)
+        return tuple(chosen), Window(space, kernel, self.once, padding, dilation, self.groups)
 
     @property
     def once(self) -> tuple[int, ...]:
