@@ -19,7 +19,7 @@ from jaxbp.config import Config, Run, load, replace_keys
 from jaxbp.data import Characters, Csv, Embedded, Function, Mnist, Npz, Plane, Rows
 from jaxbp.losses import Penalty, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import CNN, MLP
-from jaxbp.optim import SGD, Adam, LevenbergMarquardt
+from jaxbp.optim import SGD, Adam, Cosine
 from jaxbp.training.fold import Fold
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -48,8 +48,8 @@ CURVE = Config(
     data=Function("sine"),
     model=MLP(outputs=1, hidden=(8,), activation="sigmoid", w_init="normal", b_init="normal"),
     loss=SquaredError("half_sum"),
-    optimizer=LevenbergMarquardt(),
-    run=Run(epochs=300, batch_size=None, evaluate_every=300),
+    optimizer=Adam(learning_rate=0.03, schedule=Cosine()),
+    run=Run(epochs=3000, batch_size=None, evaluate_every=3000, steps_per_call=3000),
 )
 MNIST = Config(
     data=Mnist(),
@@ -145,12 +145,12 @@ COMPARISONS: dict[str, Comparison] = {
         CURVE,
         {
             "30 noisy examples": hidden(
-                (1, 2, 4, 8, 16, 24), 1, data=Function("sine", examples=530, noise=0.3, test_fraction=500 / 530)
+                (1, 2, 4, 8, 16), 1, data=Function("sine", examples=530, noise=0.3, test_fraction=500 / 530)
             )
         },
         "hidden units",
         ("train_loss", "test_loss"),
-        seeds=10,
+        seeds=5,
         scales=("log", "log"),
     ),
     "depth": Comparison(DIGITS, {name: deep(name) for name in ("sigmoid", "relu")}, "hidden layers of 32"),
@@ -208,11 +208,12 @@ COMPARISONS: dict[str, Comparison] = {
     "batches": Comparison(
         replace_keys(DIGITS, {"optimizer": SGD(1.0), "model.hidden": (32,), "run.epochs": 20, "run.evaluate_every": 1}),
         {
-            f"{name} a step": values("optimizer.learning_rate", RATES, run__batch_size=rows)
+            f"{name} a step": values("optimizer.learning_rate", RATES[2:], run__batch_size=rows)
             for name, rows in (("all rows", None), ("32 rows", 32), ("1 row", 1))
         },
         "rate",
         ("test_loss",),
+        seeds=2,
         by_epoch=True,
         scales=("log", "log"),
     ),

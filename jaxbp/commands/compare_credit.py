@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from jaxbp.commands import cli
 from jaxbp.config import Config, Run
@@ -47,17 +47,30 @@ from jaxbp.training.loop import NotFinite, train
 from jaxbp.training.report.curves import Row, new_figure, save_figure
 from jaxbp.typed import Count, Positive, Typed, parse
 
+
+class Setup(NamedTuple):
+    """What is the same for all rules of a net."""
+
+    model: ModelConfig
+    rates: tuple[float, ...]  # that are tried
+    tries: int  # epochs of the runs that try a rate
+    epochs: int  # of the others
+
+
 HE = "w_init='he_normal'"
-NETS: dict[str, ModelConfig] = {
-    "dense": LayerModel(f"Chain(Flatten(), Dense(500, {HE}), BatchNorm(), ReLU(), Dropout(0.3), Dense(10, {HE}))"),
-    "lenet": LayerModel(
-        f"Chain(Conv(6, (5, 5), padding=((2, 2), (2, 2)), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), "
-        f"Conv(16, (5, 5), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), Flatten(), "
-        f"Dense(120, {HE}), BatchNorm(), ReLU(), Dense(84, {HE}), BatchNorm(), ReLU(), Dense(10, {HE}))"
-    ),
-    "feedback": FeedbackMLP(
-        outputs=10, hidden=(500,), feedback=0.1, activation="tanh", relaxer=Relaxer(rate=0.5, tolerance=1e-3)
-    ),
+DENSE = f"Chain(Flatten(), Dense(500, {HE}), BatchNorm(), ReLU(), Dropout(0.3), Dense(10, {HE}))"
+LENET = (
+    f"Chain(Conv(20, (5, 5), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), "
+    f"Conv(50, (5, 5), {HE}), MaxPool((2, 2)), BatchNorm(), ReLU(), "
+    f"Flatten(), Dense(500, {HE}), BatchNorm(), ReLU(), Dense(10, {HE}))"
+)
+STEADY_NET = FeedbackMLP(
+    outputs=10, hidden=(500,), feedback=0.1, activation="tanh", relaxer=Relaxer(rate=0.5, tolerance=1e-3)
+)
+NETS = {
+    "dense": Setup(LayerModel(DENSE), (0.05, 0.1, 0.2), tries=3, epochs=15),
+    "lenet": Setup(LayerModel(LENET), (0.05, 0.1), tries=1, epochs=3),
+    "feedback": Setup(STEADY_NET, (0.1, 0.2, 0.4), tries=2, epochs=10),
 }
 RULES: dict[str, Credit] = {
     "Backpropagation": Backpropagation(),
@@ -94,29 +107,32 @@ class Options(Typed):
     Args:
         workdir: the folder of all the runs
         path: folder with MNIST's four files
-        net: dense: 784-500-10; lenet: LeNet-5, both with batch normalization; feedback: 784-500-10 that settles
+        net: dense: 784-500-10; lenet: Caffe's LeNet, both with batch normalization; feedback: 784-500-10 that settles
         rules: names of rules, separated by commas; None: all that are defined for the net
-        rates: learning rates that are tried, separated by commas
-        tries: epochs of the runs that try a rate
+        rates: learning rates that are tried, separated by commas; None: those of the net's set-up
+        tries: epochs of the runs that try a rate; None: as in the set-up
         seeds: runs with the best rate
-        epochs: of each of these
+        epochs: of each of these; None: as in the set-up
     """
 
     workdir: str
     path: str
     net: Literal["dense", "lenet", "feedback"] = "dense"
     rules: str | None = None
-    rates: str = "0.05,0.1,0.2"
-    tries: Count = 3
+    rates: str | None = None
+    tries: Count | None = None
     seeds: Count = 5
-    epochs: Count = 15
+    epochs: Count | None = None
 
 
 def main(words: Sequence[str]) -> int:
     """Compares what the words say, and returns the exit status."""
     options = cli.read_all(Options, words)
     rules = defined(options.net) if options.rules is None else options.rules.split(",")
-    rates = parse("--rates", options.rates, tuple[Positive, ...])
+    setup = NETS[options.net]
+    if options.rates is not None:
+        setup = setup._replace(rates=parse("--rates", options.rates, tuple[Positive, ...]))
+    setup = setup._replace(tries=options.tries or setup.tries, epochs=options.epochs or setup.epochs)
     for name in rules:
         if name not in defined(options.net):
             raise unknown(f"credit rule of the net {options.net}:", name, defined(options.net))
@@ -124,7 +140,7 @@ def main(words: Sequence[str]) -> int:
     path = Path(options.workdir) / f"{options.net}.json"
     rows = {row["rule"]: row for row in json.loads(path.read_text())["rows"]} if path.is_file() else {}
     for name in rules:
-        rows[name] = compare(options, name, rates, splits)
+        rows[name] = compare(options, name, setup, splits)
         write([rows[name] for name in RULES if name in rows], path)
         print(markdown([rows[name]]), flush=True)
     return 0
@@ -139,7 +155,7 @@ def configured(options: Options, name: str, rate: float, seed: int, epochs: int)
     """The config of one run."""
     return Config(
         data=Mnist(path=options.path, image=options.net == "lenet", validation_fraction=1 / 6),
-        model=NETS[options.net],
+        model=NETS[options.net].model,
         loss=SoftmaxCrossEntropy(),
         optimizer=SGD(learning_rate=rate, momentum=0.9, schedule=Cosine()),
         run=Run(epochs=epochs, batch_size=128, seed=seed, evaluate_every=epochs),
@@ -147,7 +163,7 @@ def configured(options: Options, name: str, rate: float, seed: int, epochs: int)
     )
 
 
-def compare(options: Options, name: str, rates: Sequence[float], splits: Splits) -> Row:
+def compare(options: Options, name: str, setup: Setup, splits: Splits) -> Row:
     """The row of one rule: errors in percent over the seeds, and how far its last direction is from the gradient."""
     folder = Path(options.workdir) / options.net / name
 
@@ -164,13 +180,13 @@ def compare(options: Options, name: str, rates: Sequence[float], splits: Splits)
 
     def tried(rate: float) -> float:
         try:
-            return error(result(rate, 0, options.tries)[0], "validation")
+            return error(result(rate, 0, setup.tries)[0], "validation")
         except NotFinite:  # too high a rate for a steady state
             return 100.0
 
-    held_out = {rate: tried(rate) for rate in rates}
+    held_out = {rate: tried(rate) for rate in setup.rates}
     rate = min(held_out, key=lambda rate: held_out[rate])
-    ends, seconds = zip(*(result(rate, seed, options.epochs) for seed in range(options.seeds)), strict=True)
+    ends, seconds = zip(*(result(rate, seed, setup.epochs) for seed in range(options.seeds)), strict=True)
     cosines = [figures[0] for row in ends for path, figures in row.get("alignment", {}).items() if path.endswith("/w")]
     return {
         "rule": name,
@@ -180,7 +196,7 @@ def compare(options: Options, name: str, rates: Sequence[float], splits: Splits)
         "test": [error(row, "test") for row in ends],
         "cosine": fmean(cosines) if cosines else 1.0,
         "processor_seconds": fmean(seconds),
-        "epochs": options.epochs,
+        "epochs": setup.epochs,
     }
 
 

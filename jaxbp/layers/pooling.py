@@ -37,7 +37,7 @@ import numpy as np
 
 from jaxbp.core import Case, Context, Layer, PyTree, Static, shaped, wide
 from jaxbp.errors import InputError
-from jaxbp.ops.windows import Padding, are_pairs
+from jaxbp.ops.windows import Padding, are_pairs, interleaved
 
 Sizes = tuple[int, ...]
 
@@ -92,15 +92,8 @@ def interleave(
         view = (slice(None), *(slice(b, b + q) for b, q in zip(begin, cells, strict=True)))
         return part(number[offset], *(array[view] for array in padded))
 
-    def entries(*remainders: int) -> jax.Array:
-        """dx at these remainders of the first axes; each axis after them is two, cells and entries of a cell."""
-        axis = len(remainders)
-        if axis < len(strides):
-            return jnp.stack([entries(*remainders, r) for r in range(strides[axis])], axis + 2)
-        return sum(map(moved, product(*map(range, remainders, window, strides))), zeros)
-
-    dx = entries().reshape(len(zeros), *(q * s for q, s in zip(cells, strides, strict=True)), zeros.shape[-1])
-    return dx[(slice(None), *map(slice, spatial))]
+    entry = lambda *remainders: sum(map(moved, product(*map(range, remainders, window, strides))), zeros)
+    return interleaved(entry, strides, spatial)
 
 
 @dataclass(frozen=True)
@@ -264,12 +257,13 @@ class GlobalMaxPool(Layer):
         x = x.reshape(len(x), -1, x.shape[-1])  # [N, S, C]
         # reduce_window, since jnp.max would share the delta among equal entries in its own derivative
         y = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, x.shape[1], 1), (1, 1, 1), "VALID")
-        first = jnp.min(jnp.where(x < y, x.shape[1], indices(x.shape[1])), 1)  # argmax takes ten times as long
+        beyond = np.int32(x.shape[1])
+        first = jnp.min(jnp.where(x < y, beyond, indices(x.shape[1])), 1)  # argmax takes ten times as long
         return y[:, 0], (first, spatial)
 
     def backward(self, params: PyTree, cache: PyTree, dy: jax.Array) -> tuple[jax.Array, PyTree]:
         first, spatial = cache
-        dx = jnp.where(first[:, None] == indices(prod(spatial.value)), dy[:, None], 0)
+        dx = jnp.where(first[:, None] == indices(prod(spatial.value)), dy[:, None], jnp.zeros((), dy.dtype))
         return dx.reshape(len(dy), *spatial.value, dy.shape[-1]), {}
 
     @classmethod

@@ -25,6 +25,7 @@ at most two forms each,
                  more weights than activations, and on large batches, there a few images at a time so that the patches
                  stay in the processor's cache; otherwise XLA's convolution with its arguments copied into that layout,
                  which is fast for one or two spatial axes: of three, the first is summed over by hand
+                 (dx with strides: so for the positions of each remainder, which are then interleaved)
     more groups  sums of shifted products where a group has one channel (depthwise), otherwise one group after the other
 
 Other platforms get one convolution each, in the layouts in which their libraries recognise the three.
@@ -32,10 +33,10 @@ Other platforms get one convolution each, in the layouts in which their librarie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ from jax import lax
 from jaxbp.core import wide
 from jaxbp.factors import BLOCK, total
 from jaxbp.ops.products import rounded, wide_dtype
-from jaxbp.ops.windows import Window, pad, padded, patches, read, taps, unpatched
+from jaxbp.ops.windows import Window, interleaved, pad, padded, patches, read, taps, unpatched
 
 WIDE = 64  # output channels that share the cost of making a patch
 TAPS = 9  # entries of a kernel: with fewer XLA's copy costs less
@@ -87,15 +88,13 @@ def correlate_transposed(dy: jax.Array, w: jax.Array, window: Window) -> jax.Arr
 
     def cpu(dy: jax.Array, w: jax.Array) -> jax.Array:
         if window.groups > 1 and w.shape[-1] == 1:
-            spread = pad(dy, window.margins, window.strides)
-            back = replace(window, space=spread.shape[1:-1], strides=window.once, padding=window.bare)
-            dx = shifted_products(spread, flipped(w), back)
-            return jnp.sum(dx.reshape(*dx.shape[:-1], window.groups, -1), -1)
+            return by_remainders(transposed_products, dy, w, window)
         if window.groups == 1:
             return correlate_transposed_group(dy, w, window)
 
         def group(g: jax.Array) -> jax.Array:
-            return correlate_transposed_group(channels_of(g, dy, window), outputs_of(g, w, window), window)
+            alone = replace(window, groups=1)
+            return correlate_transposed_group(channels_of(g, dy, window), outputs_of(g, w, window), alone)
 
         return join_channels(lax.map(group, jnp.arange(window.groups)))
 
@@ -166,19 +165,22 @@ def correlate_group(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 
 def correlate_transposed_group(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """`correlate_transposed` where every input channel meets every output channel."""
-    if count := at_once(len(dy), w.shape, window, WIDE):
+    strided = window.strides != window.once
+    if count := at_once(len(dy), w.shape, window, inf if strided else WIDE):
         by_patches = lambda dy: unpatched(rounded("...o,ok->...k", dy, matrix(w)), window)
         return flat(lax.map(by_patches, blocks(dy, count)), 2)
+    if strided:
+        return by_remainders(correlate_transposed_group, dy, w, window)
     if len(window.kernel) == 3:
         depth = window.axes(0, 1)
         plane = window.axes(1, 3)
-        dy = pad(dy, depth.margins, depth.strides)
-        back = replace(depth, space=dy.shape[1:2], strides=depth.once, padding=depth.bare)
+        dy = pad(dy, depth.margins, depth.once)
+        back = replace(depth, space=dy.shape[1:2], padding=depth.bare)
         last = window.kernel[0] - 1
         by_plane = lambda t: correlate_transposed_group(flat(read(dy, (t,), back), 2), w[:, last - t], plane)
         return total(by_plane, jnp.arange(window.kernel[0])).reshape(len(dy), *window.space, -1)
     kernel = flipped(jnp.moveaxis(w, 0, -2), first=0)
-    return convolution(dy, kernel, window.once, window.margins, window.dilation, window.strides)
+    return convolution(dy, kernel, window.once, window.margins, window.dilation)
 
 
 def correlate_weights_group(x: jax.Array, dy: jax.Array, window: Window, dtype: Any) -> jax.Array:
@@ -213,14 +215,13 @@ def convolution(
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
     dilation: Sequence[int],
-    spread: Sequence[int] | None = None,
     dtype: Any = None,
 ) -> jax.Array:
     """XLA's, in the layout that is fast on CPU: x [N, *space, I], kernel [*kernel, I, O] -> y [N, *out, O]."""
     ends = (0, x.ndim - 1, *range(1, x.ndim - 1))
     layout = lax.ConvDimensionNumbers(ends, (x.ndim - 1, x.ndim - 2, *range(x.ndim - 2)), ends)
     y = lax.conv_general_dilated(
-        x, kernel, strides, padding, spread, dilation, layout, preferred_element_type=dtype or wide_dtype(x)
+        x, kernel, strides, padding, None, dilation, layout, preferred_element_type=dtype or wide_dtype(x)
     )
     return y.astype(dtype or x.dtype)
 
@@ -248,7 +249,7 @@ def join_channels(parts: jax.Array) -> jax.Array:
     return y.reshape(*y.shape[:-2], -1)
 
 
-def at_once(count: int, w: tuple[int, ...], window: Window, wide: int = 1) -> int:
+def at_once(count: int, w: tuple[int, ...], window: Window, wide: float = 1) -> int:
     """How many images to make patches of at once, a divisor of `count`; 0 where patches are not the faster form.
 
     w: the shape [O, *kernel, I] of the weights. wide: how many output channels make patches worth their cost.
@@ -266,6 +267,26 @@ def at_once(count: int, w: tuple[int, ...], window: Window, wide: int = 1) -> in
 def blocks(a: jax.Array, count: int) -> jax.Array:
     """[N, ...] -> [N / count, count, ...]."""
     return a.reshape(-1, count, *a.shape[1:])
+
+
+def by_remainders(form: Callable[..., jax.Array], dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """dx from a form of stride one: the positions of each remainder by the taps that meet them, without any zeros."""
+
+    def entry(*remainders: int) -> jax.Array:
+        chosen, part = window.met_at(remainders)
+        if 0 in part.kernel:
+            return jnp.zeros((len(dy), *part.space, window.groups * w.shape[-1]), dy.dtype)
+        return form(dy, w[(slice(None), *chosen)], part)
+
+    return interleaved(entry, window.strides, window.space)
+
+
+def transposed_products(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """`correlate_transposed` of stride one where every group has one input channel."""
+    spread = pad(dy, window.margins, window.once)
+    back = replace(window, space=spread.shape[1:-1], padding=window.bare)
+    dx = shifted_products(spread, flipped(w), back)
+    return jnp.sum(dx.reshape(*dx.shape[:-1], window.groups, -1), -1)
 
 
 def shifted_products(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:

@@ -5,15 +5,17 @@ Along each axis the kernel's entry t meets output p at the input position
     j = stride p + dilation t - low            (low, high: the padding; x is zero outside)
 
 `patches` gathers for every output what it reads, and `unpatched` is its transpose: it adds the deltas of all patches
-where they came from. `read` gives what all outputs read at one tap.
+where they came from. `read` gives what all outputs read at one tap. With strides, the input positions
+stride q + r of one remainder r are met by some of the taps only, and over q by windows of stride one: `Window.met_at`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from math import gcd
 from typing import Any
 
 import jax
@@ -74,6 +76,23 @@ class Window:
             self.groups,
         )
 
+    def met_at(self, remainder: tuple[int, ...]) -> tuple[tuple[slice, ...], Window]:
+        """The taps that meet input positions strides q + remainder, and where they meet q: a window of stride one.
+
+        With g = gcd(stride, dilation), every (stride / g)th tap does, and they are dilation / g of q apart.
+        """
+        chosen, axes = [], []
+        sizes = zip(
+            self.space, self.kernel, self.strides, self.padding, self.dilation, self.out, remainder, strict=True
+        )
+        for n, k, s, (low, _), d, o, r in sizes:
+            first = next((t for t in range(k) if (d * t - low - r) % s == 0), k)
+            step, apart = s // gcd(s, d), d // gcd(s, d)
+            kernel, cells, start = len(range(first, k, step)), -(-n // s), (d * first - low - r) // s
+            chosen.append(slice(first, None, step))
+            axes.append((cells, kernel, 1, (-start, start + o + apart * (kernel - 1) - cells), apart))
+        return tuple(chosen), Window(*zip(*axes, strict=True), self.groups)
+
     @property
     def once(self) -> tuple[int, ...]:
         """Strides of one."""
@@ -128,6 +147,22 @@ def added(p: jax.Array, window: Window) -> jax.Array:
         strides = [1] * axis + [s]
         p = reduce(jnp.add, [pad(deltas, margin, strides) for deltas, margin in zip(by_tap, margins, strict=True)])
     return p
+
+
+def interleaved(entry: Callable[..., jax.Array], strides: tuple[int, ...], space: tuple[int, ...]) -> jax.Array:
+    """[N, *space, C] whose entry stride q + r of each axis is entry q of entry(*r), [N, *ceil(space / strides), C]."""
+
+    def entries(*remainders: int) -> jax.Array:
+        """Those at these remainders of the first axes; each axis after them is two, q and r."""
+        axis = len(remainders)
+        if axis == len(strides):
+            return entry(*remainders)
+        return jnp.stack([entries(*remainders, r) for r in range(strides[axis])], axis + 2)
+
+    parts = entries()
+    cells = parts.shape[1:-1:2]
+    whole = parts.reshape(len(parts), *(q * s for q, s in zip(cells, strides, strict=True)), parts.shape[-1])
+    return whole[(slice(None), *map(slice, space))]
 
 
 def pad(x: jax.Array, margins: Sequence[tuple[int, int]], strides: Sequence[int]) -> jax.Array:

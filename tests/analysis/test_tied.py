@@ -100,7 +100,7 @@ def setting(name, ids=IDS):
         y, _ = model.forward(params, example["x"], jaxbp.Context())
         return LOSS.forward(y, example["y"], example["weight"])[0]
 
-    return model, params, batch, jax.vmap(jax.grad(objective), (None, 0))(params, batch)
+    return model, params, batch, jax.jit(jax.vmap(jax.grad(objective), (None, 0)))(params, batch)
 
 
 def squares(gradients):
@@ -112,7 +112,9 @@ def squares(gradients):
 @for_models
 def test_norms(strict, name, length):
     model, params, batch, gradients = setting(name, IDS[:, :length])
-    assert worst(per_example.squared_norms(model, LOSS)(params, batch), squares(gradients)) <= FLOAT64_TOLERANCE
+    assert (
+        worst(jax.jit(per_example.squared_norms(model, LOSS))(params, batch), squares(gradients)) <= FLOAT64_TOLERANCE
+    )
 
 
 @pytest.mark.slow
@@ -120,9 +122,9 @@ def test_norms(strict, name, length):
 def test_inner_products_and_second_moment(strict, name):
     model, params, batch, gradients = setting(name)
     rows = jnp.concatenate([g.reshape(len(g), -1) for g in jax.tree.leaves(gradients)], 1)
-    assert worst(per_example.inner_products(model, LOSS)(params, batch), rows @ rows.T) <= FLOAT64_TOLERANCE
+    assert worst(jax.jit(per_example.inner_products(model, LOSS))(params, batch), rows @ rows.T) <= FLOAT64_TOLERANCE
     moment = jax.tree.map(lambda g: jnp.sum(g * g, 0), gradients)
-    assert worst(per_example.second_moment(model, LOSS)(params, batch), moment) <= FLOAT64_TOLERANCE
+    assert worst(jax.jit(per_example.second_moment(model, LOSS))(params, batch), moment) <= FLOAT64_TOLERANCE
 
 
 @pytest.mark.slow
@@ -132,7 +134,8 @@ def test_clipping(strict, name, memory):
     model, params, batch, gradients = setting(name)
     norms = jnp.sqrt(sum(jax.tree.leaves(squares(gradients))))
     scale = jnp.minimum(1, float(jnp.median(norms)) / norms)
-    clipped = per_example.clipped_gradient(model, LOSS, float(jnp.median(norms)), "sum", memory)(params, batch)
+    clip = per_example.clipped_gradient(model, LOSS, float(jnp.median(norms)), "sum", memory)
+    clipped = jax.jit(clip)(params, batch)
     truth = jax.tree.map(lambda g: jnp.einsum("n...,n->...", g, scale), gradients)
     assert worst(clipped.grads, truth) <= FLOAT64_TOLERANCE
     assert worst(clipped.norms, norms) <= FLOAT64_TOLERANCE
@@ -163,9 +166,9 @@ def test_diagonals(strict, name):
         y, _ = model.forward(params, batch["x"], jaxbp.Context())
         return LOSS.forward(y, batch["y"], jnp.eye(items)[item].reshape(batch["weight"].shape))[0]
 
-    gradients = jax.vmap(jax.grad(objective), (None, 0))(params, jnp.arange(items))
+    gradients = jax.jit(jax.vmap(jax.grad(objective), (None, 0)))(params, jnp.arange(items))
     truth = jax.tree.map(lambda g: jnp.sum(g * g, 0), gradients)
-    assert worst(curvature.diagonal(model, LOSS, "empirical")(params, batch), truth) <= FLOAT64_TOLERANCE
+    assert worst(jax.jit(curvature.diagonal(model, LOSS, "empirical"))(params, batch), truth) <= FLOAT64_TOLERANCE
 
 
 @pytest.mark.slow

@@ -54,8 +54,15 @@ def ruled(forward, backward=lambda vjp, dy: vjp(dy)):
     return function
 
 
+FULLY = ("product", "modulus", "modrelu", "phase of a real number", "Fourier transform")  # real and complex, in and out
+LEVELS = [*((name, "default") for name in FUNCTIONS), *((name, "full") for name in FULLY)]
+AT_NIGHT = [(name, "full") for name in FUNCTIONS if name not in FULLY]
+
+
 @slow
-@pytest.mark.parametrize(("name", "level"), [(name, level) for name in FUNCTIONS for level in ("default", "full")])
+@pytest.mark.parametrize(
+    ("name", "level"), [*LEVELS, *(pytest.param(*case, marks=pytest.mark.nightly) for case in AT_NIGHT)]
+)
 def test_a_right_rule_passes(name, level):
     forward, arguments = FUNCTIONS[name]
     report = check_function(ruled(forward), *arguments, level=level)

@@ -16,19 +16,24 @@ from tests.support.paths import ROOT
 
 FILES = sorted(ROOT.glob("configs/*.py"))
 DEEP = ["digits_resnet", "mnist_resnet"]  # the tests' XLA settings make code that takes minutes to run for them
-COSTLY = [  # others have their layers
+COSTLY = [  # others have their layers, or their kinds of model, loss and data
+    "adaline",
     "adding",
     "adding_encoder",
     "charlm",
     "delay_loop",
     "digits_bilinear",
+    "digits_dp",
     "digits_log_covariance",
     "digits_vae",
     "digits_vit",
+    "iris",
     "mnist_capsules",
     "mnist_lenet5",
+    "mnist_one_conv",
     "shakespeare_gpt",
     "shakespeare_gpt_large",
+    "sine_lm",
 ]
 PIXELS = {"mnist_capsules": 24}  # its convolutions leave nothing of an image of 16
 MARKS = {True: [pytest.mark.nightly], False: []}

@@ -18,7 +18,7 @@ def test_rules_are_defined_for_their_nets(net):
     """Nothing is computed: the program of a step is only traced, as shapes."""
     options = Options("", "", net)
     x, y = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
-    model = NETS[net].build()
+    model = NETS[net].model.build()
 
     def direction(key, x, y, rule):
         params = model.init(key, x)

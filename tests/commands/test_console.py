@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import jaxbp
+import jaxbp_command
 from jaxbp import config as configuration
 from jaxbp.commands import bench, cli, predict, replay, sample, train
 from jaxbp.commands import check as check_command
@@ -115,7 +116,7 @@ def test_a_program_of_the_clone_reads_its_words_as_a_command_does(file, capsys):
 
 def test_the_package_is_the_console_command():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"jaxbp": f"{main.__module__}:{main.__name__}"}
+    assert scripts == {"jaxbp": f"{jaxbp_command.main.__module__}:{jaxbp_command.main.__name__}"}
     words = [sys.executable, "-m", "jaxbp", "trian"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2

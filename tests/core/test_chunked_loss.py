@@ -92,9 +92,9 @@ def test_a_row_of_weight_zero_may_hold_anything():
     """A class that does not exist and infinite logits: nothing but 0 comes of that row."""
     weight, target, x = WEIGHT.copy(), TARGET.copy(), X.copy()
     weight[1, 2], target[1, 2] = 0, -100
-    loss = lambda x, target: jax.value_and_grad(
-        lambda x, w: linear_cross_entropy(x, w, target, weight, chunk=4), (0, 1)
-    )(x, W)
+    of_rows = lambda x, w, target: linear_cross_entropy(x, w, target, weight, chunk=4)
+    gradient = jax.jit(jax.value_and_grad(of_rows, (0, 1)))
+    loss = lambda x, target: gradient(x, W, target)
     value, (dx, dw) = loss(x, target)
     x[1, 2] = np.nan
     other, (dx_far, dw_far) = loss(x, target)
@@ -138,10 +138,12 @@ def test_bfloat16_activations():
         own = jnp.take_along_axis(z, jnp.asarray(TARGET)[..., None], -1)[..., 0]
         return jnp.mean(jax.nn.logsumexp(z, -1) - own)
 
-    value, (dx, dw) = jax.value_and_grad(lambda x, w: linear_cross_entropy(x, w, TARGET, chunk=4), (0, 1))(x, w)
+    of_rows = lambda x, w: linear_cross_entropy(x, w, TARGET, chunk=4)
+    value, (dx, dw) = jax.jit(jax.value_and_grad(of_rows, (0, 1)))(x, w)
     assert (value.dtype, dx.dtype, dw.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
-    truth = jax.grad(lambda x, w: plain(x, w, TARGET, None, None), (0, 1))(cast(x, jnp.float64), cast(w, jnp.float64))
-    auto = jax.grad(stored, (0, 1))(x, w)
+    exactly = jax.jit(jax.grad(lambda x, w: plain(x, w, TARGET, None, None), (0, 1)))
+    truth = exactly(cast(x, jnp.float64), cast(w, jnp.float64))
+    auto = jax.jit(jax.grad(stored, (0, 1)))(x, w)
     exact = lambda tree: cast(tree, jnp.float64)
     assert worst(exact((dx, dw)), truth) <= 4 * max(worst(exact(auto), truth), 2 * float(jnp.finfo(jnp.bfloat16).eps))
 
@@ -150,10 +152,10 @@ def test_bfloat16_weights_gather_no_rounding_over_chunks():
     keys = jax.random.split(jax.random.key(0), 4)
     x, w, b = (jax.random.normal(k, n, jnp.bfloat16) for k, n in zip(keys, ((512, 8), (16, 8), (16,)), strict=False))
     target = jax.random.randint(keys[3], (512,), 0, 16)
-    truth = jax.grad(lambda w, b: linear_cross_entropy(x.astype(jnp.float32), w, target, b=b), (0, 1))(
-        w.astype(jnp.float32), b.astype(jnp.float32)
-    )
-    gradients = jax.grad(lambda w, b: linear_cross_entropy(x, w, target, b=b, chunk=1), (0, 1))(w, b)
+    whole = lambda w, b: linear_cross_entropy(x.astype(jnp.float32), w, target, b=b)
+    truth = jax.jit(jax.grad(whole, (0, 1)))(w.astype(jnp.float32), b.astype(jnp.float32))
+    row_by_row = lambda w, b: linear_cross_entropy(x, w, target, b=b, chunk=1)
+    gradients = jax.jit(jax.grad(row_by_row, (0, 1)))(w, b)
     assert all(g.dtype == jnp.bfloat16 for g in gradients)
     assert worst(cast(gradients, jnp.float32), truth) <= 2 * float(jnp.finfo(jnp.bfloat16).eps)
 

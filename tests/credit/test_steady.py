@@ -149,7 +149,10 @@ def test_contrastive_hebbian_learning_is_backpropagation_for_weak_feedback():
 
 PREDICTED = {
     "dense": (jaxbp.Chain(jaxbp.Dense(5), jaxbp.Tanh(), jaxbp.Dense(4), jaxbp.Sigmoid(), jaxbp.Dense(3)), (7, 2)),
-    "conv": (jaxbp.Chain(jaxbp.Conv(2, (2, 2)), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(3)), (7, 3, 3, 1)),
+    "conv": (  # the norm is part of the first stage
+        jaxbp.Chain(jaxbp.Conv(2, (2, 2)), jaxbp.BatchNorm(), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(3)),
+        (7, 3, 3, 1),
+    ),
 }
 
 

@@ -193,7 +193,8 @@ def looped(both, layer, shape):
 def test_no_slow_convolution_in_a_loop():
     labels = {name: LABELS.findall(looped(passes, *case)) for name, case in LOOPED.items()}
     assert set().union(*labels.values()) <= set(FAST)
-    assert len(labels["3x3"]) == len(labels["strided"]) == len(labels["1d"]) == 3  # the text has them at all
+    counts = {name: len(labels[name]) for name in ("3x3", "strided", "1d")}
+    assert counts == {"3x3": 3, "strided": 4, "1d": 3}  # with a stride of two, dx has two remainders
     assert labels["1x1"] == labels["depthwise"] == []
     assert not set(LABELS.findall(looped(plain, *LOOPED["3x3"]))) <= set(FAST)  # those of automatic differentiation
 
@@ -252,7 +253,9 @@ def drawn(seed):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize(
+    "seed", [*range(30), *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(30, 50))]
+)
 def test_gradients_of_torch(seed):
     torch = pytest.importorskip("torch")
     layer, shape = drawn(seed)

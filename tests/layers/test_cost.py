@@ -19,8 +19,6 @@ DECOMPOSITIONS = (jaxbp.Spectral, jaxbp.Eigh, jaxbp.Svd)  # the library's own op
 FIRST_OF_CLASS = {type(case.layer): case for case in reversed(conformance.all_cases())}.values()
 COUNTED = [case for case in FIRST_OF_CLASS if not isinstance(case.layer, (*DECOMPOSITIONS, jaxbp.BlackBox))]
 
-MORE = {"globalmaxpool": 4.01, "matrixcapsules": 4.11}  # compares twice; makes votes and rounds again
-
 
 def size(*trees):
     return sum(a.size for a in jax.tree.leaves(trees))
@@ -39,7 +37,7 @@ def test_forward_and_backward_of_a_layer_cost_at_most_four_forward_passes(float6
 
     moved = size(params, x, dy)
     forward = operations(lambda *a: layer.forward(*a)[0], params, x, ctx) + moved
-    assert operations(both, params, x, ctx, dy) + 2 * moved <= MORE.get(str(case), 4) * forward
+    assert operations(both, params, x, ctx, dy) + 2 * moved <= 4 * forward
 
 
 MODELS = {

@@ -1,5 +1,7 @@
 """Rows and steps that do not count may hold anything: it reaches no output, loss, gradient, norm or statistic."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,9 @@ RECURRENT = [
     (jaxbp.LSTMCell(2, peephole=True), {"output": "last", "keep": "states"}, "lengths"),
     (jaxbp.GRUCell(2), {"reverse": True, "initial": "learned"}, "flags"),
 ]
+
+
+compiled = functools.cache(jax.jit)  # one program for all values
 
 
 def is_equal(tree, other):
@@ -104,9 +109,14 @@ def with_counts(layer, shape, counts):
 def test_batch_norm_with_counts_is_the_vjp_of_its_own_forward(strict, layer, shape):
     """Deltas in rows that do not count too: their outputs depend on the statistics."""
     params, x, dy, ctx = with_counts(layer, shape, jnp.arange(7) % 3 != 1)
-    _, cache = layer.forward(params, x, ctx)
-    dx, grads = layer.backward(params, cache, dy)
-    truth = jax.vjp(lambda params, x: layer.forward(params, x, ctx)[0], params, x)[1](dy)
+
+    @jax.jit
+    def both(params, x, dy):
+        _, cache = layer.forward(params, x, ctx)
+        truth = jax.vjp(lambda params, x: layer.forward(params, x, ctx)[0], params, x)[1](dy)
+        return layer.backward(params, cache, dy), truth
+
+    (dx, grads), truth = both(params, x, dy)
     assert worst((grads, dx), truth) <= FLOAT64_TOLERANCE
     assert not np.any(dx[1])
 
@@ -143,6 +153,7 @@ def test_a_batch_in_which_no_row_counts(strict, layer):
 MODEL = jaxbp.Chain(
     (jaxbp.Conv(3, (2, 2)), jaxbp.BatchNormReLU(), jaxbp.Flatten(), jaxbp.Dense(4), jaxbp.BatchNorm(), jaxbp.Dense(2))
 )
+VALUE_AND_GRAD, TRUTH = jaxbp.value_and_grad(MODEL, SquaredError()), autodiff(MODEL, SquaredError())
 
 
 def rows_and_batch(counts):
@@ -162,13 +173,13 @@ def test_value_and_grad_with_masked_rows(strict, counts, bad):
     params, ctx, batch, counts = rows_and_batch(np.array(counts, float))
     keep = lambda a: a[counts]
     spoiled = batch | {name: batch[name].at[~counts].set(bad) for name in ("x", "y")}
-    result = jaxbp.value_and_grad(MODEL, SquaredError())(params, spoiled, ctx)
-    without = jaxbp.value_and_grad(MODEL, SquaredError())(params, jax.tree.map(keep, batch), ctx)
+    result = compiled(VALUE_AND_GRAD)(params, spoiled, ctx)
+    without = compiled(VALUE_AND_GRAD)(params, jax.tree.map(keep, batch), ctx)
     same = lambda result: (result.value, result.grads, result.state)
     assert worst(same(result), same(without)) <= FLOAT64_TOLERANCE
     assert worst(result.output[counts], without.output) <= FLOAT64_TOLERANCE
     masked = spoiled | {"y": jnp.where(counts[:, None], batch["y"], 0)}  # autodiff's own loss has 0 times nan
-    assert worst(same(result), same(autodiff(MODEL, SquaredError())(params, masked, ctx))) <= FLOAT64_TOLERANCE
+    assert worst(same(result), same(compiled(TRUTH)(params, masked, ctx))) <= FLOAT64_TOLERANCE
 
 
 SEQUENCES = jaxbp.Chain((jaxbp.Dense(3), jaxbp.Recurrent(jaxbp.GRUCell(3)), jaxbp.Dense(2)))
@@ -197,7 +208,7 @@ def test_analysis_with_masked_rows(quantity, bad):
     y = jax.nn.softmax(jax.random.normal(jax.random.key(2), (3, 2, 2)))
     batch = {"x": x, "y": y, "weight": jnp.ones((3, 2)).at[1].set(0)}
     spoiled = batch | {name: batch[name].at[1].set(bad) for name in ("x", "y")}
-    clean, result = jax.tree.leaves(quantity(params, batch)), jax.tree.leaves(quantity(params, spoiled))
+    clean, result = (jax.tree.leaves(compiled(quantity)(params, batch)) for batch in (batch, spoiled))
     assert all(np.all(np.isfinite(leaf)) for leaf in result)
     for a, b in zip(clean, result, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -221,9 +232,10 @@ def test_batch_norm_in_evaluation_has_per_example_gradients(strict, norm):
         value, _ = SquaredError().forward(model.forward(params, x[None], ctx)[0], y[None], jnp.ones(1))
         return value
 
-    gradients = jax.vmap(jax.grad(loss), (None, 0, 0))(params, x, batch["y"])
+    gradients = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0)))(params, x, batch["y"])
     truth = jax.tree.map(lambda g: jnp.sum(jnp.square(g).reshape(5, -1), 1), gradients)
-    assert worst(per_example.squared_norms(model, SquaredError())(params, batch, ctx), truth) <= FLOAT64_TOLERANCE
+    norms = jax.jit(per_example.squared_norms(model, SquaredError()))(params, batch, ctx)
+    assert worst(norms, truth) <= FLOAT64_TOLERANCE
     y, cache = model.forward(params, x, ctx)
     examples = model.sweep(jaxbp.rules.example_gradients, params, cache, y - batch["y"])[1]
     assert worst(examples, gradients) <= FLOAT64_TOLERANCE

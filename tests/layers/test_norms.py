@@ -1,5 +1,7 @@
 """Normalizations: running statistics, both modes, hard inputs, PyTorch beside them, and what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,7 @@ def prepared(layer, shape, dtype=jnp.float64, key=0):
     return params, 2 * x + 1, dy, jaxbp.cast(layer.init_state(spec), dtype)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(layer, params, x, dy, ctx=jaxbp.Context()):
     """(y, dx, grads, cache) of the layer."""
     y, cache = layer.forward(params, x, ctx)

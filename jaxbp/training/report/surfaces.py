@@ -116,7 +116,7 @@ def boundary_figure(
     columns = min(len(moments), 4)
     rows = -(-len(moments) // columns)
     figure = new_figure(max(2.5 * columns, 8), 2.6 * rows + 4)
-    above, below = figure.subfigures(2, 1, height_ratios=[2.6 * rows, 4])
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.6 * rows, 4]).ravel()
     grid = above.subplots(rows, columns, squeeze=False).ravel()
     together, curve = below.subplots(1, 2)
     colours = ListedColormap([f"C{c % 10}" for c in range(int(classes.max()) + 1)])
@@ -148,11 +148,12 @@ def draw_lines(
 ) -> list[np.ndarray]:
     """The lines between the classes, and for each its first end in the frame [2]."""
     ends = []
-    for c in range(scores.shape[-1] - 1 if scores.shape[-1] == 2 else scores.shape[-1]):
+    count = scores.shape[-1]
+    for c in range(1 if count == 2 else count):
         margin = (scores[..., c] - np.delete(scores, c, -1).max(-1)).T
         if margin.min() < 0 < margin.max():
             lines = axes.contour(*sides, margin, [0], colors=colour, linewidths=width)
-            ends.append(lines.get_paths()[0].vertices[0])
+            ends.append(np.array(lines.get_paths()[0].vertices)[0])
     return ends
 
 
@@ -162,7 +163,9 @@ def numbered(axes: Axes, ends: list[np.ndarray], number: int, marks: list[np.nda
     near = 0.05 * np.array([right - left, high - low])
     free = [end for end in ends if all((np.abs(end - mark) > near).any() for mark in marks)]
     for end in free:
-        axes.annotate(str(number), end, (3, 2), textcoords="offset points", fontsize=8, annotation_clip=False)
+        axes.annotate(
+            str(number), (end[0], end[1]), (3, 2), textcoords="offset points", fontsize=8, annotation_clip=False
+        )
     return free
 
 

@@ -57,8 +57,7 @@ def weight_panels(params: PyTree, x: np.ndarray) -> list[Panel]:
             continue
         w = np.asarray(w, np.float32)
         title = f"{path_name(keys)} [{w.shape[0]}, {w.shape[1]}]"
-        on_pixels = shape is not None and w.shape[1] == np.prod(shape) and not any(panel.is_tiles for panel in panels)
-        if on_pixels:
+        if shape is not None and w.shape[1] == np.prod(shape) and not any(panel.is_tiles for panel in panels):
             planes = np.moveaxis(w.reshape(-1, *shape), -1, 1).reshape(-1, *shape[:2])  # [O C, H, W]
             panels.append(Panel(title, tiles(planes), True))
         else:
