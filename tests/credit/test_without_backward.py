@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
+from sklearn.datasets import load_iris
 
 import jaxbp
 from bench import small_tasks
@@ -85,6 +87,19 @@ def test_the_perceptron_converges_within_novikoffs_bound(seed):
     assert jnp.all((x @ unit["w"].T + unit["b"] > 0) == target)
     assert 0 < mistakes.sum() <= ((x * x).sum(1).max() + 1) / margin**2
     assert mistakes[-1] == 0
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_perceptron_learns_two_kinds_of_iris_in_the_published_number_of_passes():
+    """Raschka's example: length of sepal and petal of 50 setosa and 50 versicolor, rate 0.1; no mistake in the 6th.
+
+    He takes a sum of zero, that of the first row, for versicolor. The rule here takes it for class 0.
+    """
+    rows = load_iris()
+    x, setosa = rows.data[:100, [0, 2]], (rows.target[:100, None] == 0).astype(float)
+    unit, mistakes = passes(optim.Perceptron(0.1), jaxbp.BinaryCrossEntropy(), x, setosa, 6)
+    np.testing.assert_array_equal(mistakes, [2, 2, 3, 2, 1, 0])
+    np.testing.assert_array_equal(x @ unit["w"].T + unit["b"] > 0, setosa)
 
 
 @pytest.mark.usefixtures("float64")
@@ -245,6 +260,28 @@ def test_a_search_asks_as_often_as_it_says(name):
     state = step(step(initial_state(model, optimizer, spec, 0), batch), batch)
     jax.effects_barrier()
     assert len(calls) == state.optimizer.evaluations == 2 * search.evaluations(5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_small_moves_of_a_sign_search_go_against_the_gradient():
+    """Each of 30 steps moves one of the 5 weights; the lowest loss along it is farther than that."""
+    model, loss, draw = jaxbp.Dense(1), jaxbp.SquaredError(), np.random.default_rng(0).normal
+    batch = jaxbp.batch(jnp.asarray(draw(size=(8, 4))), jnp.asarray(draw(size=(8, 1))))
+    params = {"w": jnp.asarray(draw(size=(1, 4))), "b": jnp.ones(1)}
+    optimizer = optim.SignSearch(size=1e-4).build(1, Objective(model, loss))
+
+    @jax.jit
+    def run(params, batch, keys):
+        def move(key):
+            ctx = jaxbp.Context(key)
+            return optimizer.update(None, optimizer.init(params), params, value=result.value, batch=batch, ctx=ctx)[0]
+
+        result = jaxbp.value_and_grad(model, loss)(params, batch)
+        return jax.vmap(lambda key: ravel_pytree(move(key))[0])(keys), ravel_pytree(result.grads)[0]
+
+    moves, gradient = map(np.sign, run(params, batch, jax.random.split(KEY, 30)))
+    np.testing.assert_array_equal(np.abs(moves).sum(1), 1)
+    np.testing.assert_array_equal(moves, -np.abs(moves) * gradient)
 
 
 # --- both ways -------------------------------------------------------------------------------------------------------
