@@ -53,6 +53,7 @@ def test_a_perceptron_separates_what_a_line_separates_by_its_own_rule():
     assert len(perceptron(*plane("xor"), 3)) > 3 * 40  # xor is never separated
 
 
+@pytest.mark.slow
 def test_a_perceptron_separates_setosa_from_versicolor_by_two_lengths():
     """Sepals and petals of the first hundred irises: ten corrections, and none in the last pass."""
     flowers = Embedded("iris").table()[0]
