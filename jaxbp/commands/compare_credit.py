@@ -167,7 +167,7 @@ def compare(options: Options, name: str, setup: Setup, splits: Splits) -> Row:
     folder = Path(options.workdir) / options.net / name
 
     def result(rate: float, seed: int, epochs: int) -> tuple[Row, float]:
-        """-> (the last metrics of a run, the seconds of all processors that it took)."""
+        """-> (the last metrics of a run, the seconds of all processors, those before it was cut off too)."""
         path = folder / f"{epochs}_epochs" / str(rate) / str(seed)
         cost = path / "processor_seconds.json"
         before = json.loads(cost.read_text()) if cost.is_file() else 0.0

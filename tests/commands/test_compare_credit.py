@@ -65,7 +65,7 @@ def test_processor_seconds_of_a_run_that_was_cut_off_count(monkeypatch, tmp_path
         path.mkdir(parents=True, exist_ok=True)
         if len(rates) == 1:
             raise KeyboardInterrupt
-        row = {"epoch": 3, "step": 9, "validation_accuracy": 0.5, "test_accuracy": 0.5}
+        row = {"epoch": 3, "step": 9, "train_loss": 0.5, "validation_accuracy": 0.5, "test_accuracy": 0.5}
         (path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
         return row
 

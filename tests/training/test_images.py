@@ -172,7 +172,7 @@ def test_matrices_are_tiles_on_pixels_and_heat_maps_elsewhere():
         "00_dense": {"w": draw.normal(size=(36, 36)), "b": np.zeros(36)},
         "01_dense": {"w": draw.normal(size=(600, 36))},
     }
-    model = jaxbp.Chain(jaxbp.Dense(36), jaxbp.Dense(600))
+    model = jaxbp.Chain(jaxbp.Dense(36), jaxbp.Dense(600, bias=False))
     first, second = weight_panels(model, params, None, np.zeros((2, 36)))
     assert (first.title, first.is_tiles) == ("00_dense/w [36, 36]", True)
     np.testing.assert_array_equal(first.picture, pictures.tiles(params["00_dense"]["w"].reshape(36, 6, 6)))
@@ -184,7 +184,7 @@ def test_matrices_are_tiles_on_pixels_and_heat_maps_elsewhere():
 
 def test_a_title_says_how_many_tiles_there_are():
     """300 units on 3 channels are 900 tiles, of which 256 are drawn."""
-    model = jaxbp.Chain(jaxbp.Flatten(), jaxbp.Dense(300))
+    model = jaxbp.Chain(jaxbp.Flatten(), jaxbp.Dense(300, bias=False))
     params = {"00_flatten": {}, "01_dense": {"w": np.ones((300, 36))}}
     (colours,) = weight_panels(model, params, None, np.zeros((2, 3, 4, 3)))
     assert (colours.title, colours.is_tiles) == ("01_dense/w [300, 36], first 256 of 900 tiles", True)
@@ -192,7 +192,7 @@ def test_a_title_says_how_many_tiles_there_are():
 
 def test_a_matrix_on_other_inputs_than_the_image_is_no_tiles():
     """After the activation there are as many inputs as pixels, but they are not the pixels; and ids are none."""
-    model = jaxbp.Chain(jaxbp.Flatten(), jaxbp.ReLU(), jaxbp.Dense(5))
+    model = jaxbp.Chain(jaxbp.Flatten(), jaxbp.ReLU(), jaxbp.Dense(5, bias=False))
     params = {"00_flatten": {}, "01_relu": {}, "02_dense": {"w": np.ones((5, 36))}}
     (panel,) = weight_panels(model, params, None, np.zeros((2, 6, 6, 1)))
     assert not panel.is_tiles
