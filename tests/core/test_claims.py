@@ -68,6 +68,26 @@ def test_the_slope_of_the_sigmoid_is_that_of_the_quotient_rule_and_at_most_a_qua
     np.testing.assert_allclose(Tanh().forward({}, z / 2, Context())[0], 2 * y - 1, atol=1e-15)
 
 
+def test_a_saturated_output_learns_slowly_from_squared_error_and_not_from_cross_entropy():
+    """Nielsen, chapter 3, with x = 1 and t = 0: dw = a a (1 - a) with half a square, and a with cross-entropy."""
+    batch = jaxbp.batch(jnp.ones((1, 1)), jnp.zeros((1, 1)))
+    square = jaxbp.value_and_grad(Chain(Dense(1), Sigmoid()), SquaredError("half_sum"))
+    entropy = jaxbp.value_and_grad(Dense(1), jaxbp.BinaryCrossEntropy())
+
+    @jax.jit
+    def both(w):
+        unit = {"w": w, "b": jnp.zeros(1)}
+        of_square = square({"00_dense": unit, "01_sigmoid": {}}, batch).grads["00_dense"]["w"]
+        return of_square, entropy(unit, batch).grads["w"]
+
+    for w, slow in ((5.0, 6.6e-3), (10.0, 4.5e-5), (20.0, 2.1e-9)):
+        a = 1 / (1 + np.exp(-w))
+        of_square, of_entropy = both(np.full((1, 1), w))
+        np.testing.assert_allclose(of_square, a * a * (1 - a), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(of_square, slow, rtol=0.02)
+        np.testing.assert_allclose(of_entropy, a, rtol=1e-12)
+
+
 def test_a_steep_sigmoid_is_a_step():
     z = jnp.asarray([[-2.0, -0.5, 0.5, 2.0]])
     step = Step().forward({}, z, Context())[0]
@@ -187,3 +207,15 @@ def test_a_graphs_matrix_of_neighbours_is_upper_triangular_in_the_order_of_its_n
     _, cache = graph.forward(params, jnp.ones((1, 1)), Context())
     dx, _ = graph.backward(params, cache, jnp.ones((1, 1)))
     assert dx[0, 0] == np.linalg.inv(np.eye(5) - matrix)[0, 4]
+
+
+def test_a_graph_of_layers_is_their_chain():
+    layers = (Dense(4), Tanh(), Dense(2))
+    chain = Chain(layers)
+    names = ("00_dense", "01_tanh", "02_dense")
+    graph = jaxbp.Graph(map(jaxbp.Node, names, layers, ("x", *names[:2])))
+    batch = batch_of(3, 2, rows=5)
+    params = dict(zip(names, ({"w": draw(4, 3), "b": draw(4)}, {}, {"w": draw(2, 4), "b": draw(2)}), strict=True))
+    of_models = jax.jit(lambda p, b: [jaxbp.value_and_grad(m, SquaredError())(p, b) for m in (chain, graph)])
+    results = of_models(params, batch)
+    jax.tree.map(np.testing.assert_array_equal, *((result.value, result.grads) for result in results))
