@@ -52,10 +52,42 @@ def test_logistic_regression_by_the_chain_rule_and_directly():
     by_chain = (((a - t) / (a * (1 - a))) * (a * (1 - a))).T @ x / 5
     directly = (a - t).T @ x / 5
     batch = jaxbp.batch(jnp.asarray(x), jnp.asarray(t))
-    model = Dense(1, bias=False)
-    ours = jaxbp.value_and_grad(model, jaxbp.BinaryCrossEntropy())({"w": jnp.asarray(w)}, batch).grads["w"]
+    params = {"w": jnp.asarray(w), "b": jnp.zeros(1)}
+    ours = jaxbp.value_and_grad(Dense(1), jaxbp.BinaryCrossEntropy())(params, batch).grads
     np.testing.assert_allclose(by_chain, directly, rtol=1e-12)
-    np.testing.assert_allclose(ours, directly, rtol=1e-12)
+    np.testing.assert_allclose(ours["w"], directly, rtol=1e-12)
+    np.testing.assert_allclose(ours["b"], (a - t).mean(0), rtol=1e-12)
+
+
+def test_the_slope_of_the_sigmoid_is_that_of_the_quotient_rule_and_at_most_a_quarter():
+    """sigma' = e^-z / (1 + e^-z)^2 = sigma (1 - sigma), and tanh z = 2 sigma(2 z) - 1."""
+    z = jnp.linspace(-40.0, 40.0, 801)
+    y, cache = Sigmoid().forward({}, z, Context())
+    slope = Sigmoid().backward({}, cache, jnp.ones(801))[0]
+    quotient = np.exp(-z) / (1 + np.exp(-z)) ** 2
+    np.testing.assert_allclose(slope, quotient, rtol=1e-12, atol=np.finfo(float).eps)
+    assert slope[400] == max(slope) == 0.25
+    np.testing.assert_allclose(Tanh().forward({}, z / 2, Context())[0], 2 * y - 1, atol=1e-15)
+
+
+def test_a_saturated_output_learns_slowly_from_squared_error_and_not_from_cross_entropy():
+    """Nielsen, chapter 3, with x = 1 and t = 0: dw = a a (1 - a) with half a square, and a with cross-entropy."""
+    batch = jaxbp.batch(jnp.ones((1, 1)), jnp.zeros((1, 1)))
+    square = jaxbp.value_and_grad(Chain(Dense(1), Sigmoid()), SquaredError("half_sum"))
+    entropy = jaxbp.value_and_grad(Dense(1), jaxbp.BinaryCrossEntropy())
+
+    @jax.jit
+    def both(w):
+        unit = {"w": w, "b": jnp.zeros(1)}
+        of_square = square({"00_dense": unit, "01_sigmoid": {}}, batch).grads["00_dense"]["w"]
+        return of_square, entropy(unit, batch).grads["w"]
+
+    for w, slow in ((5.0, 6.6e-3), (10.0, 4.5e-5), (20.0, 2.1e-9)):
+        a = 1 / (1 + np.exp(-w))
+        of_square, of_entropy = both(np.full((1, 1), w))
+        np.testing.assert_allclose(of_square, a * a * (1 - a), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(of_square, slow, rtol=0.02)
+        np.testing.assert_allclose(of_entropy, a, rtol=1e-12)
 
 
 def test_a_steep_sigmoid_is_a_step():
@@ -130,15 +162,21 @@ def test_a_gaussians_negative_log_likelihood_is_squared_error():
 
 
 def test_the_receptive_field_of_a_unit_is_where_its_gradient_is_not_zero():
-    """Each layer adds (kernel - 1) times the product of the strides before it: 1 + 4 + 1 + 2 x 2 = 10 pixels a side."""
-    net = Chain(Conv(2, (5, 5)), AveragePool((2, 2)), Conv(3, (3, 3)))
+    """Each layer adds (window - 1) times the product of the strides before it: 1 + 4 + 1 + 2 x 2 = 10 pixels a side."""
+    net = Chain(Conv(2, (5, 5), padding="VALID"), AveragePool((2, 2)), Conv(3, (3, 3), padding="VALID"))
+    size, stride = 1, 1
+    for layer in net.layers:
+        pool = isinstance(layer, AveragePool)
+        window, step = (layer.window[0], layer.steps[0]) if pool else (layer.kernel[0], layer.strides)
+        size += (window - 1) * stride
+        stride *= step
     x = jnp.asarray(draw(1, 16, 16, 1))
     params = in_float64(net, x)
     y, cache = net.forward(params, x, Context())
-    unit = jnp.zeros_like(y).at[0, 4, 4, 0].set(1.0)
+    unit = jnp.zeros_like(y).at[0, 1, 1, 0].set(1.0)
     rows, columns = (np.unique(indices) for indices in np.nonzero(net.backward(params, cache, unit)[0][0, ..., 0]))
-    np.testing.assert_array_equal(rows, np.arange(4, 14))
-    np.testing.assert_array_equal(columns, np.arange(4, 14))
+    for seen in (rows, columns):
+        np.testing.assert_array_equal(seen, stride + np.arange(size))
 
 
 def test_random_fourier_features_estimate_the_kernel_of_their_spectral_density():
@@ -156,12 +194,17 @@ def test_random_fourier_features_estimate_the_kernel_of_their_spectral_density()
 
 def test_a_graphs_matrix_of_neighbours_is_upper_triangular_in_the_order_of_its_nodes():
     """A_jk is 1 where k reads j; entry jk of (I - A)^-1 counts the paths from j to k, as a gradient of sums does."""
-    names = ("x", "a", "b", "c", "d")
-    reads = {"a": ("x",), "b": ("x", "a"), "c": ("a", "b"), "d": ("b", "c", "x")}
-    sums = {name: jaxbp.Add() if len(inputs) > 1 else jaxbp.Identity() for name, inputs in reads.items()}
-    graph = jaxbp.Graph(tuple(jaxbp.Node(name, sums[name], inputs) for name, inputs in reads.items()), ("x",))
-    matrix = np.array([[names[j] in reads.get(k, ()) for k in names] for j in range(5)], float)
-    assert not np.tril(matrix).any()
+    names = "xabcd"
+    matrix = np.array([[0, 1, 1, 0, 1], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
+    nodes = []
+    for name, column in zip(names[1:], matrix.T[1:], strict=True):
+        reads = tuple(names[j] for j in np.flatnonzero(column))
+        nodes.append(jaxbp.Node(name, jaxbp.Add() if len(reads) > 1 else jaxbp.Identity(), reads))
+    graph = jaxbp.Graph(tuple(nodes), ("x",))
+    inputs = {node.name: node.inputs for node in graph.nodes}
+    np.testing.assert_array_equal([[j in inputs.get(k, ()) for k in names] for j in names], matrix)
+    with pytest.raises(jaxbp.InputError, match="unknown input of Graph node 'd': 'b'"):
+        jaxbp.Graph(tuple(nodes[::-1]), ("x",))  # an entry below the diagonal
     params = graph.init(jax.random.key(0), jnp.ones((1, 1)))
     _, cache = graph.forward(params, jnp.ones((1, 1)), Context())
     dx, _ = graph.backward(params, cache, jnp.ones((1, 1)))
@@ -251,3 +294,15 @@ def test_symbolic_differentiation_gives_the_nine_derivatives_of_a_small_net():
     grads = jaxbp.value_and_grad(net, SquaredError("half_sum"))(params, batch).grads
     leaves = [grads[layer][leaf].ravel() for layer in ("00_dense", "02_dense") for leaf in ("w", "b")]
     np.testing.assert_allclose(np.concatenate(leaves), symbolic, rtol=1e-12)
+
+
+def test_a_graph_of_layers_is_their_chain():
+    layers = (Dense(4), Tanh(), Dense(2))
+    chain = Chain(layers)
+    names = ("00_dense", "01_tanh", "02_dense")
+    graph = jaxbp.Graph(map(jaxbp.Node, names, layers, ("x", *names[:2])))
+    batch = batch_of(3, 2, rows=5)
+    params = dict(zip(names, ({"w": draw(4, 3), "b": draw(4)}, {}, {"w": draw(2, 4), "b": draw(2)}), strict=True))
+    of_models = jax.jit(lambda p, b: [jaxbp.value_and_grad(m, SquaredError())(p, b) for m in (chain, graph)])
+    results = of_models(params, batch)
+    jax.tree.map(np.testing.assert_array_equal, *((result.value, result.grads) for result in results))

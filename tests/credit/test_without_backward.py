@@ -13,6 +13,7 @@ from bench import small_tasks
 from jaxbp import credit, optim
 from jaxbp.credit import hebbian, hopfield
 from jaxbp.credit.inversion import inverse
+from jaxbp.data import Embedded
 from jaxbp.errors import InputError
 from jaxbp.optim import Objective
 from jaxbp.training.step import initial_state, make_step
@@ -132,6 +133,30 @@ def test_adaline_takes_the_same_share_of_every_error_away():
         x, target = size * random.normal(size=(1, 4)), random.normal(size=(1, 1))
         unit, _ = passes(optim.Adaline(0.3), jaxbp.SquaredError(), x, target, 3)
         np.testing.assert_allclose(target - x @ unit["w"].T - unit["b"], 0.7**3 * target, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_linear_unit_on_iris_falls_at_every_step_or_diverges():
+    """Setosa and versicolor by two standardised lengths, all flowers a step: the limit is 2 / 181 = 0.0110."""
+    flowers = Embedded("iris").table()[0]
+    x = flowers.x[:100, [0, 2]]
+    batch = jaxbp.batch((x - x.mean(0)) / x.std(0), 2.0 * flowers.y[:100, None] - 1)
+    gradient = jax.jit(optim.DeltaRule().gradient(UNIT, jaxbp.SquaredError()))
+
+    def errors(rate):
+        """The sum of squared errors before each of 50 steps, at a rate for the gradient of half the sum."""
+        params = {"00_flatten": {}, "01_dense": {"w": jnp.zeros((1, 2)), "b": jnp.zeros(1)}}
+        sums = []
+        for _ in range(50):
+            result = gradient(params, batch)
+            sums.append(2 * 100 * float(result.value))
+            params = jax.tree.map(lambda p, g: p - rate * 100 * g, params, result.grads)
+        return np.array(sums)
+
+    falling = errors(0.01)
+    assert np.all(np.diff(falling) < 0)
+    np.testing.assert_allclose(falling[[0, -1]], [100, 4.86], rtol=1e-3)
+    assert errors(0.02)[-1] > 1e20
 
 
 @pytest.mark.usefixtures("float64")
