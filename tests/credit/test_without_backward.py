@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from sklearn.datasets import load_iris
 
 import jaxbp
 from bench import small_tasks
@@ -96,8 +95,8 @@ def test_the_perceptron_learns_two_kinds_of_iris_in_the_published_number_of_pass
 
     He takes a sum of zero, that of the first row, for versicolor. The rule here takes it for class 0.
     """
-    rows = load_iris()
-    x, setosa = rows.data[:100, [0, 2]], (rows.target[:100, None] == 0).astype(float)
+    flowers = Embedded("iris").table()[0].take(slice(100))
+    x, setosa = flowers.x[:, [0, 2]].astype(float), (flowers.y[:, None] == 0).astype(float)
     unit, mistakes = passes(optim.Perceptron(0.1), jaxbp.BinaryCrossEntropy(), x, setosa, 6)
     np.testing.assert_array_equal(mistakes, [2, 2, 3, 2, 1, 0])
     np.testing.assert_array_equal(x @ unit["w"].T + unit["b"] > 0, setosa)
