@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from scipy.optimize import minimize
 
 import jaxbp
 from jaxbp import AveragePool, Chain, Context, Conv, Dense, Sigmoid, SquaredError, Step, Tanh
@@ -66,6 +68,26 @@ def test_the_slope_of_the_sigmoid_is_that_of_the_quotient_rule_and_at_most_a_qua
     np.testing.assert_allclose(slope, quotient, rtol=1e-12, atol=np.finfo(float).eps)
     assert slope[400] == max(slope) == 0.25
     np.testing.assert_allclose(Tanh().forward({}, z / 2, Context())[0], 2 * y - 1, atol=1e-15)
+
+
+def test_a_saturated_output_learns_slowly_from_squared_error_and_not_from_cross_entropy():
+    """Nielsen, chapter 3, with x = 1 and t = 0: dw = a a (1 - a) with half a square, and a with cross-entropy."""
+    batch = jaxbp.batch(jnp.ones((1, 1)), jnp.zeros((1, 1)))
+    square = jaxbp.value_and_grad(Chain(Dense(1), Sigmoid()), SquaredError("half_sum"))
+    entropy = jaxbp.value_and_grad(Dense(1), jaxbp.BinaryCrossEntropy())
+
+    @jax.jit
+    def both(w):
+        unit = {"w": w, "b": jnp.zeros(1)}
+        of_square = square({"00_dense": unit, "01_sigmoid": {}}, batch).grads["00_dense"]["w"]
+        return of_square, entropy(unit, batch).grads["w"]
+
+    for w, slow in ((5.0, 6.6e-3), (10.0, 4.5e-5), (20.0, 2.1e-9)):
+        a = 1 / (1 + np.exp(-w))
+        of_square, of_entropy = both(np.full((1, 1), w))
+        np.testing.assert_allclose(of_square, a * a * (1 - a), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(of_square, slow, rtol=0.02)
+        np.testing.assert_allclose(of_entropy, a, rtol=1e-12)
 
 
 def test_a_steep_sigmoid_is_a_step():
@@ -187,3 +209,100 @@ def test_a_graphs_matrix_of_neighbours_is_upper_triangular_in_the_order_of_its_n
     _, cache = graph.forward(params, jnp.ones((1, 1)), Context())
     dx, _ = graph.backward(params, cache, jnp.ones((1, 1)))
     assert dx[0, 0] == np.linalg.inv(np.eye(5) - matrix)[0, 4]
+
+
+def test_a_unit_with_a_product_learns_xor_without_a_hidden_layer():
+    """w = (1, 1, -2) of a, b and a b: the only answer."""
+    bits = jnp.array([[0.0, 0], [0, 1], [1, 0], [1, 1]])
+    unit = jaxbp.SigmaPi(1, ((0,), (1,), (0, 1)))
+    batch, gradient = jaxbp.batch(bits, jnp.array([[0.0], [1], [1], [0]])), jaxbp.value_and_grad(unit, SquaredError())
+    step = lambda _, params: jax.tree.map(lambda w, g: w - g, params, gradient(params, batch).grads)
+    params = jax.lax.fori_loop(0, 1000, step, {"w": jnp.zeros((1, 3)), "b": jnp.zeros(1)})
+    np.testing.assert_allclose(params["w"], [[1, 1, -2]], atol=1e-5)
+    np.testing.assert_allclose(params["b"], 0, atol=1e-5)
+
+
+def test_nonlinear_conjugate_gradients_reach_the_minimum_in_as_many_steps_as_there_are_weights():
+    """SciPy's rule of Polak and Ribiere, which only asks for values and gradients, on the quadratic of 8 weights."""
+    x, y = draw(20, 8), draw(20, 1)
+    batch = jaxbp.batch(jnp.asarray(x), jnp.asarray(y))
+    gradient = jax.jit(jaxbp.value_and_grad(Dense(1, bias=False), SquaredError()))
+    lowest = np.linalg.lstsq(x, y)[0][:, 0]
+    errors = []
+
+    def both(w):
+        result = gradient({"w": w[None]}, batch)
+        return float(result.value), np.asarray(result.grads["w"][0])
+
+    keep = lambda w: errors.append(np.abs(w - lowest).max())
+    options = {"maxiter": 8, "gtol": 1e-14, "c2": 0.01}  # c2: near the minimum along each line
+    minimize(both, np.zeros(8), jac=True, method="CG", callback=keep, options=options)
+    assert errors[7] < 1e-9 < 1e-6 < errors[6]
+
+
+def test_a_large_net_on_few_noisy_points_first_learns_and_then_overfits():
+    """15 points of a sine with noise, 1-30-1: the error on other points falls, then rises above twice its lowest."""
+    random = np.random.default_rng(0)
+
+    def sample(points):
+        x = random.uniform(-3, 3, size=(points, 1))
+        return jaxbp.batch(jnp.asarray(x), jnp.asarray(np.sin(x) + 0.3 * random.normal(size=x.shape)))
+
+    training, validation = sample(15), sample(100)
+    net, optimizer = Chain(Dense(30), Tanh(), Dense(1)), optax.adam(0.01)
+    gradient = jaxbp.value_and_grad(net, SquaredError())
+    params = {
+        "00_dense": {"w": jnp.asarray(draw(30, 1)), "b": jnp.zeros(30)},
+        "01_tanh": {},
+        "02_dense": {"w": jnp.asarray(draw(1, 30)) / 5, "b": jnp.zeros(1)},
+    }
+
+    def step(carry, _):
+        params, state = carry
+        result = gradient(params, training)
+        other = jnp.mean((net.forward(params, validation["x"])[0] - validation["y"]) ** 2)
+        updates, state = optimizer.update(result.grads, state)
+        return (optax.apply_updates(params, updates), state), (result.value, other)
+
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, 15_000)[1])
+    training_error, validation_error = run((params, optimizer.init(params)))
+    best = int(jnp.argmin(validation_error))
+    assert 50 < best < 5000
+    assert validation_error[0] > 2 * validation_error[best]
+    assert validation_error[-1] > 2 * validation_error[best]
+    assert training_error[-1] < training_error[best] / 2
+
+
+def test_symbolic_differentiation_gives_the_nine_derivatives_of_a_small_net():
+    """SymPy differentiates the expression of the loss of a 2-2-1 net of sigmoids by each weight and bias."""
+    sympy = pytest.importorskip("sympy")
+    values, x, t = draw(9), draw(2), 0.3
+    names = sympy.symbols("w:9")
+    sigmoid = lambda z: 1 / (1 + sympy.exp(-z))
+    hidden = [sigmoid(names[2 * j] * x[0] + names[2 * j + 1] * x[1] + names[4 + j]) for j in range(2)]
+    loss = (sigmoid(names[6] * hidden[0] + names[7] * hidden[1] + names[8]) - t) ** 2 / 2
+    place = dict(zip(names, values, strict=True))
+    symbolic = [float(sympy.diff(loss, name).subs(place)) for name in names]
+    params = {
+        "00_dense": {"w": values[:4].reshape(2, 2), "b": values[4:6]},
+        "01_sigmoid": {},
+        "02_dense": {"w": values[None, 6:8], "b": values[8:]},
+        "03_sigmoid": {},
+    }
+    net = Chain(Dense(2), Sigmoid(), Dense(1), Sigmoid())
+    batch = jaxbp.batch(jnp.asarray(x[None]), jnp.array([[t]]))
+    grads = jaxbp.value_and_grad(net, SquaredError("half_sum"))(params, batch).grads
+    leaves = [grads[layer][leaf].ravel() for layer in ("00_dense", "02_dense") for leaf in ("w", "b")]
+    np.testing.assert_allclose(np.concatenate(leaves), symbolic, rtol=1e-12)
+
+
+def test_a_graph_of_layers_is_their_chain():
+    layers = (Dense(4), Tanh(), Dense(2))
+    chain = Chain(layers)
+    names = ("00_dense", "01_tanh", "02_dense")
+    graph = jaxbp.Graph(map(jaxbp.Node, names, layers, ("x", *names[:2])))
+    batch = batch_of(3, 2, rows=5)
+    params = dict(zip(names, ({"w": draw(4, 3), "b": draw(4)}, {}, {"w": draw(2, 4), "b": draw(2)}), strict=True))
+    of_models = jax.jit(lambda p, b: [jaxbp.value_and_grad(m, SquaredError())(p, b) for m in (chain, graph)])
+    results = of_models(params, batch)
+    jax.tree.map(np.testing.assert_array_equal, *((result.value, result.grads) for result in results))

@@ -123,6 +123,16 @@ def test_what_cannot_be_used_is_refused_in_one_line(call, text):
         call()
 
 
+def test_a_pseudo_inverse_has_penroses_four_properties_at_any_rank(float64):
+    draw = np.random.default_rng(0)
+    a = draw.normal(size=(4, 2)) @ draw.normal(size=(2, 5))  # of rank 2
+    p = ops.pinv(jnp.asarray(a))
+    np.testing.assert_allclose(a @ p @ a, a, atol=1e-13)
+    np.testing.assert_allclose(p @ a @ p, p, atol=1e-13)
+    np.testing.assert_allclose(a @ p, (a @ p).T, atol=1e-13)
+    np.testing.assert_allclose(p @ a, (p @ a).T, atol=1e-13)
+
+
 # --- eigenvectors ----------------------------------------------------------------------------------------------------
 
 

@@ -238,6 +238,20 @@ def test_a_batch_of_three_is_the_mean_of_three_single_ones():
             )
 
 
+def test_the_scores_weights_get_the_tutorials_delta_output_sum_added():
+    """Enlight's d = (target - output) slope goes back through the output weights as they were before the step."""
+    start = begun("test_scores")
+    x, t = (np.asarray(start.batch[key]) for key in ("x", "y"))
+    first, last = (np.asarray(start.params[name]["w"]) for name in ("00_dense", "02_dense"))
+    hidden = sigmoid_of(x @ first.T)
+    output = sigmoid_of(hidden @ last.T)
+    delta_output_sum = (t - output) * output * (1 - output)
+    delta_hidden_sum = delta_output_sum * last * hidden * (1 - hidden)
+    (one,) = trained(start, [1])
+    close(one["02_dense"]["w"], np.ravel(last + delta_output_sum * hidden))
+    close(one["00_dense"]["w"], np.ravel(first + delta_hidden_sum.T * x))
+
+
 def test_four_guesses_are_those_of_the_eleven_lines():
     start = begun("four_guesses", 4)
     y, truth = after(start, start.params)[0], start.batch["y"]
