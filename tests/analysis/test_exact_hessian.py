@@ -88,6 +88,16 @@ def test_gauss_newton_has_its_minimum_elsewhere_unless_the_residuals_vanish():
     np.testing.assert_allclose(gaps[0] / gaps[1], 10, rtol=0.1)
 
 
+def test_where_residuals_are_large_the_hessian_has_a_better_condition_than_gauss_newton():
+    """As Mizutani and Dreyfus say, and the Hessian is indefinite there."""
+    parts_of = jax.jit(exact_hessian.stagewise(FLAT, SquaredError()))
+    for seed in range(4):
+        y = 3 * jax.random.normal(jax.random.key(seed), (5, 2), jnp.float64)
+        parts = parts_of(*setting(FLAT, y))
+        assert jnp.linalg.cond(sum(parts)) < jnp.linalg.cond(parts.gauss_newton)
+        assert jnp.linalg.eigvalsh(sum(parts))[0] < 0
+
+
 @pytest.mark.parametrize("between", [jaxbp.LayerNorm(), jaxbp.Softmax()], ids=["LayerNorm", "Softmax"])
 def test_other_models_are_refused(between):
     model = jaxbp.Chain((jaxbp.Dense(2), between, jaxbp.Dense(2)))

@@ -6,12 +6,14 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import jaxbp
 from jaxbp.data import Csv, Images, Npz, Splits
 from jaxbp.data.images import read_image
 from jaxbp.data.npz import read_npz
@@ -272,6 +274,18 @@ def test_images_of_two_classes(tmp_path):
     assert (x.shape, x.dtype) == ((10, 3, 2, 3), np.float32)
     np.testing.assert_array_equal(x[y == 0], np.broadcast_to([1.0, 0, 0], (5, 3, 2, 3)))
     np.testing.assert_array_equal(x[y == 1], 1)
+
+
+@pytest.mark.slow
+def test_images_of_two_classes_are_told_apart_by_a_small_net(tmp_path):
+    splits = Images(images(tmp_path), test_fraction=0.4).load()
+    net = jaxbp.Chain(jaxbp.Conv(2, (2, 2)), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(2))
+    params = net.init(jax.random.key(0), splits.train.x)
+    gradient = jax.jit(jaxbp.value_and_grad(net, jaxbp.SoftmaxCrossEntropy()))
+    for _ in range(20):
+        grads = gradient(params, jaxbp.batch(splits.train.x, splits.train.y)).grads
+        params = jax.tree.map(lambda p, g: p - 0.5 * g, params, grads)
+    np.testing.assert_array_equal(net.forward(params, splits.test.x)[0].argmax(1), splits.test.y)
 
 
 def test_images_in_grayscale(tmp_path):

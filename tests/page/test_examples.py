@@ -7,6 +7,7 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -239,6 +240,23 @@ def test_four_guesses_are_those_of_the_eleven_lines():
     (params,) = trained(start, [10_000])
     errors = [float(abs(truth - guesses).mean()) for guesses in (y, after(start, params)[0])]
     np.testing.assert_allclose(errors, [0.496410031903, 0.00858452565325], rtol=1e-11)  # as printed
+
+
+def test_the_scores_of_three_students_foretell_that_of_a_fourth():
+    """Enlight asks for four hours of study and eight of sleep, and prints no digits: its weights are random."""
+    hours = np.array([[2.0, 9], [1, 5], [3, 6]]) / [3, 9]
+    batch = {"x": hours, "y": np.array([[0.92], [0.86], [0.89]]), "weight": np.ones(3)}
+    start = begun("test_scores")
+
+    @jax.jit
+    def score(params):
+        step = lambda _, p: jax.tree.map(
+            jnp.subtract, p, value_and_grad(start.model, start.config.loss)(p, batch).grads
+        )
+        trained = jax.lax.fori_loop(0, 5000, step, params)
+        return start.model.forward(trained, np.array([[4 / 3, 8 / 9]]), Context())[0][0, 0]
+
+    assert 0.88 < score(start.params) < 0.95
 
 
 def test_the_picture_tutorials_update_is_a_step_down_the_gradient():
