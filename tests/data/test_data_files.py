@@ -280,12 +280,15 @@ def test_images_of_two_classes(tmp_path):
 def test_images_of_two_classes_are_told_apart_by_a_small_net(tmp_path):
     splits = Images(images(tmp_path), test_fraction=0.4).load()
     net = jaxbp.Chain(jaxbp.Conv(2, (2, 2)), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(2))
-    params = net.init(jax.random.key(0), splits.train.x)
-    gradient = jax.jit(jaxbp.value_and_grad(net, jaxbp.SoftmaxCrossEntropy()))
-    for _ in range(20):
-        grads = gradient(params, jaxbp.batch(splits.train.x, splits.train.y)).grads
-        params = jax.tree.map(lambda p, g: p - 0.5 * g, params, grads)
-    np.testing.assert_array_equal(net.forward(params, splits.test.x)[0].argmax(1), splits.test.y)
+    batch = jaxbp.batch(splits.train.x, splits.train.y)
+    gradient = jaxbp.value_and_grad(net, jaxbp.SoftmaxCrossEntropy())
+
+    @jax.jit
+    def outputs(x):
+        step = lambda _, params: jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient(params, batch).grads)
+        return net.forward(jax.lax.fori_loop(0, 20, step, net.init(jax.random.key(0), x)), x)[0]
+
+    np.testing.assert_array_equal(outputs(splits.test.x).argmax(1), splits.test.y)
 
 
 def test_images_in_grayscale(tmp_path):
