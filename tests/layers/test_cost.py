@@ -137,7 +137,7 @@ def test_the_jacobian_of_least_squares_costs_less_than_the_hessian():
 
 @pytest.mark.slow
 def test_the_stagewise_hessian_costs_no_more_than_gauss_newton_by_its_jacobian():
-    """Of 50 rows. Operations of a loop's body count once."""
+    """0.39 of it for 50 rows; jax.hessian takes 0.69. Operations of a loop's body count once."""
     model = jaxbp.Chain(jaxbp.Dense(16), jaxbp.Tanh(), jaxbp.Dense(4))
     x, y, weight = (jax.ShapeDtypeStruct((50, *width), jnp.float32) for width in ((8,), (4,), ()))
     params = jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
@@ -149,7 +149,7 @@ def test_the_stagewise_hessian_costs_no_more_than_gauss_newton_by_its_jacobian()
         return j.T @ j
 
     hessian = operations(exact_hessian.stagewise(model, SquaredError()), params, batch)
-    assert hessian < operations(gauss_newton, params, batch)
+    assert hessian < 0.5 * operations(gauss_newton, params, batch)
 
 
 def test_the_fisher_matrix_has_as_many_numbers_as_the_square_of_the_weights():
