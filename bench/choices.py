@@ -27,7 +27,7 @@ from jaxbp.errors import InputError, unknown
 from jaxbp.training.many import Outcome, run_many
 from jaxbp.training.report.curves import new_figure
 from jaxbp.training.search import Point, grouped
-from jaxbp.typed import Typed
+from jaxbp.typed import Typed, Words
 
 Changes = dict[str, Any]  # key of the config -> its value
 Choices = Mapping[Any, Changes]  # number or name of a choice -> what it changes
@@ -66,20 +66,20 @@ class Line(NamedTuple):
 Place = tuple[str, Any]  # name of a line, choice
 
 
-def places_and_points(comparison: Comparison, config: Config) -> Iterator[tuple[Place, Point]]:
+def places_and_points(comparison: Comparison) -> Iterator[tuple[Place, Point]]:
     """Every run: the place of its figures, and its config."""
     numbers = itertools.count()
     for name, choices in comparison.lines.items():
         for x, changes in choices.items():
-            changed = replace_keys(config, changes)
+            changed = replace_keys(comparison.config, changes)
             for seed in range(comparison.seeds):
                 seeded = replace(changed, run=replace(changed.run, seed=seed))
                 yield (name, x), Point({"run": str(next(numbers))}, seeded)
 
 
-def runs(comparison: Comparison, config: Config) -> tuple[dict[Place, list[Outcome]], dict[Place, float]]:
+def runs(comparison: Comparison) -> tuple[dict[Place, list[Outcome]], dict[Place, float]]:
     """(place -> outcomes, one a seed; place -> processor seconds of a run). Runs of one program go at once."""
-    places, points = zip(*places_and_points(comparison, config), strict=True)
+    places, points = zip(*places_and_points(comparison), strict=True)
     data = {point.config.data: point.config.load_data() for point in points}
     outcomes: dict[Place, list[Outcome]] = {place: [] for place in places}
     seconds = {}
@@ -166,9 +166,9 @@ def draw(comparison: Comparison, label: str, lines: Mapping[str, Line], path: Pa
     figure.savefig(path, dpi=90)
 
 
-def compared(name: str, comparison: Comparison, config: Config, folder: Path | None) -> None:
+def compared(name: str, comparison: Comparison, folder: Path | None) -> None:
     """Makes the runs of a comparison, prints its tables and draws its picture."""
-    outcomes, seconds = runs(comparison, config)
+    outcomes, seconds = runs(comparison)
     lines = over_choices(comparison, outcomes, seconds)
     print(f"{name}\n\n{table(comparison.label, lines)}\n", flush=True)
     label = comparison.label
@@ -176,7 +176,6 @@ def compared(name: str, comparison: Comparison, config: Config, folder: Path | N
         label, lines = "epoch", over_epochs(comparison, outcomes)
         print(f"{table(label, lines)}\n", flush=True)
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
         draw(comparison, label, lines, folder / f"{name}.png")
 
 
@@ -192,32 +191,46 @@ class Options(Typed):
         folder: gets the pictures; None: only tables
     """
 
-    only: str | None = None
+    only: Words | None = None
     mnist: str | None = None
     wheat: str | None = None
     faces: str | None = None
     folder: str | None = None
 
 
-def main(words: Sequence[str]) -> int:
-    """Prints the tables, and returns the exit status."""
+def chosen(options: Options) -> dict[str, Comparison]:
+    """The comparisons that the options name, or all; those whose data's file is named read it.
+
+    Raises InputError for a name that is not there, and for one whose data's file is not named.
+    """
     from bench.comparisons import COMPARISONS
 
-    options = cli.read_all(Options, words)
-    for name in options.only.split(",") if options.only else COMPARISONS:
+    comparisons = {}
+    for name in options.only or COMPARISONS:
         if name not in COMPARISONS:
             raise unknown("comparison", name, COMPARISONS)
         comparison = COMPARISONS[name]
-        config = comparison.config
+        path = getattr(options, comparison.file) if comparison.file else None
+        if path is None and comparison.file and options.only:
+            raise InputError(f"the comparison {name} needs --{comparison.file}=PATH")
+        if path is not None:
+            comparison = replace(comparison, config=replace_keys(comparison.config, {comparison.path: path}), file="")
+        comparisons[name] = comparison
+    return comparisons
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints the tables, and returns the exit status."""
+    options = cli.read_all(Options, words)
+    comparisons = chosen(options)
+    folder = Path(options.folder) if options.folder else None
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, comparison in comparisons.items():
         if comparison.file:
-            path = getattr(options, comparison.file)
-            if path is None and options.only:
-                raise InputError(f"the comparison {name} needs --{comparison.file}=PATH")
-            if path is None:
-                print(f"{name}: needs --{comparison.file}=PATH\n")
-                continue
-            config = replace_keys(config, {comparison.path: path})
-        compared(name, comparison, config, Path(options.folder) if options.folder else None)
+            print(f"{name}: needs --{comparison.file}=PATH\n")
+        else:
+            compared(name, comparison, folder)
     return 0
 
 

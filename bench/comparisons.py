@@ -66,7 +66,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 def values(key: str, choices: Sequence[Any], **shared: Any) -> Choices:
     """A choice for each value of a key; `shared` are further keys, with __ for their dots."""
     others = {name.replace("__", "."): value for name, value in shared.items()}
-    return {choice: {**others, key: choice} for choice in choices}
+    return {choice: {key: choice, **others} for choice in choices}
 
 
 def hidden(widths: Sequence[int], layers: int, **shared: Any) -> Choices:
@@ -241,9 +241,9 @@ COMPARISONS: dict[str, Comparison] = {
         "pixels of 35 flipped",
     ),
     "wrong_labels": Comparison(
-        DIGITS,
+        replace_keys(DIGITS, {"data": WrongLabels(DIGITS.data, 0.0)}),
         {
-            name: values("data.share", (0.0, 0.1, 0.2, 0.4, 0.6), data=WrongLabels(DIGITS.data, 0.0), **changes)
+            name: values("data.share", (0.0, 0.1, 0.2, 0.4, 0.6), **changes)
             for name, changes in {
                 "30 epochs": {},
                 "3 epochs": {"run__epochs": 3, "run__evaluate_every": 3},
@@ -254,9 +254,9 @@ COMPARISONS: dict[str, Comparison] = {
         ("train_accuracy", "test_accuracy"),
     ),
     "tones": Comparison(
-        DIGITS,
+        replace_keys(DIGITS, {"data": Tones(), "run.batch_size": 32}),
         {
-            name: values("data.noise", (0.5, 1.0, 2.0), data=Tones(), model=model, run__batch_size=32)
+            name: values("data.noise", (0.5, 1.0, 2.0), model=model)
             for name, model in {
                 "dense": MLP(outputs=4, hidden=(32,)),
                 "convolutions": TONES,

@@ -14,17 +14,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from jaxbp.commands import cli
 from jaxbp.commands.__main__ import guarded
 from jaxbp.config import Config, load, replace_keys
+from jaxbp.models.rnn import Cell
 from jaxbp.training.evaluate import make_prediction
 from jaxbp.training.loop import train
 from jaxbp.training.run import load as load_run
 from jaxbp.training.search import POINTS, search
-from jaxbp.typed import Count, Typed
+from jaxbp.typed import Count, NotEmpty, Range, Typed
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHOWN = 24  # steps of Elman's task
@@ -43,12 +45,12 @@ class Options(Typed):
         out: file of the picture; None: only the numbers are printed
     """
 
-    cells: tuple[str, ...] = ("simple", "lstm")
-    lags: tuple[int, ...] = (10, 25, 50, 100)
+    cells: Annotated[tuple[Cell, ...], NotEmpty()] = ("simple", "lstm")
+    lags: Annotated[tuple[Annotated[int, Range(2)], ...], NotEmpty()] = (10, 25, 50, 100)
     seeds: Count = 1
     epochs: Count = 20
     workdir: str = "runs/memory"
-    out: cli.OutputFile | None = None
+    out: cli.OutputPicture | None = None
 
 
 def race(options: Options) -> dict[str, np.ndarray]:

@@ -91,6 +91,8 @@ def cuts(workdir: str) -> Iterator[str]:
     """| weights left | error by magnitude | and trained on | by saliency | and trained on |."""
     run = jaxbp.load(workdir)
     splits = run.config.load_data()
+    if splits.classes is None:
+        raise InputError(f"--task=cuts needs a run of data with classes, and that in {workdir} has none")
     x, y = jnp.asarray(splits.train.x), jnp.asarray(splits.train.y)
     batch = jaxbp.batch(x[:2000], y[:2000])
     saliencies = jax.jit(pruning.saliencies(run.model, run.config.loss))

@@ -118,7 +118,7 @@ class Options(Typed):
         out: file of the picture; None: only the numbers are printed
     """
 
-    out: cli.OutputFile | None = None
+    out: cli.OutputPicture | None = None
 
 
 def main(words: Sequence[str]) -> int:

@@ -35,7 +35,7 @@ from jaxbp.models import MLP, RNN, FeedbackMLP, ModelConfig
 from jaxbp.optim import Adam, Objective
 from jaxbp.optim.gradient_free import GradientFree
 from jaxbp.training.step import State, initial_state, make_step
-from jaxbp.typed import Count, Typed
+from jaxbp.typed import Count, Typed, Words
 
 BUDGET = 30_000  # evaluations of the loss
 STEPS = 1000  # of a credit rule on xor
@@ -146,9 +146,7 @@ def names(task: Name) -> list[str]:
 
 
 def entry(name: Name, title: str) -> Entry:
-    """The rule or search `title` on the task `name`. Raises InputError for a title that is not there."""
-    if title not in names(name):
-        raise unknown(f"rule or search of {name}:", title, names(name))
+    """The rule or search `title` on the task `name`."""
     task = xor(NETS.get(title, "perceptron")) if name == "xor" else flowers_or_digits(name)
     if title in RULES:
         return Entry(task, RULES[title], Adam(learning_rate=RATE[name]), STEPS if name == "xor" else BUDGET // 3)
@@ -233,7 +231,7 @@ class Options(Typed):
     """
 
     task: Name = "xor"
-    only: str | None = None
+    only: Words | None = None
     seeds: Count = 20
     json: cli.OutputFile | None = None
 
@@ -242,7 +240,11 @@ def main(words: Sequence[str]) -> int:
     """Prints the table of a task, and returns the exit status."""
     options = cli.read_all(Options, words)
     rows = []
-    for title in options.only.split(",") if options.only else names(options.task):
+    titles = options.only or names(options.task)
+    for title in titles:
+        if title not in names(options.task):
+            raise unknown(f"rule or search of {options.task}:", title, names(options.task))
+    for title in titles:
         rows.append(row(options.task, title, options.seeds))
         print(markdown(rows[-1], options.task), flush=True)
     if options.json:

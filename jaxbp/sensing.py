@@ -44,7 +44,7 @@ class Calls:
         self._answers: OrderedDict[tuple[tuple[int, ...], bytes], np.ndarray] = OrderedDict()
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """f(x) [N, O] in float64. Raises InputError for an answer that is not one row for each row of x."""
+        """f(x) [N, O] in float64. Raises InputError for an answer that is not real, or not [N, O]."""
         x = np.asarray(x, np.float64)
         key = (x.shape, x.tobytes())
         if key in self._answers:
@@ -52,9 +52,11 @@ class Calls:
             self._answers.move_to_end(key)
             return self._answers[key]
         self.count += 1
-        y = np.array(self.f(x.copy()), np.float64)
-        if y.ndim != 2 or len(y) != len(x):
-            raise InputError(f"a black box must give {len(x)} rows for {len(x)} rows, got shape {list(y.shape)}")
+        answer = np.asarray(self.f(x.copy()))
+        if answer.ndim != 2 or len(answer) != len(x) or np.iscomplexobj(answer):
+            kind = f"got shape {list(answer.shape)} of {answer.dtype}: it must be [{len(x)}, O], of real numbers"
+            raise InputError(f"a black box must give {len(x)} rows for {len(x)} rows, {kind}")
+        y = np.array(answer, np.float64)
         self._answers[key] = y
         if len(self._answers) > self.keep:
             self._answers.popitem(last=False)

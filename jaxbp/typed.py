@@ -55,6 +55,18 @@ class RegularExpression:
         return "that is a regular expression"
 
 
+@dataclass(frozen=True)
+class NotEmpty:
+    """The tuples that have an item."""
+
+    def holds(self, value: tuple) -> bool:
+        """Whether the tuple has an item."""
+        return bool(value)
+
+    def __str__(self) -> str:
+        return "(at least one)"
+
+
 Positive = Annotated[float, Range(0, ends="()")]
 NotNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1, "[)")]
@@ -62,6 +74,7 @@ Share = Annotated[float, Range(0, 1, "()")]
 Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Pattern = Annotated[str, RegularExpression()]
+Words = Annotated[tuple[str, ...], NotEmpty()]
 
 
 @dataclass(frozen=True)

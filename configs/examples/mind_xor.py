@@ -3,7 +3,7 @@
     jaxbp trace --config=configs/examples/mind_xor.py
 
 The output is 0.77438 and its delta 0.135296, with the sign of the gradient. The article rounds the hidden layer to two
-digits and so prints 0.77469 and 0.1344.
+digits and so prints 0.77469. It then rounds that output to 0.77, and so prints a delta of 0.1344.
 """
 
 from jaxbp import Chain, Dense, Sigmoid

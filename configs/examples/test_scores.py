@@ -3,8 +3,8 @@
     jaxbp trace --config=configs/examples/test_scores.py
 
 The picture feeds the raw hours (2, 9) to the network: sums 7.6, 3.9 and 6.5, activations 0.99950, 0.98016 and 0.99850.
-The target is 92 of 100. The picture's hidden weights are certain, its output weights (0.4, 0.5, 0.9) are not. The
-tutorial's code divides the hours by their largest, which is `--config.data.x=0.6667,1`.
+The output is 0.85675, the target 92 of 100. The picture's hidden weights are certain, its output weights (0.4, 0.5,
+0.9) are not. The tutorial's code divides the hours by their largest, which is `--config.data.x=0.6667,1`.
 """
 
 from jaxbp import Chain, Dense, Sigmoid

@@ -34,7 +34,22 @@ class NewFile:
         return "that names a file in a folder that is there"
 
 
+@dataclass(frozen=True)
+class NewPicture(NewFile):
+    """The texts that name a file which a command can write, and in a format that matplotlib has."""
+
+    def holds(self, value: str) -> bool:
+        """Whether the file can be written, and its ending names a format."""
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        return super().holds(value) and Path(value).suffix.lower()[1:] in FigureCanvasBase.get_supported_filetypes()
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, and ends in .png or another format of matplotlib"
+
+
 OutputFile = Annotated[str, NewFile()]
+OutputPicture = Annotated[str, NewPicture()]
 Options = TypeVar("Options", bound=Typed)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from jaxbp.commands import cli
 from jaxbp.config import Config, Run
@@ -44,8 +44,8 @@ from jaxbp.machine import machine
 from jaxbp.models import FeedbackMLP, LayerModel, ModelConfig
 from jaxbp.optim import SGD, Cosine
 from jaxbp.training.loop import NotFinite, train
-from jaxbp.training.report.curves import Row, new_figure, save_figure
-from jaxbp.typed import Count, Positive, Typed, parse
+from jaxbp.training.report.curves import Row, new_figure, read_metrics, save_figure
+from jaxbp.typed import Count, NotEmpty, Positive, Typed, Words
 
 
 class Setup(NamedTuple):
@@ -118,8 +118,8 @@ class Options(Typed):
     workdir: str
     path: str
     net: Literal["dense", "lenet", "feedback"] = "dense"
-    rules: str | None = None
-    rates: str | None = None
+    rules: Words | None = None
+    rates: Annotated[tuple[Positive, ...], NotEmpty()] | None = None
     tries: Count | None = None
     seeds: Count = 5
     epochs: Count | None = None
@@ -128,10 +128,9 @@ class Options(Typed):
 def main(words: Sequence[str]) -> int:
     """Compares what the words say, and returns the exit status."""
     options = cli.read_all(Options, words)
-    rules = defined(options.net) if options.rules is None else options.rules.split(",")
+    rules = options.rules or defined(options.net)
     setup = NETS[options.net]
-    if options.rates is not None:
-        setup = setup._replace(rates=parse("--rates", options.rates, tuple[Positive, ...]))
+    setup = setup._replace(rates=options.rates or setup.rates)
     setup = setup._replace(tries=options.tries or setup.tries, epochs=options.epochs or setup.epochs)
     for name in rules:
         if name not in defined(options.net):
@@ -168,14 +167,20 @@ def compare(options: Options, name: str, setup: Setup, splits: Splits) -> Row:
     folder = Path(options.workdir) / options.net / name
 
     def result(rate: float, seed: int, epochs: int) -> tuple[Row, float]:
-        """-> (the last metrics of a run, the seconds of all processors that it took)."""
-        path = folder / f"{epochs}_epochs" / f"{rate:g}" / str(seed)
+        """-> (the last metrics of a run, the seconds of all processors, those before it was cut off too)."""
+        path = folder / f"{epochs}_epochs" / str(rate) / str(seed)
         cost = path / "processor_seconds.json"
         before = json.loads(cost.read_text()) if cost.is_file() else 0.0
+        metrics = path / "metrics.jsonl"
+        if metrics.is_file() and read_metrics(metrics):  # the run has ended: its last epoch alone is evaluated
+            return train(configured(options, name, rate, seed, epochs), path, splits=splits), before
         start = time.process_time()
-        row = train(configured(options, name, rate, seed, epochs), path, splits=splits)
-        seconds = before or time.process_time() - start
-        write_json(cost, seconds)
+        try:
+            row = train(configured(options, name, rate, seed, epochs), path, splits=splits)
+        finally:
+            seconds = before + time.process_time() - start
+            if path.is_dir():
+                write_json(cost, seconds)
         return row, seconds
 
     def tried(rate: float) -> float:

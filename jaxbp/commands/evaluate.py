@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> int:
     if isinstance(scores, Classification):
         draw(scores, folder)
     if pictures.image_shape(splits.test.x):
-        draw_weights(run.params, splits.test.x, folder / "weights.png")
+        draw_weights(run, splits.test.x, folder / "weights.png")
     if splits.test.x.ndim == 4:
         draw_images(folder, run, splits, y)
     overwrite(folder / "scores.json", as_json(report))

@@ -177,15 +177,16 @@ def plane_places(x: np.ndarray, points: int) -> tuple[list[np.ndarray], np.ndarr
 
 def compare(options: Options, overrides: Sequence[str]) -> Figure:
     config = configured(options, overrides)
+    values = list(filter(None, options.values.split(",")))
+    if not values:
+        raise InputError("--values must name at least one value")
+    configs = {value: override(config, [f"--config.{options.key}={value}"]) for value in values}
     curves = {}
-    for value in filter(None, options.values.split(",")):
-        changed = override(config, [f"--config.{options.key}={value}"])
+    for value, changed in configs.items():
         curves[value] = Retrace.of(changed, changed.load_data()).losses()
         print(
             f"{options.key}={value}: loss {curves[value][0]:.4g} at first, {np.mean(curves[value][-10:]):.4g} at last"
         )
-    if not curves:
-        raise InputError("--values must name at least one value")
     return pictures.comparison_figure(curves, f"{Path(options.config or 'xor').stem} by {options.key}")
 
 

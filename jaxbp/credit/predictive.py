@@ -95,7 +95,7 @@ class PredictiveCoding(Credit):
             own, kept = parted(ctx.state)
             x, ctx = replace(ctx, state=own).counted(batch)
             target = entry(batch, "y")
-            stages = stages_of(type(self).__name__, model, params, UNLINKED)  # values before a norm would be stiff
+            stages = stages_of(type(self).__name__, model, params, UNLINKED)  # else values hardly settle
             values, caches = [x], []
             for stage in stages:
                 y, cache = stage_forward(stage, params, values[-1], ctx)

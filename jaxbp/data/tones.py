@@ -35,7 +35,8 @@ class Tones(DataConfig):
 
     def load(self) -> Splits:
         rng = np.random.default_rng(self.seed)
-        names = tuple(f"{(k + 1) / (2 * self.tones + 2):.3g}" for k in range(self.tones))
+        digits = max(3, len(str(2 * self.tones + 2)))  # tell all tones apart
+        names = tuple(f"{(k + 1) / (2 * self.tones + 2):.{digits}g}" for k in range(self.tones))
         return Splits(self.draw(rng, self.examples), None, self.draw(rng, self.test_examples), names)
 
     def draw(self, rng: np.random.Generator, count: int) -> Dataset:

@@ -31,6 +31,8 @@ class WrongLabels(DataConfig):
         splits = self.data.load()
         if splits.classes is None or splits.train.y.ndim != 1:
             raise InputError("WrongLabels: data must have classes, and an integer label for each example")
+        if len(splits.classes) < 2:
+            raise InputError(f"WrongLabels: data must have at least two classes, got {', '.join(splits.classes)} alone")
         rng = np.random.default_rng(self.seed)
         rows = rng.permutation(len(splits.train))[: round(self.share * len(splits.train))]
         y = splits.train.y.copy()

@@ -36,7 +36,7 @@ def convolution(weight: int, value: int, size: int) -> Product:
     With three equal numbers it is the circular convolution, with size = weight + value - 1 the plain one.
     """
     c, a, b = np.indices((size, weight, value))
-    return as_product((a + b) % size == c)
+    return as_product(((a + b) % size == c).astype(int))
 
 
 def doubled(product: Product) -> Product:
@@ -54,12 +54,13 @@ def doubled(product: Product) -> Product:
 
 def as_product(t: np.ndarray) -> Product:
     """The array [C, A, B] as tuples."""
-    return tuple(tuple(map(tuple, rows)) for rows in t.astype(int).tolist())
+    return tuple(tuple(map(tuple, rows)) for rows in t.tolist())
 
 
 REAL: Product = (((1,),),)
 COMPLEX = doubled(REAL)
 QUATERNION = doubled(COMPLEX)
+LARGEST = float(np.finfo(np.float32).max)
 PRODUCTS = {"real": REAL, "complex": COMPLEX, "quaternion": QUATERNION, "octonion": doubled(QUATERNION)}
 
 
@@ -85,20 +86,22 @@ class AlgebraDense(Layer):
                 raise unknown("AlgebraDense product", self.product, PRODUCTS)
             return
         try:
-            t = np.array(self.product, float)
-        except (TypeError, ValueError):
+            t = np.array(self.product)
+        except ValueError:  # rows of several lengths
             t = np.empty(0)
-        require(self, "product", t.ndim == 3 and t.size > 0 and np.isfinite(t).all(), "numbers [C][A][B], or a name")
+        is_real = t.ndim == 3 and t.size > 0 and t.dtype.kind in "iuf"
+        fits = is_real and bool(np.all(np.abs(t.astype(float)) <= LARGEST))
+        require(self, "product", fits, f"numbers [C][A][B], or a name; real ones up to {LARGEST:.1e}")
+        object.__setattr__(self, "product", as_product(t))
 
     @property
     def constants(self) -> np.ndarray:
         """T [C, A, B]."""
-        return np.array(PRODUCTS[self.product] if isinstance(self.product, str) else self.product, np.float32)
+        return np.array(PRODUCTS[self.product] if isinstance(self.product, str) else self.product, np.float64)
 
     def init(self, key: jax.Array, spec: PyTree) -> PyTree:
-        size, weight, value = self.constants.shape
-        if len(spec.shape) < 3 or spec.shape[-1] != value:
-            raise InputError(f"AlgebraDense takes [N, ..., I, {value}], got {list(spec.shape)}; Reshape makes vectors")
+        self.check_input(spec)
+        size, weight, _ = self.constants.shape
         w_key, b_key = jax.random.split(key)
         shape = (self.features, spec.shape[-2], weight)
         params = {"w": initializer(self.w_init)(w_key, shape, in_axis=1, out_axis=0)}
@@ -106,7 +109,14 @@ class AlgebraDense(Layer):
             params["b"] = initializer(self.b_init)(b_key, (self.features, size), in_axis=-1, out_axis=-1)
         return params
 
+    def check_input(self, x: PyTree) -> None:
+        """Raises InputError unless x, an array or its spec, is [N, ..., I, B]."""
+        value = self.constants.shape[-1]
+        if x.ndim < 3 or x.shape[-1] != value:
+            raise InputError(f"AlgebraDense takes [N, ..., I, {value}], got {list(x.shape)}; Reshape makes vectors")
+
     def forward(self, params: PyTree, x: jax.Array, ctx: Context = Context()) -> tuple[jax.Array, PyTree]:
+        self.check_input(x)
         t = self.constants.astype(x.dtype)
         y = jnp.einsum("cab,oia,...ib->...oc", t, params["w"].astype(x.dtype), x)
         return add_bias(y, params["b"]) if self.bias else y, x

@@ -22,6 +22,7 @@ from jaxbp.models.model import ModelConfig
 from jaxbp.typed import Count, Fraction
 
 CELLS = {"simple": SimpleCell, "lstm": LSTMCell, "gru": GRUCell, "continuous": ContinuousCell, "spiking": SpikingCell}
+Cell = Literal["simple", "lstm", "gru", "continuous", "spiking"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class RNN(ModelConfig):
 
     outputs: Count
     hidden: tuple[Count, ...] = (128,)
-    cell: Literal["simple", "lstm", "gru", "continuous", "spiking"] = "lstm"
+    cell: Cell = "lstm"
     embedding: Count | None = None
     output: Literal["sequence", "last"] = "sequence"
     carry: bool = False

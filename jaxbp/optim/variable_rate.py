@@ -2,9 +2,9 @@
 
     step = momentum last_step - (1 - momentum) rate gradient
 
-    the loss rises by more than `tolerance` of itself:  refused; rate *= cut, and the next step has no momentum
-    it rises, but less:                                 taken
-    it falls:                                           taken; rate *= growth
+    the loss rises by more than tolerance |loss|:  refused; rate *= cut, and the next step has no momentum
+    it rises, but less:                            taken
+    it falls:                                      taken; rate *= growth
 
 (Vogl et al. 1988, Biological Cybernetics 59; Hagan, Demuth & Beale, Neural Network Design, chapter 12.) The loss after
 the step is that of the same batch, so the rule is made for full batches. It costs one more forward pass a step.
@@ -40,7 +40,7 @@ class VariableRate(OptimizerConfig):
     Args:
         learning_rate: at the start
         momentum: part of the last step in the next one
-        tolerance: a step that raises the loss by more than this part of it is refused
+        tolerance: a step that raises the loss by more than this part of its size is refused
         cut: factor on the rate after a refusal
         growth: factor on the rate after a step that lowers the loss
     """
@@ -62,7 +62,7 @@ class VariableRate(OptimizerConfig):
         ) -> tuple[PyTree, Pace]:
             step = combined(pace.momentum, pace.last, (pace.momentum - 1) * pace.rate, grads)
             after = objective.value(add(params, step), batch, ctx)
-            taken = after <= (1 + self.tolerance) * value
+            taken = after <= value + self.tolerance * jnp.abs(value)
             factor = jnp.where(taken, jnp.where(after < value, self.growth, 1), self.cut)
             step = jax.tree.map(lambda s: jnp.where(taken, s, 0), step)
             return step, Pace(pace.rate * factor, jnp.where(taken, self.momentum, 0).astype(pace.rate.dtype), step)

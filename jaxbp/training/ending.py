@@ -32,10 +32,10 @@ def draw(session: Session, rows: list[Row]) -> None:
 
 
 def last_line(session: Session, last: Row, kept: Row) -> str:
-    """Why a run stopped early, where it did, and with patience whose weights it keeps."""
+    """Why a run stopped early, where it did, and with patience whose weights it keeps; "" where neither is to say."""
     run = session.config.run
     parts = []
-    if session.facts["finished"]:
+    if session.facts["finished"] and last["epoch"] < run.epochs:
         loss = f"a training loss of {curves.as_text(last['train_loss'])}, at most run.stop_at_loss={run.stop_at_loss}"
         reason = loss if run.reaches(last["train_loss"]) else f"{run.patience} evaluations without a better loss"
         parts.append(f"stopped early after epoch {last['epoch']} of {run.epochs}, {reason}")

@@ -147,7 +147,7 @@ def check_optimizer(config: Config, model: Layer, params: PyTree, batch: Batch) 
     own = "optimizer.private" if optimizer.is_private else type(optimizer).__name__
     who = "run.noise_scale_every" if measured else own
     if config.run.dtype != "float32":
-        raise InputError(f"{who} sums products of its own, which needs run.dtype=float32, got {config.run.dtype}")
+        raise InputError(f"{who} takes more than the gradient, which needs run.dtype=float32, got {config.run.dtype}")
     if config.run.micro_batches > 1 and (measured or not optimizer.gradient_alone):
         raise InputError(f"{who} takes the whole batch: run.micro_batches must be 1, got {config.run.micro_batches}")
     if measured and optimizer.is_private:

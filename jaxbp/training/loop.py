@@ -175,8 +175,8 @@ def train(
         draw(session, rows)
     has_patience = config.run.patience is not None
     kept = min(rows, key=lambda row: row["validation_loss"]) if has_patience else rows[-1]
-    if has_patience or session.facts["finished"]:
-        print(last_line(session, rows[-1], kept), flush=True)
+    if line := last_line(session, rows[-1], kept):
+        print(line, flush=True)
     return kept
 
 

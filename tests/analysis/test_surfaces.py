@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxbp.analysis.surfaces import Bowl, filter_normalized, loss_slice, one_weight, path_plane, perceptron
-from jaxbp.data import Plane
+from jaxbp.data import Embedded, Plane
 from jaxbp.errors import InputError
 
 DRAW = np.random.default_rng(0)
@@ -51,6 +51,16 @@ def test_a_perceptron_separates_what_a_line_separates_by_its_own_rule():
         [row] = np.flatnonzero((np.abs(after - before - signs[:, None] * inputs) < 1e-12).all(1))
         assert signs[row] * (inputs[row] @ before) <= 0
     assert len(perceptron(*plane("xor"), 3)) > 3 * 40  # xor is never separated
+
+
+@pytest.mark.slow
+def test_a_perceptron_separates_setosa_from_versicolor_by_two_lengths():
+    """Sepals and petals of the first hundred irises: ten corrections, and none in the last pass."""
+    flowers = Embedded("iris").table()[0]
+    x, y = flowers.x[:100, [0, 2]], flowers.y[:100]
+    path = perceptron(x, y, 100)
+    assert len(path) == 11
+    assert ((2 * y - 1) * (np.c_[x, np.ones(100)] @ path[-1]) > 0).all()
 
 
 def plane(name):

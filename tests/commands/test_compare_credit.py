@@ -1,5 +1,9 @@
 """The comparison of credit rules: every rule is defined for its nets, and a row says what its runs did."""
 
+import itertools
+import json
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -42,3 +46,36 @@ def test_a_line_of_the_table_has_mean_and_deviation_of_the_seeds():
     line = compare_credit.markdown([row | {"test": [2.0, 2.2]}])
     assert line == "| `FeedbackAlignment` | 2.10 +- 0.10 | 2 | 15 | 0.62 | 12 | 0.1 |"
     assert line.count("|") == compare_credit.HEAD.splitlines()[0].count("|")
+
+
+@pytest.mark.parametrize("option", ["--rates=", "--rates=,", "--rules=", "--rules=,"])
+def test_an_empty_list_is_refused(option):
+    with pytest.raises(InputError, match=r"separated by commas \(at least one\)"):
+        compare_credit.main(["--workdir=/none", "--path=/none", option])
+
+
+def test_processor_seconds_of_a_run_that_was_cut_off_count(monkeypatch, tmp_path):
+    """Each pass of the clock is a second. The run is cut off once, ends, and is only read the third time."""
+    clock = itertools.count()
+    monkeypatch.setattr(compare_credit, "time", SimpleNamespace(process_time=lambda: float(next(clock))))
+    rates = []
+
+    def train(config, path, splits):
+        rates.append(config.optimizer.learning_rate)
+        path.mkdir(parents=True, exist_ok=True)
+        if len(rates) == 1:
+            raise KeyboardInterrupt
+        row = {"epoch": 3, "step": 9, "train_loss": 0.5, "validation_accuracy": 0.5, "test_accuracy": 0.5}
+        (path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        return row
+
+    monkeypatch.setattr(compare_credit, "train", train)
+    setup = NETS["dense"]._replace(rates=(0.1, 0.1 + 1e-9), tries=3, epochs=3)
+    compared = lambda: compare_credit.compare(
+        Options(str(tmp_path), "", seeds=1), "Backpropagation", setup, splits=None
+    )
+    with pytest.raises(KeyboardInterrupt):
+        compared()
+    assert compared()["processor_seconds"] == 2
+    assert compared()["processor_seconds"] == 2
+    assert len(list(tmp_path.glob("dense/Backpropagation/3_epochs/*"))) == 2

@@ -6,7 +6,7 @@ import pytest
 
 from jaxbp.analysis.surfaces import perceptron as perceptron_path
 from jaxbp.commands.__main__ import main
-from jaxbp.commands.surface import PARTED, Options, boundary, perceptron, plane, plane_data
+from jaxbp.commands.surface import PARTED, Options, boundary, compare, perceptron, plane, plane_data
 from jaxbp.config import load as load_config
 from jaxbp.errors import InputError
 from jaxbp.optim import LBFGS
@@ -134,3 +134,9 @@ def test_an_optimizer_without_a_rate_is_refused(tmp_path):
     assert isinstance(config.optimizer, LBFGS)
     with pytest.raises(InputError, match="LBFGS has no learning rate with a schedule"):
         sweep_rates(config, config.load_data(), 1e-3, 1.0, 10)
+
+
+def test_all_values_are_looked_up_before_the_first_is_trained(monkeypatch):
+    monkeypatch.setattr(Retrace, "of", lambda *arguments: pytest.fail("it trains"))
+    with pytest.raises(InputError, match="nowhere"):
+        compare(Options("compare", values="0.1,nowhere", key="optimizer.learning_rate"), [])

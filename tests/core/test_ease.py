@@ -23,6 +23,7 @@ from jaxbp import (
     parallel,
     residual,
 )
+from jaxbp.check import check_model
 from jaxbp.core import LayerError, output_spec, shaped
 
 KEY = jax.random.key(0)
@@ -156,6 +157,30 @@ def test_an_array_is_a_spec_and_the_context_has_a_default(model):
     jax.tree.map(np.testing.assert_array_equal, params, model.init(KEY, shaped(5, 3)))
     np.testing.assert_array_equal(model.forward(params, X)[0], model.forward(params, X, Context())[0])
     assert model.init(KEY, np.asarray(X)).keys() == params.keys()
+
+
+@dataclass(frozen=True)
+class LogCosh(jaxbp.Loss):
+    """sum log cosh (y - t), in a form that does not overflow; its delta is tanh (y - t)."""
+
+    def items(self, y, target):
+        e = y - target
+        return jnp.sum(jnp.logaddexp(e, -e) - jnp.log(2.0), -1), e
+
+    def deltas(self, cache):
+        return jnp.tanh(cache)
+
+
+@pytest.mark.slow
+def test_a_loss_of_ones_own_is_two_functions(float64):
+    batch = jaxbp.batch(X, jnp.zeros((5, 2)))
+    model = Chain(Dense(2), Tanh())
+    params = model.init(KEY, X)
+    report = check_model(model, LogCosh(), params, batch)
+    assert report.passed, report
+    y = np.asarray(model.forward(params, X)[0])
+    value, _ = LogCosh().forward(y, batch["y"], batch["weight"])
+    np.testing.assert_allclose(value, np.log(np.cosh(y)).sum() / 5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("keep", ["all", "input", "sqrt"])

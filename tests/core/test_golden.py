@@ -9,7 +9,8 @@ digits are not those of the step it describes, the test checks the step and says
   the step itself is 0.291027774. His final 0.0000351085 is neither: his own outputs imply 0.0000350848.
 * Jay's 3-3-3-3 example rounds its intermediates; his softmax .19858 .28559 .51583 is exactly .19845 .28536 .51620.
 * Brownlee's deltas start from outputs that are not his network's: sigmoid of the bias alone.
-* Mind's XOR example rounds the hidden layer to two digits: it prints .77469 for an output of exactly .77438.
+* Mind's XOR example rounds the hidden layer to two digits: it prints .77469 for an output of exactly .77438. Its delta,
+  -.1344, has that output rounded to .77 once more; the exact one is -.1353.
 """
 
 from dataclasses import dataclass
@@ -178,10 +179,20 @@ def test_mazur_prints_the_errors_of_sequential_updates():
     close(last.y, [[0.0159121963260343, 0.9840657344856291]])
 
 
+def with_one_bias(params):
+    """A step in which each layer has a single bias for its units, whose gradient is the sum of theirs."""
+    grads = value_and_grad(MAZUR, HALF_SUM)(params, BATCH).grads
+    grads = {name: g | {"b": jnp.full(2, jnp.sum(g["b"]))} if g else g for name, g in grads.items()}
+    return jax.tree.map(lambda p, g: p - ETA * g, params, grads)
+
+
 def test_mazur_with_trained_biases_is_another_example():
     grads = run(MAZUR, HALF_SUM, WEIGHTS, BATCH).grads
     params = jax.tree.map(lambda p, g: p - ETA * g, WEIGHTS, grads)
     assert f"{run(MAZUR, HALF_SUM, params, BATCH).value:.10f}" == "0.2804714468"
+    close(run(MAZUR, HALF_SUM, with_one_bias(WEIGHTS), BATCH).value, 0.2857508866992965)
+    last = run(MAZUR, HALF_SUM, after(with_one_bias, 10_000), BATCH)
+    assert f"{last.value:.3e}" == "4.355e-06"
 
 
 def test_a_small_step_lowers_the_error_by_the_squared_gradient():
@@ -278,6 +289,8 @@ def test_jay_softmax():
     close(first.deltas["04_dense"], [softmax - [1, 0, 0]])
     close(jaxbp.Softmax().forward({}, first.y, Context())[0], [softmax])
     np.testing.assert_allclose(softmax, [0.19858, 0.28559, 0.51583], atol=5e-4)  # as printed
+    without_exp = first.y[0] / jnp.sum(first.y)
+    np.testing.assert_allclose(without_exp, [0.2698, 0.3223, 0.4078], atol=2e-4)  # as printed before
 
 
 BROWNLEE = Chain((Dense(1), Sigmoid(), Dense(2), Sigmoid()))
@@ -312,7 +325,9 @@ def test_mind_xor():
     close(first.y, [[0.7743802720529458]])
     close(-first.deltas["02_dense"], [[-0.1352962103315636]])
     upper = {"00_dense": params["02_dense"], "01_sigmoid": {}}
-    close(Chain(model.layers[2:]).forward(upper, arrays([[0.73, 0.79, 0.69]]), Context())[0], [[0.7746924929149283]])
+    rounded = Chain(model.layers[2:]).forward(upper, arrays([[0.73, 0.79, 0.69]]), Context())[0]
+    close(rounded, [[0.7746924929149283]])
+    close(-0.77 * rounded * (1 - rounded), [[-0.1343989064388602]])
 
 
 # --- The four equations of backpropagation -----------------------------------------------------------------------

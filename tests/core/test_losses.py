@@ -254,6 +254,7 @@ POINTS = [  # loss, one output, its target, value, delta
     (SoftmaxCrossEntropy(), WIDE, [0.5, 0.5, 0.0], 1e4, [0.5, -0.5, 0]),
     (MulticlassHinge(), WIDE, 0, 0, [0, 0, 0]),
     (MulticlassHinge(), WIDE, 1, 3e4 + 2, [1, -2, 1]),
+    (MulticlassHinge(), [0.0] * 10, 0, 9, [-9] + [1] * 9),  # CS231n: a loss of classes - 1 at the start
     (SquaredError(), [2.5, -3.0], [2.5, -3.0], 0, [0, 0]),
     (AbsoluteError(), [2.5, -3.0], [2.5, -3.0], 0, [0, 0]),
     (Huber(), [2.5, -3.0], [2.5, -3.0], 0, [0, 0]),

@@ -103,6 +103,8 @@ def test_a_row_for_every_leaf_in_forward_order():
     assert sum(row.forward for row in table.rows) == table.total.forward
     assert sum(row.backward for row in table.rows) == table.total.backward
     assert summary(model, X, train=False).rows[2].forward == 0
+    wide = summary(Chain(Dense(500), Tanh(), Dense(2)), jnp.zeros((1, 2)))
+    assert wide.total.parameters == 2 * 500 + 500 + 500 * 2 + 2 == 2502
 
 
 @pytest.mark.parametrize("keep", ["all", "sqrt"])

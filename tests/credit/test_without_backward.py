@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import jaxbp
 from bench import small_tasks
 from jaxbp import credit, optim
 from jaxbp.credit import hebbian, hopfield
 from jaxbp.credit.inversion import inverse
+from jaxbp.data import Embedded
 from jaxbp.errors import InputError
 from jaxbp.optim import Objective
 from jaxbp.training.step import initial_state, make_step
@@ -88,6 +90,19 @@ def test_the_perceptron_converges_within_novikoffs_bound(seed):
 
 
 @pytest.mark.usefixtures("float64")
+def test_the_perceptron_learns_two_kinds_of_iris_in_the_published_number_of_passes():
+    """Raschka's example: length of sepal and petal of 50 setosa and 50 versicolor, rate 0.1; no mistake in the 6th.
+
+    He takes a sum of zero, that of the first row, for versicolor. The rule here takes it for class 0.
+    """
+    flowers = Embedded("iris").table()[0].take(slice(100))
+    x, setosa = flowers.x[:, [0, 2]].astype(float), (flowers.y[:, None] == 0).astype(float)
+    unit, mistakes = passes(optim.Perceptron(0.1), jaxbp.BinaryCrossEntropy(), x, setosa, 6)
+    np.testing.assert_array_equal(mistakes, [2, 2, 3, 2, 1, 0])
+    np.testing.assert_array_equal(x @ unit["w"].T + unit["b"] > 0, setosa)
+
+
+@pytest.mark.usefixtures("float64")
 def test_the_delta_rule_is_the_gradient_and_finds_least_squares_below_its_bound():
     random = np.random.default_rng(0)
     x, target = random.normal(size=(60, 4)), random.normal(size=(60, 1))
@@ -117,6 +132,30 @@ def test_adaline_takes_the_same_share_of_every_error_away():
         x, target = size * random.normal(size=(1, 4)), random.normal(size=(1, 1))
         unit, _ = passes(optim.Adaline(0.3), jaxbp.SquaredError(), x, target, 3)
         np.testing.assert_allclose(target - x @ unit["w"].T - unit["b"], 0.7**3 * target, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_linear_unit_on_iris_falls_at_every_step_or_diverges():
+    """Setosa and versicolor by two standardised lengths, all flowers a step: the limit is 2 / 181 = 0.0110."""
+    flowers = Embedded("iris").table()[0]
+    x = flowers.x[:100, [0, 2]]
+    batch = jaxbp.batch((x - x.mean(0)) / x.std(0), 2.0 * flowers.y[:100, None] - 1)
+    gradient = jax.jit(optim.DeltaRule().gradient(UNIT, jaxbp.SquaredError()))
+
+    def errors(rate):
+        """The sum of squared errors before each of 50 steps, at a rate for the gradient of half the sum."""
+        params = {"00_flatten": {}, "01_dense": {"w": jnp.zeros((1, 2)), "b": jnp.zeros(1)}}
+        sums = []
+        for _ in range(50):
+            result = gradient(params, batch)
+            sums.append(2 * 100 * float(result.value))
+            params = jax.tree.map(lambda p, g: p - rate * 100 * g, params, result.grads)
+        return np.array(sums)
+
+    falling = errors(0.01)
+    assert np.all(np.diff(falling) < 0)
+    np.testing.assert_allclose(falling[[0, -1]], [100, 4.86], rtol=1e-3)
+    assert errors(0.02)[-1] > 1e20
 
 
 @pytest.mark.usefixtures("float64")
@@ -245,6 +284,28 @@ def test_a_search_asks_as_often_as_it_says(name):
     state = step(step(initial_state(model, optimizer, spec, 0), batch), batch)
     jax.effects_barrier()
     assert len(calls) == state.optimizer.evaluations == 2 * search.evaluations(5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_small_moves_of_a_sign_search_go_against_the_gradient():
+    """Each of 30 steps moves one of the 5 weights; the lowest loss along it is farther than that."""
+    model, loss, draw = jaxbp.Dense(1), jaxbp.SquaredError(), np.random.default_rng(0).normal
+    batch = jaxbp.batch(jnp.asarray(draw(size=(8, 4))), jnp.asarray(draw(size=(8, 1))))
+    params = {"w": jnp.asarray(draw(size=(1, 4))), "b": jnp.ones(1)}
+    optimizer = optim.SignSearch(size=1e-4).build(1, Objective(model, loss))
+
+    @jax.jit
+    def run(params, batch, keys):
+        def move(key):
+            ctx = jaxbp.Context(key)
+            return optimizer.update(None, optimizer.init(params), params, value=result.value, batch=batch, ctx=ctx)[0]
+
+        result = jaxbp.value_and_grad(model, loss)(params, batch)
+        return jax.vmap(lambda key: ravel_pytree(move(key))[0])(keys), ravel_pytree(result.grads)[0]
+
+    moves, gradient = map(np.sign, run(params, batch, jax.random.split(KEY, 30)))
+    np.testing.assert_array_equal(np.abs(moves).sum(1), 1)
+    np.testing.assert_array_equal(moves, -np.abs(moves) * gradient)
 
 
 # --- both ways -------------------------------------------------------------------------------------------------------

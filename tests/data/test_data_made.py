@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbp.data import Characters, Embedded, Function, TemporalXor, Tones, WrongLabels
+from jaxbp.data import Characters, Dataset, Embedded, Function, Splits, TemporalXor, Tones, WrongLabels
 from jaxbp.data.characters import CLASSES
 from jaxbp.data.function import FUNCTIONS
 from jaxbp.errors import InputError
@@ -107,6 +107,21 @@ def test_a_tone_has_its_frequency():
     train = Tones(tones=4, length=80, noise=0.1).load().train
     strongest = np.abs(np.fft.rfft(train.x[..., 0])).argmax(-1)  # cycles in 80 samples
     np.testing.assert_array_equal(strongest, (train.y + 1) * 8)
+
+
+@pytest.mark.parametrize("tones", [2, 4, 499, 1000])
+def test_every_tone_has_a_name_of_its_own(tones):
+    names = Tones(tones=tones, length=2, examples=1, test_examples=1).load().classes
+    assert len(set(names)) == tones
+    np.testing.assert_allclose(np.array(names, float), np.arange(1, tones + 1) / (2 * tones + 2), rtol=5e-3)
+
+
+def test_one_class_has_no_wrong_labels(monkeypatch):
+    part = Dataset(np.zeros((3, 1), np.float32), np.zeros(3, np.int32))
+    splits = Splits(part, None, part, ("setosa",))
+    monkeypatch.setattr(Embedded, "load", lambda self: splits)
+    with pytest.raises(InputError, match="WrongLabels: data must have at least two classes, got setosa alone"):
+        WrongLabels(Embedded("iris"), 0.0).load()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])

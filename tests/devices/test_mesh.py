@@ -60,13 +60,13 @@ PARTED |= {  # with the defaults it does not settle on this net, diverges, or is
     "optimizer-NaturalGradient": {"optimizer": optim.NaturalGradient(0.01)},
     "optimizer-GaussNewton": {"optimizer": optim.GaussNewton(damping=0.1)},
 }
-AMPLIFIED = {  # rounding in float32: a small difference is divided by a small number, or a sign is taken
+AMPLIFIED = {  # in float32: a small difference is divided by a small number, or a sign is taken
     *("credit-SignSymmetric", "credit-PredictiveCoding", "optimizer-FiniteDifferences", "optimizer-GaussNewton"),
     *("optimizer-NaturalGradient", "optimizer-Newton", "optimizer-SPSA"),
 }
 PRECISIONS = {
     **{f"{name}-float32": (keys, "float32", 1e-6) for name, keys in PARTED.items() if name not in AMPLIFIED},
-    **{f"{name}-float64": (keys, "float64", 1e-9) for name, keys in PARTED.items()},
+    **{f"{name}-float64": (keys, "float64", 1e-11) for name, keys in PARTED.items()},
 }
 
 
@@ -81,9 +81,11 @@ def test_what_asks_for_more_than_a_gradient_has_the_losses_of_one_device(name, t
             session, state = session_of(config, tmp_path)
         except jaxbp.InputError as error:
             pytest.skip(f"not for this net: {error}")
+        parted, begun = session_of(on(config, 4, 2), tmp_path)
+        if dtype == "float64":  # what a credit rule draws in float32 may differ in the last digit
+            begun = parted.placement.placed({"state": state, "best": None}, begun)["state"]
         alone = losses(session, state, 8, dtype)
-        session, state = session_of(on(config, 4, 2), tmp_path)
-        shared = losses(session, state, 8, dtype)
+        shared = losses(parted, begun, 8, dtype)
     print(f"{name}: {np.max(np.abs(shared / alone - 1)):.1e}")
     np.testing.assert_allclose(shared, alone, rtol=tolerance)
     assert abs(alone[-1] - alone[0]) > 1e-4

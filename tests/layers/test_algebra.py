@@ -62,3 +62,20 @@ def test_what_is_no_product_is_refused():
             jaxbp.AlgebraDense(3, product)
     with pytest.raises(InputError, match=r"takes \[N, \.\.\., I, 4\], got \[5, 3, 2\]"):
         jaxbp.AlgebraDense(3).init(None, jaxbp.shaped(5, 3, 2))
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 1), (5, 3, 3), (5, 4)])
+def test_vectors_of_another_length_are_refused_in_use(shape):
+    params = {"w": np.ones((2, 3, 4), np.float32), "b": np.ones((2, 4), np.float32)}
+    with pytest.raises(InputError, match=r"AlgebraDense takes \[N, ..., I, 4\], got"):
+        jaxbp.AlgebraDense(2).forward(params, np.ones(shape, np.float32))
+
+
+def test_a_product_is_hashable_and_exact_however_it_is_given():
+    layer = jaxbp.AlgebraDense(2, [[[0.1, 2]]])
+    assert layer == jaxbp.AlgebraDense(2, np.array([[[0.1, 2]]])) == jaxbp.AlgebraDense(2, (((0.1, 2),),))
+    assert hash(layer) == hash(jaxbp.AlgebraDense(2, (((0.1, 2),),)))
+    assert layer.constants[0, 0, 0] == 0.1
+    for product in ([[[1e39]]], np.array([[[1j]]]), [[["1"]]]):
+        with pytest.raises(InputError, match="or a name; real ones up to"):
+            jaxbp.AlgebraDense(2, product)

@@ -226,3 +226,11 @@ def test_a_box_at_the_tail_and_without_a_structure():
     np.testing.assert_allclose(jax.grad(value)(x), expected, atol=1e-6)
     forward = lambda x: layer.forward({}, x, jaxbp.Context())[0]
     np.testing.assert_allclose(jnp.vdot(dy, jax.jvp(forward, (x,), (dy,))[1]), jnp.vdot(expected, dy), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("f", "answer"), [(lambda x: x[:, 0], r"\[3\] of float64"), (lambda x: x * 1j, r"\[3, 2\] of complex128")]
+)
+def test_an_answer_of_another_kind_is_refused(f, answer):
+    with pytest.raises(jaxbp.InputError, match=rf"got shape {answer}: it must be \[3, O\], of real numbers"):
+        Calls(f)(np.ones((3, 2)))

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 import jaxbp
 from bench import costs
 from bench.costs import operations
-from jaxbp import optim
+from jaxbp import credit, optim
 from jaxbp.analysis import exact_hessian, products
 from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import CNN, MLP, RNN, ResNet
@@ -99,6 +99,23 @@ def test_paths_grow_exponentially_and_a_pass_does_not():
     assert costs.back(9, width, dy)[0, 0] == width**8
     counts = [operations(lambda dy, depth=depth: costs.back(depth, width, dy), dy) for depth in (2, 4, 8)]
     assert counts[2] - counts[1] == 2 * (counts[1] - counts[0])
+
+
+@pytest.mark.slow
+def test_learning_in_real_time_costs_the_fourth_power_of_the_units_and_through_time_the_square():
+    """Each of n^2 weights has an influence on n units, and every step moves it through n x n weights."""
+
+    def cost(rule, units):
+        net = jaxbp.Recurrent(jaxbp.SimpleCell(units), output="last")
+        x = jax.ShapeDtypeStruct((1, 4, 1), jnp.float32)
+        params = jax.eval_shape(lambda key: net.init(key, x), jax.random.key(0))
+        batch = {"x": x, "y": jax.ShapeDtypeStruct((1, units), jnp.float32)}
+        ctx = credit.carrying(jaxbp.Context(), {})
+        return operations(lambda p, b: rule.gradient(net, SquaredError())(p, b, ctx).grads, params, batch)
+
+    ratio = lambda rule: cost(rule, 128) / cost(rule, 64)
+    assert 15 < ratio(credit.RealTime()) <= 16
+    assert 3.75 < ratio(credit.Backpropagation()) <= 4
 
 
 @pytest.mark.slow

@@ -109,6 +109,13 @@ def test_tapped_delay(taps):
     assert worst(layer.backward({}, None, dy)[0], oracle) <= 1e-15
 
 
+def test_weights_on_a_delay_line_are_a_finite_impulse_response():
+    x, w = np.array([1.0, -2.0, 0.5, 3.0, 0.0, 4.0]), np.array([0.5, -1.0, 2.0])
+    delayed = TappedDelay(3).forward({}, jnp.asarray(x)[None, :, None])[0]
+    y = jaxbp.Dense(1, bias=False).forward({"w": jnp.asarray(w)[None]}, delayed)[0]
+    np.testing.assert_array_equal(y[0, :, 0], np.convolve(x, w)[:6])
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

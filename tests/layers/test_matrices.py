@@ -77,7 +77,7 @@ def test_an_eigenvalue_of_zero_has_an_infinite_slope_where_the_delta_reaches_it(
 
 
 def test_both_forms_of_the_square_root_are_right_in_float32(float64):
-    """Value and gradient of 64 x 64, to 1e-6 of the norm of those in float64."""
+    """Value and gradient of 64 x 64, to 1e-6 of the norm of those in float64. There the root's square is the matrix."""
     draw = np.random.default_rng(0)
     x = draw.normal(size=(2, 64, 128))
     a = jnp.asarray(x @ np.swapaxes(x, 1, 2) / 128 + np.eye(64), jnp.float32)
@@ -88,7 +88,9 @@ def test_both_forms_of_the_square_root_are_right_in_float32(float64):
         return y, back(dy)[0]
 
     forms = jax.jit(lambda a, dy: [pulled(a, dy, form) for form in ("eigh", "products")])
-    _, truth = forms(a.astype(jnp.float64), dy.astype(jnp.float64))
+    by_eigh, truth = forms(a.astype(jnp.float64), dy.astype(jnp.float64))
+    for root, _ in (by_eigh, truth):
+        np.testing.assert_allclose(root @ root, a.astype(jnp.float64), rtol=0, atol=1e-8)
     norm = lambda m: np.linalg.norm(np.asarray(m, np.float64), axis=(1, 2))
     error = lambda m, exact: float(np.max(norm(np.asarray(m, np.float64) - exact) / norm(exact)))
     errors = [jax.tree.map(error, result, truth) for result in forms(a, dy)]
@@ -119,6 +121,16 @@ def test_both_forms_of_the_square_root_are_right_in_float32(float64):
 def test_what_cannot_be_used_is_refused_in_one_line(call, text):
     with pytest.raises(jaxbp.InputError, match=text):
         call()
+
+
+def test_a_pseudo_inverse_has_penroses_four_properties_at_any_rank(float64):
+    draw = np.random.default_rng(0)
+    a = draw.normal(size=(4, 2)) @ draw.normal(size=(2, 5))  # of rank 2
+    p = ops.pinv(jnp.asarray(a))
+    np.testing.assert_allclose(a @ p @ a, a, atol=1e-13)
+    np.testing.assert_allclose(p @ a @ p, p, atol=1e-13)
+    np.testing.assert_allclose(a @ p, (a @ p).T, atol=1e-13)
+    np.testing.assert_allclose(p @ a, (p @ a).T, atol=1e-13)
 
 
 # --- eigenvectors ----------------------------------------------------------------------------------------------------

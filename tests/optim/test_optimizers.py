@@ -435,6 +435,8 @@ def test_json_that_is_no_group():
         (OPTIMIZERS[0], "clip_norm=None", {"clip_norm": None}),
         (OPTIMIZERS[0], "clip_value=2", {"clip_value": 2.0}),
         (OPTIMIZERS[0], "plateau.patience=3", {"plateau": Plateau(10, patience=3)}),
+        (SGD(0.1), "momentum=0.9", {"momentum": 0.9}),
+        (Optax(0.1, name="adam"), "name=rprop", {"name": "rprop"}),
         (OPTIMIZERS[2], "name=lion", {"name": "lion", "arguments": ()}),
         (OPTIMIZERS[2], "arguments=eps=1e-6,beta3=0.9", {"arguments": ("eps=1e-6", "beta3=0.9")}),
     ],

@@ -1,5 +1,7 @@
 """The variable rate against Hagan's three rules, written out for a parabola."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,3 +44,23 @@ def test_steps_are_taken_and_refused_by_hagans_rules(rate, momentum, refused):
     np.testing.assert_allclose(values[:-1], np.square(places) / 2, rtol=1e-12)
     np.testing.assert_allclose(pace.rate, rates[-1], rtol=1e-12)
     assert np.sum(np.diff(places) == 0) == refused
+
+
+class Level(NamedTuple):
+    """An objective that has one value after every step."""
+
+    after: float
+
+    def value(self, params, batch, ctx):
+        return jnp.asarray(self.after)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "taken"),
+    [(-2.0, -2.01, True), (-2.0, -1.95, True), (-2.0, -1.9, False), (2.0, 2.05, True), (2.0, 2.1, False)],
+)
+def test_the_bound_is_a_part_of_the_losses_size_whatever_its_sign(before, after, taken):
+    optimizer = VariableRate().build(1, Level(after))
+    params = {"w": np.ones(1, np.float32)}
+    step, _ = optimizer.update(params, optimizer.init(params), params, value=jnp.asarray(before), batch={}, ctx=None)
+    assert bool(step["w"][0] != 0) == taken

@@ -23,7 +23,7 @@ RATE = "optimizer.learning_rate"
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_every_choice_makes_a_config_of_its_own(name):
     comparison = replace(COMPARISONS[name], seeds=1)
-    points = [point for _, point in places_and_points(comparison, comparison.config)]
+    points = [point for _, point in places_and_points(comparison)]
     assert len({point.config for point in points}) == len(points)
 
 
@@ -38,7 +38,7 @@ def test_outcomes_stand_at_their_places(monkeypatch):
     monkeypatch.setattr(
         choices, "run_many", lambda configs, splits, bar: [(c.optimizer.learning_rate, c.run.seed) for c in configs]
     )
-    outcomes, seconds = choices.runs(comparison, config)
+    outcomes, seconds = choices.runs(comparison)
     assert outcomes == {("xor", 0.5): [(0.5, 1), (0.5, 0)], ("xor", 0.1): [(0.1, 1), (0.1, 0)]}
     assert seconds.keys() == outcomes.keys()
 

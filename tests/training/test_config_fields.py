@@ -27,7 +27,8 @@ CONFIGS = sorted(
     {cls for cls in every_kind(Typed) if cls.__module__.startswith("jaxbp.")}, key=lambda cls: cls.__name__
 )
 ANY_SIGN = {  # floats without a range
-    *("MulticlassHinge.margin", "Columns.fills", "Scaling.offset", "Scaling.scale", "Rows.x", "Rows.y")
+    *("MulticlassHinge.margin", "Columns.fills", "Scaling.offset", "Scaling.scale", "Rows.x", "Rows.y"),
+    "Run.stop_at_loss",
 }
 
 

@@ -20,7 +20,7 @@ from jaxbp.models import CNN, ResNet
 from jaxbp.optim import AdamW
 from jaxbp.training.loop import train
 from jaxbp.training.report import pictures
-from jaxbp.training.report.weights import weight_panels
+from jaxbp.training.report.weights import weight_panels, weights_figure
 from jaxbp.training.run import load
 from tests.support.commands import command
 
@@ -172,14 +172,42 @@ def test_matrices_are_tiles_on_pixels_and_heat_maps_elsewhere():
         "00_dense": {"w": draw.normal(size=(36, 36)), "b": np.zeros(36)},
         "01_dense": {"w": draw.normal(size=(600, 36))},
     }
-    first, second = weight_panels(params, np.zeros((2, 36)))
+    model = jaxbp.Chain(jaxbp.Dense(36), jaxbp.Dense(600, bias=False))
+    first, second = weight_panels(model, params, None, np.zeros((2, 36)))
     assert (first.title, first.is_tiles) == ("00_dense/w [36, 36]", True)
     np.testing.assert_array_equal(first.picture, pictures.tiles(params["00_dense"]["w"].reshape(36, 6, 6)))
     assert (second.title, second.is_tiles) == ("01_dense/w [600, 36], first 512 x 36", False)
     np.testing.assert_array_equal(second.picture, params["01_dense"]["w"][:512].astype(np.float32))
-    (colours,) = weight_panels({"w": params["01_dense"]["w"]}, np.zeros((2, 3, 4, 3)))
-    assert colours.is_tiles
-    assert [panel.is_tiles for panel in weight_panels(params, np.zeros((2, 35)))] == [False, False]
+    heat_maps = weight_panels(model, params, None, np.zeros((2, 35)))
+    assert [panel.is_tiles for panel in heat_maps] == [False, False]
+
+
+def test_a_title_says_how_many_tiles_there_are():
+    """300 units on 3 channels are 900 tiles, of which 256 are drawn."""
+    model = jaxbp.Chain(jaxbp.Flatten(), jaxbp.Dense(300, bias=False))
+    params = {"00_flatten": {}, "01_dense": {"w": np.ones((300, 36))}}
+    (colours,) = weight_panels(model, params, None, np.zeros((2, 3, 4, 3)))
+    assert (colours.title, colours.is_tiles) == ("01_dense/w [300, 36], first 256 of 900 tiles", True)
+
+
+def test_a_matrix_on_other_inputs_than_the_image_is_no_tiles():
+    """After the activation there are as many inputs as pixels, but they are not the pixels; and ids are none."""
+    model = jaxbp.Chain(jaxbp.Flatten(), jaxbp.ReLU(), jaxbp.Dense(5, bias=False))
+    params = {"00_flatten": {}, "01_relu": {}, "02_dense": {"w": np.ones((5, 36))}}
+    (panel,) = weight_panels(model, params, None, np.zeros((2, 6, 6, 1)))
+    assert not panel.is_tiles
+    (table,) = weight_panels(jaxbp.Embedding(9, 36), {"w": np.ones((9, 36))}, None, np.zeros((2, 36), np.int32))
+    assert not table.is_tiles
+
+
+def test_every_array_of_parameters_is_shown_and_what_is_left_out_is_said():
+    """w of three axes too, and under the figure's title the number of those that are not drawn."""
+    params = {f"{i:02}_layer": {"w": np.arange(24.0).reshape(2, 3, 4), "b": np.zeros((2, 4))} for i in range(9)}
+    panels = weight_panels(jaxbp.Chain(), params, None, np.zeros((2, 5)))
+    assert [panel.title for panel in panels[:2]] == ["00_layer/b [2, 4]", "00_layer/w [2, 3, 4]"]
+    np.testing.assert_array_equal(panels[1].picture, np.arange(24.0).reshape(6, 4))
+    assert weights_figure(panels[:1], 18).get_suptitle() == "The first 1 of 18 arrays"
+    assert len(panels) == 12
 
 
 def test_tiles_keep_every_image_and_stretch_it():

@@ -14,7 +14,7 @@ from jaxbp.config import replace_keys
 from jaxbp.core import Context, cast
 from jaxbp.errors import InputError
 from jaxbp.losses import SoftmaxCrossEntropy
-from jaxbp.optim import Private
+from jaxbp.optim import Private, VariableRate
 from jaxbp.training import precision
 from jaxbp.training.evaluate import make_evaluation
 from jaxbp.training.loop import NotFinite, train
@@ -149,10 +149,12 @@ def test_a_run_evaluates_in_its_dtype(dtype, tmp_path):
     assert row["test_loss"] != plain["loss"]
 
 
-def test_what_sums_products_of_its_own_is_refused(tmp_path):
+def test_what_takes_more_than_the_gradient_is_refused(tmp_path):
     config = replace_keys(small(epochs=1), {"run.dtype": "bfloat16"})
-    for key, value in (("optimizer.private", Private()), ("run.noise_scale_every", 1)):
-        with pytest.raises(InputError, match=r"needs run.dtype=float32, got bfloat16"):
+    for key, value in (("optimizer.private", Private()), ("run.noise_scale_every", 1), ("optimizer", VariableRate())):
+        with pytest.raises(
+            InputError, match=r"takes more than the gradient, which needs run.dtype=float32, got bfloat16"
+        ):
             train(replace_keys(config, {key: value}), tmp_path)
 
 

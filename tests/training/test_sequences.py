@@ -216,16 +216,16 @@ def test_reber_and_curves_are_learned(tmp_path):
     last = command("train.py", "--config=configs/reber.py", f"--workdir={tmp_path / 'reber'}").stdout.splitlines()[-1]
     assert last == "test accuracy 1.0000"
     loss = {}
-    for taps in (1, 2):
-        done = command(
-            "train.py",
-            "--config=configs/lissajous_delay.py",
-            f"--config.model.taps={taps}",
-            f"--workdir={tmp_path / str(taps)}",
-            "--config.run.epochs=30",
-        )
-        loss[taps] = float(done.stdout.split()[-1])
-    assert loss[2] < loss[1] / 4  # without the step before, a crossing has two directions
+    nets = {
+        "one point": ("--config=configs/lissajous_delay.py", "--config.model.taps=1"),
+        "two points": ("--config=configs/lissajous_delay.py", "--config.model.taps=2"),
+        "recurrent": ("--config=configs/lissajous.py",),
+    }
+    for name, words in nets.items():
+        done = command("train.py", *words, f"--workdir={tmp_path / name}", "--config.run.epochs=30")
+        loss[name] = float(done.stdout.split()[-1])
+    assert loss["two points"] < loss["one point"] / 4  # without the step before, a crossing has two directions
+    assert loss["recurrent"] < loss["one point"] / 4
 
 
 def test_time_delay_network_is_dense_layers_on_a_delay_line():

@@ -3,15 +3,18 @@
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import jaxbp
 from jaxbp import optim
+from jaxbp.config import Run
 from jaxbp.data import Embedded, Function
 from jaxbp.losses import BinaryCrossEntropy, MulticlassHinge, SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
+from jaxbp.training.ending import last_line
 from jaxbp.training.evaluate import make_evaluation
 from jaxbp.training.fit import check_fit, check_outputs
 from jaxbp.training.loop import train
@@ -157,3 +160,14 @@ def test_an_interrupted_run_has_its_curves(tmp_path, monkeypatch):
         train(small(epochs=50), tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len(read_metrics(tmp_path / "metrics.jsonl")) < 50
+
+
+@pytest.mark.parametrize(
+    ("epochs", "line"),
+    [(4, ""), (5, "stopped early after epoch 4 of 5, a training loss of 0.5000, at most run.stop_at_loss=1000.0")],
+)
+def test_a_run_stops_early_only_where_epochs_are_left(epochs, line):
+    run = Run(epochs=epochs, stop_at_loss=1000.0)
+    session = SimpleNamespace(config=SimpleNamespace(run=run), facts={"finished": True})
+    row = {"epoch": 4, "train_loss": 0.5}
+    assert last_line(session, row, row) == line

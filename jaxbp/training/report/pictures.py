@@ -28,13 +28,18 @@ def draw_filters(params: PyTree, path: Path) -> None:
 
 
 def filter_panels(params: PyTree) -> dict[str, np.ndarray]:
-    """The kernels w [O, H, W, I] of every convolution, each of the O I planes in its own grey scale."""
+    """The kernels of every convolution, each of the O I planes in its own grey scale."""
     panels = {}
     for keys, w in jax.tree_util.tree_leaves_with_path(params):
-        if w.ndim == 4 and w.shape[1] * w.shape[2] > 1:
+        if is_kernel(w):
             planes = np.moveaxis(np.asarray(w), -1, 1).reshape(-1, *w.shape[1:3])  # [O I, H, W]
             panels[f"{path_name(keys)}, {min(len(planes), MOST_TILES)} of {len(planes)}"] = tiles(planes)
     return panels
+
+
+def is_kernel(w: jax.Array) -> bool:
+    """Whether a parameter is a kernel [O, H, W, I] larger than 1 x 1."""
+    return w.ndim == 4 and w.shape[1] * w.shape[2] > 1
 
 
 def draw_activations(model: Layer, params: PyTree, state: PyTree, image: np.ndarray, path: Path) -> None:
@@ -48,11 +53,16 @@ def draw_activations(model: Layer, params: PyTree, state: PyTree, image: np.ndar
 
 def outputs(model: Layer, params: PyTree, state: PyTree, x: np.ndarray) -> dict[str, np.ndarray]:
     """The output of every leaf layer by its path, in evaluation."""
+    return {name: np.asarray(node.y) for name, node in passed(model, params, state, x).items()}
+
+
+def passed(model: Layer, params: PyTree, state: PyTree, x: np.ndarray) -> dict[str, Kept]:
+    """The input and the output of every leaf layer by its path, in evaluation."""
     keeping = map_leaves(model, Keep)
     ctx = Context.evaluation(state)
     cache = jax.jit(lambda params, x: keeping.forward(params, x, ctx)[1])(params, x)
     nodes = jax.tree_util.tree_leaves_with_path(cache, is_leaf=lambda node: isinstance(node, Kept))
-    return {path_name(keys): np.asarray(node.y) for keys, node in nodes}
+    return {path_name(keys): node for keys, node in nodes}
 
 
 def draw_mistakes(x: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of a network's weights: rows on pixels as tiles, other matrices as heat maps."""
+"""Pictures of a network's parameters: weights on the pixels of an image as tiles, other arrays as heat maps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.core import PyTree, path_name
+from jaxbp.core import Layer, PyTree, path_name
 from jaxbp.training.report.curves import new_figure, save_figure
 from jaxbp.training.report.page import Part, drawn
-from jaxbp.training.report.pictures import filter_panels, image_shape, panels_figure, tiles
+from jaxbp.training.report.pictures import (
+    MOST_TILES,
+    filter_panels,
+    image_shape,
+    is_kernel,
+    panels_figure,
+    passed,
+    tiles,
+)
+from jaxbp.training.run import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,8 +29,10 @@ if TYPE_CHECKING:
 MOST_PANELS = 12
 MOST = 512  # rows, and columns, of one heat map
 MEANING = (
-    "The rows of a matrix are its units, the columns their inputs. Red is above 0, blue below. "
-    "Weights on the pixels of an image are a tile for each unit, each in its own grey scale."
+    "Every array is as the layer stores it, the last axis across and the others down: of a dense layer's w, a row is a "
+    "unit and a column an input. Red is above 0, blue below. Where a layer's inputs are a row of the data, and that is "
+    "an image or as many numbers as a square one has, w has a tile for each unit and colour channel, each in its own "
+    "grey scale."
 )
 
 
@@ -32,47 +44,70 @@ class Panel(NamedTuple):
     is_tiles: bool  # grey from 0 to 1
 
 
-def draw_weights(params: PyTree, x: np.ndarray, path: Path) -> None:
-    """The matrices of weights; x [N, ...] are rows of the data. A model without matrices leaves no file."""
-    if panels := weight_panels(params, x):
-        save_figure(weights_figure(panels), path)
+def draw_weights(run: Trained, x: np.ndarray, path: Path) -> None:
+    """The arrays of parameters; x [N, ...] are rows of the data. A model without any leaves no file."""
+    if panels := weight_panels(run.model, run.params, run.state, x):
+        save_figure(weights_figure(panels, len(arrays(run.params))), path)
 
 
-def weight_parts(params: PyTree, x: np.ndarray) -> list[Part]:
-    """The kernels of the convolutions, and the matrices of weights, for the report."""
+def weight_parts(run: Trained, x: np.ndarray) -> list[Part]:
+    """The kernels of the convolutions, and the other arrays of parameters, for the report."""
     parts = []
-    if kernels := filter_panels(params):
+    if kernels := filter_panels(run.params):
         parts.append(Part("Kernels", drawn(panels_figure(kernels))))
-    if panels := weight_panels(params, x):
-        parts.append(Part("Weights", drawn(weights_figure(panels)), texts=[MEANING]))
+    if panels := weight_panels(run.model, run.params, run.state, x):
+        figure = weights_figure(panels, len(arrays(run.params)))
+        parts.append(Part("Weights", drawn(figure), texts=[MEANING]))
     return parts
 
 
-def weight_panels(params: PyTree, x: np.ndarray) -> list[Panel]:
-    """The first matrices w [O, I] of the parameters. The first whose I is the size of an image has images as rows."""
+def arrays(params: PyTree) -> dict[str, jax.Array]:
+    """The parameters of two axes or more by their paths, without what `filter_panels` shows."""
+    leaves = {path_name(keys): w for keys, w in jax.tree_util.tree_leaves_with_path(params)}
+    return {name: w for name, w in leaves.items() if w.ndim > 1 and not is_kernel(w)}
+
+
+def weight_panels(model: Layer, params: PyTree, state: PyTree, x: np.ndarray) -> list[Panel]:
+    """The first arrays of the parameters; x [N, ...] are rows of the data."""
+    panels = []
+    of_params = dict(list(arrays(params).items())[:MOST_PANELS])
     shape = image_shape(x)
-    panels: list[Panel] = []
-    for keys, w in jax.tree_util.tree_leaves_with_path(params):
-        if w.ndim != 2:
-            continue
-        w = np.asarray(w, np.float32)
-        title = f"{path_name(keys)} [{w.shape[0]}, {w.shape[1]}]"
-        if shape is not None and w.shape[1] == np.prod(shape) and not any(panel.is_tiles for panel in panels):
+    on_image = {name for name, w in of_params.items() if w.ndim == 2 and shape and w.shape[1] == np.prod(shape)}
+    on_image &= on_pixels(model, params, state, x) if on_image else set()
+    for name, array in of_params.items():
+        w = np.asarray(array, np.float32)
+        title = f"{name} {list(w.shape)}"
+        if shape is not None and name in on_image:
             planes = np.moveaxis(w.reshape(-1, *shape), -1, 1).reshape(-1, *shape[:2])  # [O C, H, W]
-            panels.append(Panel(title, tiles(planes), True))
+            cut = f", first {MOST_TILES} of {len(planes)} tiles" if len(planes) > MOST_TILES else ""
+            panels.append(Panel(title + cut, tiles(planes), True))
         else:
-            shown = w[:MOST, :MOST]
+            rows = w.reshape(-1, w.shape[-1])
+            shown = rows[:MOST, :MOST]
             cut = f", first {shown.shape[0]} x {shown.shape[1]}" if shown.size < w.size else ""
             panels.append(Panel(title + cut, shown, False))
-    return panels[:MOST_PANELS]
+    return panels
 
 
-def weights_figure(panels: list[Panel]) -> Figure:
-    """The panels, at most four in a row. White is 0 in a heat map."""
+def on_pixels(model: Layer, params: PyTree, state: PyTree, x: np.ndarray) -> set[str]:
+    """The paths of the w of layers whose inputs are the numbers of a row of x, in their order."""
+    row = np.random.default_rng(0).normal(size=(1, *x.shape[1:])).astype(x.dtype)
+
+    def is_row(a: PyTree) -> bool:
+        is_number = isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.floating)  # ids are no pixels
+        return is_number and a.size == row.size and np.allclose(a.ravel(), row.ravel(), rtol=0.01)
+
+    return {f"{name}/w".lstrip("/") for name, node in passed(model, params, state, row).items() if is_row(node.x)}
+
+
+def weights_figure(panels: list[Panel], count: int) -> Figure:
+    """The panels, the first of `count`, at most four in a row. White is 0 in a heat map."""
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     figure = new_figure(max(3.6 * columns, 4), 3.7 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    if len(panels) < count:
+        figure.suptitle(f"The first {len(panels)} of {count} arrays", fontsize=9)
     for axes in grid[len(panels) :]:
         axes.axis("off")
     for axes, panel in zip(grid, panels, strict=False):

@@ -69,7 +69,7 @@ def report_of(
                 scores = {name: predictions.sure_errors(trained, part) for name, part in parts.items()}
                 evidence = replace(evidence, scores=scores)
             tested = predictions.of_test(trained, parts["test"]) if parts else []
-            tested += weight_parts(trained.params, splits.test.x)
+            tested += weight_parts(trained, splits.test.x)
         else:
             tested = [Part(texts=[trained])]
     wrong = findings(evidence)
