@@ -20,7 +20,10 @@ def dot(result: Value) -> str:
 
 
 def svg(result: Value) -> str:
-    """The graph as a picture, from left to right: value and gradient in every box, local derivatives on the edges."""
+    """The graph as a picture, from left to right: value and gradient in every box, local derivatives on the edges.
+
+    The box of a variable is blue, that of the result red.
+    """
     place: dict[Value, tuple[int, int]] = {}
     rows: dict[int, int] = {}
     for value in result.order():
@@ -34,7 +37,8 @@ def svg(result: Value) -> str:
             parts.append(f'<line x1="{left}" y1="{top}" x2="{x}" y2="{y + HEIGHT // 2}" stroke="gray"/>')
             at = f'x="{x - 8}" y="{y + HEIGHT // 2 + (i - 0.5) * 24 + 5:g}"'
             parts.append(f'<text {at} text-anchor="end" fill="royalblue">{slope:.5g}</text>')
-        parts.append(f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" fill="white" stroke="black"/>')
+        colour = "red" if value is result else "blue" if value.name and not value.edges else "black"
+        parts.append(f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" fill="white" stroke="{colour}"/>')
         lines = enumerate(_lines(value))
         parts += [f'<text x="{x + 6}" y="{y + 16 + 16 * i}">{escape(line[:NAME])}</text>' for i, line in lines]
     size = f"-5 -5 {max(rows) * COLUMN + WIDTH + 10} {max(rows.values()) * ROW}"

@@ -88,6 +88,21 @@ def test_gauss_newton_has_its_minimum_elsewhere_unless_the_residuals_vanish():
     np.testing.assert_allclose(gaps[0] / gaps[1], 10, rtol=0.1)
 
 
+def test_where_residuals_are_large_the_hessian_has_a_better_condition_than_gauss_newton():
+    """As Mizutani and Dreyfus say, and it is indefinite there. The Gauss-Newton matrix of 50 rows has its full rank."""
+    parts_of = jax.jit(exact_hessian.stagewise(FLAT, SquaredError()))
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        batch = {"x": random.normal(size=(50, 2)), "y": 3 * random.normal(size=(50, 2)), "weight": np.full(50, 0.02)}
+        params = {
+            name: {"b": random.normal(size=shape[0]), "w": random.normal(size=shape)}
+            for name, shape in (("00_dense", (3, 2)), ("02_dense", (2, 3)))
+        } | {"01_tanh": {}}
+        parts = parts_of(params, batch)
+        assert np.linalg.cond(sum(parts)) < np.linalg.cond(parts.gauss_newton) < 1e12
+        assert np.linalg.eigvalsh(sum(parts))[0] < 0
+
+
 @pytest.mark.parametrize("between", [jaxbp.LayerNorm(), jaxbp.Softmax()], ids=["LayerNorm", "Softmax"])
 def test_other_models_are_refused(between):
     model = jaxbp.Chain((jaxbp.Dense(2), between, jaxbp.Dense(2)))

@@ -360,10 +360,12 @@ def test_bp1_delta_of_the_output_layer(net):
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_bp2_delta_in_terms_of_the_next_layer(net, layer):
-    """delta^l = (w^(l+1))^T delta^(l+1) * sigma'(z^l)."""
+    """delta^l = (w^(l+1))^T delta^(l+1) * sigma'(z^l), its entries one by one."""
     a, deltas, values, _, _ = net
     w, slope = values[layer + 1][0], a[layer + 1] * (1 - a[layer + 1])
-    close(deltas[layer], [w.T @ d * s for d, s in zip(deltas[layer + 1], slope, strict=True)])
+    back = lambda d, j: sum(w[k, j] * d[k] for k in range(len(d)))
+    entries = [[back(d, j) * s[j] for j in range(len(s))] for d, s in zip(deltas[layer + 1], slope, strict=True)]
+    close(deltas[layer], entries)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

@@ -6,12 +6,14 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import jaxbp
 from jaxbp.data import Csv, Images, Npz, Splits
 from jaxbp.data.images import read_image
 from jaxbp.data.npz import read_npz
@@ -272,6 +274,21 @@ def test_images_of_two_classes(tmp_path):
     assert (x.shape, x.dtype) == ((10, 3, 2, 3), np.float32)
     np.testing.assert_array_equal(x[y == 0], np.broadcast_to([1.0, 0, 0], (5, 3, 2, 3)))
     np.testing.assert_array_equal(x[y == 1], 1)
+
+
+@pytest.mark.slow
+def test_images_of_two_classes_are_told_apart_by_a_small_net(tmp_path):
+    splits = Images(images(tmp_path), test_fraction=0.4).load()
+    net = jaxbp.Chain(jaxbp.Conv(2, (2, 2)), jaxbp.Tanh(), jaxbp.Flatten(), jaxbp.Dense(2))
+    batch = jaxbp.batch(splits.train.x, splits.train.y)
+    gradient = jaxbp.value_and_grad(net, jaxbp.SoftmaxCrossEntropy())
+
+    @jax.jit
+    def outputs(x):
+        step = lambda _, params: jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient(params, batch).grads)
+        return net.forward(jax.lax.fori_loop(0, 20, step, net.init(jax.random.key(0), x)), x)[0]
+
+    np.testing.assert_array_equal(outputs(splits.test.x).argmax(1), splits.test.y)
 
 
 def test_images_in_grayscale(tmp_path):

@@ -27,6 +27,11 @@ from tests.support.optim import CTX, problem, updates
 def test_a_levenberg_marquardt_step_solves_its_equation(scale, penalties):
     objective, params, batch = problem(SquaredError(scale), penalties)
     j, r = linearized(objective, params, batch, CTX)
+    theta, whole = ravel_pytree(params)
+    assert (
+        worst(j, jax.jit(jax.jacobian(lambda theta: linearized(objective, whole(theta), batch, CTX)[1]))(theta))
+        <= 1e-12
+    )
     result = objective.gradient()(params, batch, CTX)
     assert abs(jnp.vdot(r, r) / 2 - result.value) <= 1e-14
     assert worst(j.T @ r, ravel_pytree(result.grads)[0]) <= 1e-12

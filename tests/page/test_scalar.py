@@ -142,6 +142,7 @@ def test_the_drawings_hold_every_number():
     picture = svg(result)
     texts = [node.text for node in ElementTree.fromstring(picture).iter() if node.text and node.text.strip()]
     assert 'x" <script>' in texts
+    assert [picture.count(f'stroke="{colour}"') for colour in ("blue", "red", "black")] == [2, 1, 1]
     assert "<script>" not in picture
     graph = dot(result)
     assert r'label="x\" <script>\nvalue 2\n' in graph
