@@ -1,6 +1,6 @@
 """The figures of docs/other_nets.md:
 
-    python -m bench.other_nets --task=gains                  steps until XOR is solved, from 20 seeds
+    python -m bench.other_nets [--task=gains]                steps until XOR is solved, from 20 seeds
     python -m bench.other_nets --task=noise                  noisy EM beside blind noise, on the digits, from 5 seeds
     python -m bench.other_nets --task=cuts --workdir=DIR     cuts of a run that has ended, by magnitude and by saliency
 
@@ -129,7 +129,7 @@ class Options(Typed):
         workdir: of cuts: the folder of a run
     """
 
-    task: Literal["gains", "noise", "cuts"]
+    task: Literal["gains", "noise", "cuts"] = "gains"
     workdir: str | None = None
 
 

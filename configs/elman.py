@@ -2,9 +2,9 @@
 
     jaxbp train configs/elman.py
 
-The delta goes back no step in time, as in the paper: the context is only an input. In the test part only the third bits
-count. Their mean squared error ends at 0.16, beside 0.27 at the two random bits: the dip at every third step of his
-figure 3, TIME. `python -m bench.memory` shows the error at each step.
+In the test part only the third bits count; an answer of 1/2 has a mean squared error of 0.25 there, and this net 0.11.
+Elman's own delta goes back no step in time, for the context is only an input to him: `python -m bench.memory` trains
+it so, and shows the dip of the error at every third step.
 """
 
 from jaxbp import Chain, Dense, Recurrent, Sigmoid, SimpleCell
@@ -17,7 +17,7 @@ from jaxbp.optim import Adam
 def get_config() -> Config:
     return Config(
         data=TemporalXor(),
-        model=Chain(Recurrent(SimpleCell(2), truncate=1), Dense(1), Sigmoid()),
+        model=Chain(Recurrent(SimpleCell(2)), Dense(1), Sigmoid()),
         loss=SquaredError("mean"),
         optimizer=Adam(learning_rate=0.02),
         run=Run(epochs=300, batch_size=10, evaluate_every=50),
