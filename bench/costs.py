@@ -30,7 +30,6 @@ from jaxbp.losses import SoftmaxCrossEntropy, SquaredError
 from jaxbp.models import MLP
 from jaxbp.optim.levenberg_marquardt import linearized
 from jaxbp.optim.objective import Objective
-from jaxbp.typed import Typed
 
 Series = dict[str, tuple[list, list]]  # a line's name: its x and its y
 ROWS = 64
@@ -358,15 +357,8 @@ def draw(numbers: dict[str, Series], path: str) -> None:
     figure.savefig(path, dpi=72)
 
 
-@dataclass(frozen=True)
-class Options(Typed):
-    """The options of the program.
-
-    Args:
-        out: file of the picture; None: only the numbers are printed
-    """
-
-    out: cli.OutputPicture | None = None
+class Options(cli.WithPicture):
+    """The options of the program."""
 
 
 def main(words: Sequence[str]) -> int:

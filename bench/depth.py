@@ -20,7 +20,6 @@ from jaxbp import Dense, LayerNorm, ReLU, Sigmoid, Tanh, compose
 from jaxbp.commands import cli
 from jaxbp.commands.__main__ import guarded
 from jaxbp.core import Context, Layer
-from jaxbp.typed import Typed
 
 WIDTH, DEPTH, SEEDS = 32, 64, 9
 SHOWN = (1, 4, 16, 64)
@@ -93,15 +92,8 @@ def draw(flows: dict[str, Flow], path: str) -> None:
     figure.savefig(path, dpi=72)
 
 
-@dataclass(frozen=True)
-class Options(Typed):
-    """The options of the program.
-
-    Args:
-        out: file of the picture; None: only the numbers are printed
-    """
-
-    out: cli.OutputPicture | None = None
+class Options(cli.WithPicture):
+    """The options of the program."""
 
 
 def main(words: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,6 @@ from jaxbp.commands import cli
 from jaxbp.commands.__main__ import guarded
 from jaxbp.config import load
 from jaxbp.training.step import initial_state, make_step
-from jaxbp.typed import Typed
 
 CONFIG = Path(__file__).parent.parent / "configs/xor.py"
 WIDTHS = (2, 3, 4)
@@ -74,15 +73,8 @@ def draw(of_widths: dict[int, Ends], path: str) -> None:
     figure.savefig(path, dpi=72)
 
 
-@dataclass(frozen=True)
-class Options(Typed):
-    """The options of the program.
-
-    Args:
-        out: file of the picture; None: only the numbers are printed
-    """
-
-    out: cli.OutputPicture | None = None
+class Options(cli.WithPicture):
+    """The options of the program."""
 
 
 def main(words: Sequence[str]) -> int:

@@ -27,14 +27,14 @@ from jaxbp.training.evaluate import make_prediction
 from jaxbp.training.loop import train
 from jaxbp.training.run import load as load_run
 from jaxbp.training.search import POINTS, search
-from jaxbp.typed import Count, NotEmpty, Range, Typed
+from jaxbp.typed import Count, NotEmpty, Range
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHOWN = 24  # steps of Elman's task
 
 
 @dataclass(frozen=True)
-class Options(Typed):
+class Options(cli.WithPicture):
     """The options of the program.
 
     Args:
@@ -43,7 +43,6 @@ class Options(Typed):
         seeds: runs of each
         epochs: of each
         workdir: folder of the runs
-        out: file of the picture; None: only the numbers are printed
     """
 
     cells: Annotated[tuple[Cell, ...], NotEmpty()] = ("simple", "lstm")
@@ -51,7 +50,6 @@ class Options(Typed):
     seeds: Count = 1
     epochs: Count = 20
     workdir: str = "runs/memory"
-    out: cli.OutputPicture | None = None
 
 
 def race(options: Options) -> dict[str, np.ndarray]:

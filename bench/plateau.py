@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,6 @@ from jaxbp.commands import cli
 from jaxbp.commands.__main__ import guarded
 from jaxbp.core import Context, PyTree
 from jaxbp.losses import SquaredError
-from jaxbp.typed import Typed
 
 INPUTS, ROWS, SEEDS, STEPS = 5, 8, 20, 10_000
 GOAL = 1e-6  # of the mean squared error
@@ -110,15 +108,8 @@ def draw(runs: dict[str, np.ndarray], path: str) -> None:
     figure.savefig(path, dpi=72)
 
 
-@dataclass(frozen=True)
-class Options(Typed):
-    """The options of the program.
-
-    Args:
-        out: file of the picture; None: only the numbers are printed
-    """
-
-    out: cli.OutputPicture | None = None
+class Options(cli.WithPicture):
+    """The options of the program."""
 
 
 def main(words: Sequence[str]) -> int:

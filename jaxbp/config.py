@@ -107,7 +107,7 @@ class Config(Typed):
     @property
     def is_plain(self) -> bool:
         """Whether a step's direction is the gradient as it is, a sum over rows."""
-        return isinstance(self.credit, Backpropagation) and not self.optimizer.is_private
+        return isinstance(self.credit, Backpropagation) and self.optimizer.is_plain
 
     def build_optimizer(self, steps: int, spec: PyTree) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, after a noise meter where the run measures the noise scale."""

@@ -53,6 +53,17 @@ OutputPicture = Annotated[str, NewPicture()]
 Options = TypeVar("Options", bound=Typed)
 
 
+@dataclass(frozen=True)
+class WithPicture(Typed):
+    """Options of a program that prints figures and can draw them.
+
+    Args:
+        out: file of the picture; None: only the figures are printed
+    """
+
+    out: OutputPicture | None = None
+
+
 def read(cls: type[Options], words: Sequence[str], experiment: str = "") -> tuple[Options, list[str]]:
     """The command's options, and the words that are none of them.
 

@@ -31,6 +31,11 @@ class OptimizerConfig(Typed, ABC):
         """Whether every example's gradient is clipped, so that gradients of parts of a batch do not add up to its."""
         return False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether `gradient` is the gradient as it is, a sum over rows."""
+        return not self.is_private
+
     @abstractmethod
     def build(self, steps: int, objective: Objective) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps, with update(grads, state, params, value=loss, batch=, ctx=)."""

@@ -43,6 +43,11 @@ class OneLayer(OptimizerConfig):
 
     learning_rate: Positive = 1.0
 
+    @property
+    def is_plain(self) -> bool:
+        """No: the direction is the rule's own."""
+        return False
+
     @abstractmethod
     def error(self, y: jax.Array, target: jax.Array, squares: jax.Array, threshold: float) -> jax.Array:
         """Like y [..., O]; squares [..., 1]: |x|^2 of each item, the input of 1 included where there is a bias."""
